@@ -1,0 +1,94 @@
+"""Run the same lesson on any machine, and know what it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+T = TypeVar("T")
+
+
+def seed_everything(seed: int = 0) -> torch.Generator:
+    """Seed Python, NumPy and PyTorch (CPU and CUDA), and return a generator with the same seed.
+
+    Call it before the model is built: initial weights are drawn from the global generator.
+
+    Args:
+        seed: An integer in [0, 2**32), the range that NumPy accepts.
+
+    Returns:
+        A CPU generator seeded with ``seed``, for a ``DataLoader`` or a random split.
+
+    Raises:
+        ValueError: When the seed is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed_everything: expected 0 <= seed < 2**32, got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  torchvision and older libraries still draw from it
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def device() -> torch.device:
+    """Return ``cuda`` when a GPU can be used, ``cpu`` otherwise.
+
+    Set the environment variable ``LABS_DEVICE`` (``cpu`` or ``cuda``) to choose it yourself.
+
+    Raises:
+        ValueError: When ``LABS_DEVICE`` names a device that this machine does not have.
+    """
+    chosen = os.environ.get("LABS_DEVICE", "")
+    if chosen not in ("", "cpu", "cuda"):
+        raise ValueError(f"LABS_DEVICE: expected 'cpu' or 'cuda', got {chosen!r}")
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise ValueError("LABS_DEVICE=cuda, but PyTorch sees no GPU; run `python -m labs doctor`")
+    if chosen:
+        return torch.device(chosen)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def budget(*, cpu: T, gpu: T) -> T:
+    """Choose how much work to do: ``cpu`` here, ``gpu`` where :func:`device` is a GPU."""
+    return gpu if device().type == "cuda" else cpu
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Name the software and the device that produced a result."""
+
+    python: str
+    torch: str
+    torchvision: str
+    numpy: str
+    system: str
+    device: str
+    threads: int
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per fact, with columns ``what`` and ``version``."""
+        return pd.DataFrame(asdict(self).items(), columns=["what", "version"])
+
+
+def versions() -> Versions:
+    """Collect the versions, the device name and the number of CPU threads in use."""
+    import torchvision
+
+    here = device()
+    name = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
+    return Versions(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        numpy=np.__version__,
+        system=platform.system(),
+        device=f"{here.type} ({name})",
+        threads=torch.get_num_threads(),
+    )
