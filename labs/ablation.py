@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 from scipy import stats
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from labs.repro import seed_everything
 

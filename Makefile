@@ -1,0 +1,79 @@
+# Two commands matter: `make book` renders the site, `make test` proves it. A bare `make` lists all.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PY     := $(BIN)/python
+SITE   := _build/html
+JOBS   ?= 2
+
+# One thread per process: two lessons share two cores, and results do not depend on the machine.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONHASHSEED := 0
+unexport PYTHONPATH
+
+PIP := $(PY) -m pip install --quiet --progress-bar off
+OFFLINE := echo "make: pip could not install. Is the network up? The packages are those in requirements.lock."
+
+.PHONY: help book test lab lessons bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list what make can do
+	@echo "Computer Vision, Debugged"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; choose one with make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) tools/preflight.py .
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: venv failed; on Debian: apt install python3-venv"; exit 1; }
+
+# What rendering needs: pinned by the lock file, and no PyTorch, because committed outputs are shown.
+$(VENV)/.book: requirements.lock pyproject.toml | $(PY)
+	@echo "installing what rendering needs"
+	@$(PY) -m tools.extras book > $(VENV)/book.txt
+	@$(PIP) -c requirements.lock -r $(VENV)/book.txt || { $(OFFLINE); exit 1; }
+	@touch $@
+
+# Everything: to run lessons and to check them.
+$(VENV)/.all: requirements.lock pyproject.toml | $(PY)
+	@$(PYTHON) tools/preflight.py .
+	@echo "installing everything (PyTorch with CUDA is about 3 GB)"
+	@$(PIP) -r requirements.lock || { $(OFFLINE); exit 1; }
+	@$(PIP) --no-deps --no-build-isolation --editable . || { $(OFFLINE); exit 1; }
+	@touch $@ $(VENV)/.book
+
+book: $(VENV)/.book  ## render the site to _build/html (a warning fails)
+	@$(PY) -m tools.execute --check >/dev/null || $(MAKE) --no-print-directory lessons
+	@$(PY) -m tools.build_site
+	@echo "the book is in $(SITE)/index.html; serve it with: $(PY) -m http.server -d $(SITE)"
+
+test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson executed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(PY) -m pytest -q tests
+	@$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
+
+lab: $(VENV)/.all  ## open the lessons in JupyterLab
+	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons
+
+lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one)
+	@$(PY) -m tools.execute $(LESSON) --jobs $(JOBS)
+
+bench: $(VENV)/.all  ## measure speed, as ratios within one run
+	@$(PY) -m tools.bench
+
+lock:  ## rewrite requirements.lock and environment.yml from pyproject.toml
+	@$(PYTHON) tools/preflight.py .
+	@rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock
+	@.cache/lock/bin/python -m pip install --quiet --upgrade pip setuptools
+	@.cache/lock/bin/python -m pip install --quiet --editable '.[book,lessons,dev]'
+	@.cache/lock/bin/python -m pip freeze --all --exclude-editable | $(PYTHON) -m tools.lock > requirements.lock.part
+	@mv requirements.lock.part requirements.lock
+	@$(PYTHON) -m tools.environment > environment.yml
+	@rm -rf .cache/lock
+
+clean:  ## remove what was built (not the lessons' outputs)
+	rm -rf _build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

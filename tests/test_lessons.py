@@ -1,0 +1,81 @@
+"""Prove that what the book shows was computed by the code that is here now."""
+
+import pytest
+
+from tools.lesson import LESSONS, Lesson, find, read_measured
+from tools.template import CHECKED, faults
+
+BUDGET_SECONDS = 90  # of one core
+LARGEST_NOTEBOOK = 500_000  # bytes, outputs included
+
+each_lesson = pytest.mark.parametrize("lesson", find(), ids=lambda lesson: lesson.name)
+
+
+def code_cells(lesson: Lesson):
+    return [cell for cell in lesson.read_notebook().cells if cell.cell_type == "code"]
+
+
+@each_lesson
+def test_source_and_notebook_hold_the_same_cells(lesson):
+    assert not lesson.drifted(), f"{lesson.name}: run make lessons"
+
+
+@each_lesson
+def test_outputs_are_fresh(lesson):
+    stale = lesson.stale()
+    assert not stale, f"{lesson.name} is stale: {', '.join(stale)} changed; run make lessons"
+
+
+@each_lesson
+def test_every_code_cell_was_executed_in_order(lesson):
+    counts = [cell.execution_count for cell in code_cells(lesson)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@each_lesson
+def test_no_cell_holds_an_error_or_a_warning(lesson):
+    for cell in code_cells(lesson):
+        assert not [o for o in cell.outputs if o.output_type == "error"], cell.source
+        assert not [o for o in cell.outputs if o.get("name") == "stderr"], cell.source
+
+
+@each_lesson
+def test_every_checked_cell_has_an_output(lesson):
+    for cell in code_cells(lesson):
+        if CHECKED in cell.metadata.get("tags", []):
+            assert cell.outputs, f"{lesson.name}: nothing to check in\n{cell.source}"
+
+
+@each_lesson
+def test_every_figure_says_what_it_shows(lesson):
+    for cell in code_cells(lesson):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt) > 20, f"{lesson.name}: no alt text in\n{cell.source}"
+
+
+@each_lesson
+def test_every_beat_of_the_template_is_there(lesson):
+    assert faults(lesson.read_source()) == []
+
+
+@each_lesson
+def test_notebook_is_small(lesson):
+    assert lesson.notebook.stat().st_size <= LARGEST_NOTEBOOK
+
+
+@each_lesson
+def test_lesson_keeps_its_time_budget(lesson):
+    measured = lesson.measured()
+    assert measured, f"{lesson.name} was never measured; run make lessons"
+    assert measured["cpu"]["cpu_seconds"] <= BUDGET_SECONDS
+
+
+def test_nothing_is_measured_that_does_not_exist():
+    assert set(read_measured()) <= {lesson.name for lesson in find()}
+
+
+def test_every_notebook_has_a_source():
+    notebooks = {p.with_suffix("") for p in LESSONS.rglob("*.ipynb") if ".ipynb_" not in str(p)}
+    assert notebooks == {lesson.source.with_suffix("") for lesson in find()}

@@ -1,0 +1,97 @@
+"""The stamp must change with the code that a lesson runs, and with nothing else."""
+
+import pytest
+
+from tools.stamp import changed, stamp
+
+LESSON = ["from labs.hooks import capture", "import torch\n%matplotlib inline\n!ls"]
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Build a package of six small modules; labs.data only lists what it imports."""
+    files = {
+        "labs/__init__.py": '"""Say nothing."""',
+        "labs/hooks.py": "from labs.names import near\n\ndef capture():\n    return near()",
+        "labs/names.py": "def near():\n    return 1  # the nearest",
+        "labs/data/__init__.py": (
+            '"""List."""\nfrom labs.data.idx import digits\n'
+            'from labs.data.scan import scan\n__all__ = ["digits", "scan"]'
+        ),
+        "labs/data/idx.py": "def digits():\n    import labs.names\n    return 10",
+        "labs/data/scan.py": "def scan():\n    return []",
+        "labs/hunts/__init__.py": "def examine():\n    return True",
+        "labs/hunts/first.py": "from labs.hunts import examine",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def edit(package, name, old, new):
+    path = package / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_imports_are_followed_through_other_modules(package):
+    assert set(stamp(LESSON, package)) == {"cells", "labs.hooks", "labs.names"}
+
+
+def test_imports_inside_functions_count(package):
+    assert "labs.names" in stamp(["from labs.data import digits"], package)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        pytest.param("from labs.data import digits", {"labs.data.idx"}, id="name"),
+        pytest.param("from labs.data import digits as d", {"labs.data.idx"}, id="renamed"),
+        pytest.param("from labs.data.scan import scan", {"labs.data.scan"}, id="module"),
+        pytest.param("import labs.data", {"labs.data.idx", "labs.data.scan"}, id="whole package"),
+        pytest.param("from labs import data", {"labs.data.idx", "labs.data.scan"}, id="attribute"),
+        pytest.param("from labs.data import *", {"labs.data.idx", "labs.data.scan"}, id="star"),
+        pytest.param(
+            "from labs.hunts.first import x", {"labs.hunts", "labs.hunts.first"}, id="real"
+        ),
+        pytest.param("import numpy, labsome", set(), id="foreign"),
+    ],
+)
+def test_a_package_that_only_lists_names_is_followed_by_name(package, code, expected):
+    assert set(stamp([code], package)) - {"cells", "labs.names"} == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("# the nearest", "# the nearest, by distance", id="comment"),
+        pytest.param("return 1", "\n    return 1", id="blank line"),
+        pytest.param("def near():", 'def near():\n    """Return one."""', id="docstring"),
+    ],
+)
+def test_comments_layout_and_docstrings_change_nothing(package, old, new):
+    before = stamp(LESSON, package)
+    edit(package, "labs/names.py", old, new)
+    assert changed(before, stamp(LESSON, package)) == []
+
+
+def test_one_changed_line_names_the_module_for_its_importers_only(package):
+    other = ["from labs.data import scan"]
+    before, before_other = stamp(LESSON, package), stamp(other, package)
+    edit(package, "labs/names.py", "return 1", "return 2")
+    assert changed(before, stamp(LESSON, package)) == ["labs.names"]
+    assert changed(before_other, stamp(other, package)) == []
+
+
+def test_an_edited_cell_and_a_new_import_are_named(package):
+    before = stamp(LESSON, package)
+    after = stamp([*LESSON, "import labs.hunts.first"], package)
+    assert changed(before, after) == ["cells", "labs.hunts", "labs.hunts.first"]
+
+
+def test_moving_code_between_cells_counts(package):
+    assert changed(stamp(["a = 1\nb = 2"], package), stamp(["a = 1", "b = 2"], package)) == [
+        "cells"
+    ]

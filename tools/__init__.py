@@ -1,0 +1,1 @@
+"""Keep the book true: execute lessons, stamp them, check their form, rebuild what is generated."""

@@ -1,0 +1,97 @@
+"""Find lessons, and read the two files of one: the source people edit, the notebook they read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+
+from tools.stamp import ROOT, changed, stamp
+
+LESSONS = ROOT / "lessons"
+MEASURED = LESSONS / "measured.json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Name one lesson by its path without extension, as in ``lessons/01_foundations/02_watch``."""
+
+    name: str
+
+    @property
+    def source(self) -> Path:
+        """Return the ``py:percent`` file."""
+        return ROOT / f"{self.name}.py"
+
+    @property
+    def notebook(self) -> Path:
+        """Return the executed notebook."""
+        return ROOT / f"{self.name}.ipynb"
+
+    def read_source(self) -> Any:
+        """Read the source as a notebook without outputs."""
+        return jupytext.read(self.source)
+
+    def read_notebook(self) -> Any:
+        """Read the executed notebook.
+
+        Raises:
+            FileNotFoundError: When the lesson was never executed, with the command that does it.
+        """
+        if not self.notebook.exists():
+            raise FileNotFoundError(
+                f"{self.name}.ipynb is missing: make lessons LESSON={self.name}"
+            )
+        return nbformat.read(self.notebook, as_version=4)
+
+    def stale(self) -> list[str]:
+        """Name what changed since the outputs were computed: ``cells``, or ``labs`` modules."""
+        if not self.notebook.exists():
+            return ["notebook"]
+        return changed(self.read_notebook().metadata.get("labs_stamp", {}), current_stamp(self))
+
+    def drifted(self) -> bool:
+        """Tell whether source and notebook hold different cells (text, kind or tags)."""
+        return [*map(_essence, self.read_source().cells)] != [
+            *map(_essence, self.read_notebook().cells)
+        ]
+
+    def measured(self) -> dict[str, Any]:
+        """Return what the last execution measured, by device kind (``cpu``, ``gpu``)."""
+        return read_measured().get(self.name, {})
+
+
+def find(chosen: str = "") -> list[Lesson]:
+    """List all lessons in reading order, or the one that ``chosen`` names.
+
+    Args:
+        chosen: A path with or without extension, or a part of a name that only one lesson has.
+
+    Raises:
+        LookupError: When no lesson or several have that name; the message lists the candidates.
+    """
+    names = [p.relative_to(ROOT).with_suffix("").as_posix() for p in sorted(LESSONS.rglob("*.py"))]
+    wanted = chosen.removesuffix(".py").removesuffix(".ipynb").removeprefix("./")
+    hits = [name for name in names if name == wanted] or [name for name in names if wanted in name]
+    if wanted and len(hits) != 1:
+        listed = "\n  ".join(hits or names)
+        raise LookupError(f"expected one lesson for LESSON={chosen}, got {len(hits)}:\n  {listed}")
+    return [Lesson(name) for name in hits]
+
+
+def current_stamp(lesson: Lesson) -> dict[str, str]:
+    """Compute the stamp that outputs made now from the lesson's source would carry."""
+    return stamp([cell.source for cell in lesson.read_source().cells if cell.cell_type == "code"])
+
+
+def read_measured() -> dict[str, dict[str, Any]]:
+    """Read the record of all executions, from lesson name to device kind to what was measured."""
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+
+
+def _essence(cell: Any) -> tuple[str, str, tuple[str, ...]]:
+    return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ()))
