@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 from tqdm import tqdm
@@ -48,8 +49,9 @@ class Study:
         if metric not in self.metrics:
             raise KeyError(f"metric {metric!r} not measured; there are {', '.join(self.metrics)}")
         groups = self.frame().groupby(self.vary, sort=False, dropna=False)[metric]
-        base = groups.get_group(next(iter(groups.groups)))
-        rows = {value: _summary(scores, base) for value, scores in groups}
+        arms = {value: scores.to_numpy() for value, scores in groups}
+        base = next(iter(arms.values()))
+        rows = {value: _summary(scores, base) for value, scores in arms.items()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis(self.vary)
 
     def __repr__(self) -> str:
@@ -98,19 +100,15 @@ def ablate(
     return Study(vary, tuple(runs))
 
 
-def _summary(scores: pd.Series, base: pd.Series) -> dict[str, float]:
-    n = len(scores)
-    half = stats.t.ppf(0.975, n - 1) * scores.std() / n**0.5
-    p = (
-        stats.ttest_ind(scores, base, equal_var=False).pvalue
-        if scores is not base
-        else float("nan")
-    )
+def _summary(scores: np.ndarray, base: np.ndarray) -> dict[str, float]:
+    n, std = len(scores), scores.std(ddof=1)
+    # Two arms without any spread, and an arm against itself, leave nothing to test.
+    testable = scores is not base and (std > 0 or base.std() > 0)
     return {
         "mean": scores.mean(),
-        "std": scores.std(),
-        "ci95": half,
+        "std": std,
+        "ci95": stats.t.ppf(0.975, n - 1) * std / n**0.5,
         "n": n,
         "delta": scores.mean() - base.mean(),
-        "p": p,
+        "p": stats.ttest_ind(scores, base, equal_var=False).pvalue if testable else float("nan"),
     }
