@@ -1,0 +1,116 @@
+"""Executing a lesson must be repeatable to the byte, and must never lose a good notebook."""
+
+import pytest
+
+from tools import execute, lesson
+from tools.lesson import Lesson, find
+
+SOURCE = """\
+# %% [markdown]
+# # Count
+
+# %%
+import random
+
+total = sum(range(5))
+total
+
+# %% tags=["nbval-check-output"]
+print("✓ the sum is ten" if total == 10 else "no")
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Build a project with one lesson, and point the tools at it."""
+    for module in (execute, lesson):
+        monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
+        monkeypatch.setattr(module, "MEASURED", tmp_path / "lessons/measured.json", raising=False)
+    monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
+    (tmp_path / "lessons/00_stage").mkdir(parents=True)
+    (tmp_path / "lessons/00_stage/01_count.py").write_text(SOURCE)
+    return Lesson("lessons/00_stage/01_count")
+
+
+def run(lesson):
+    return execute._execute(lesson)
+
+
+def edit(lesson, old, new):
+    text = lesson.source.read_text()
+    assert old in text
+    lesson.source.write_text(text.replace(old, new))
+
+
+@pytest.mark.slow
+def test_a_second_run_gives_the_same_bytes_and_a_failure_keeps_them(small, capsys):
+    assert small.stale() == ["notebook"]
+    assert run(small) == 0
+    first = small.notebook.read_bytes()
+    assert small.stale() == []
+    assert not small.drifted()
+
+    assert run(small) == 0
+    assert small.notebook.read_bytes() == first
+
+    edit(small, "range(5)", "range(0, 5, 0)")
+    assert small.stale() == ["cells"]
+    assert run(small) == 1
+    assert "must not be zero" in capsys.readouterr().out
+    assert small.notebook.read_bytes() == first
+
+
+@pytest.mark.slow
+def test_a_change_of_text_keeps_the_outputs(small):
+    run(small)
+    before = [cell.get("outputs") for cell in small.read_notebook().cells]
+    edit(small, "# # Count", "# # Count to ten")
+    assert small.drifted()
+    assert small.stale() == []
+    execute._write(small, execute._with_old_outputs(small))
+    assert not small.drifted()
+    assert [cell.get("outputs") for cell in small.read_notebook().cells] == before
+    assert small.stale() == []
+
+
+def test_a_tag_counts_as_drift(small):
+    execute._write(small, _stamped(small))
+    edit(small, ' tags=["nbval-check-output"]', "")
+    assert small.drifted()
+
+
+def _stamped(lesson):
+    notebook = lesson.read_source()
+    notebook.metadata["labs_stamp"] = {}
+    return notebook
+
+
+def test_measurements_of_two_devices_stand_side_by_side(small):
+    execute._record(small, {"kind": "cpu", "seconds": 3.0})
+    execute._record(small, {"kind": "gpu", "seconds": 1.0})
+    execute._record(small, {"kind": "cpu", "seconds": 2.0})
+    assert small.measured() == {"cpu": {"seconds": 2.0}, "gpu": {"seconds": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lessons/00_stage/01_count",
+        "lessons/00_stage/01_count.py",
+        "./lessons/00_stage/01_count.ipynb",
+        "count",
+        "",
+    ],
+)
+def test_a_lesson_is_found_by_any_of_its_names(small, name):
+    assert find(name) == [small]
+
+
+def test_a_name_that_fits_none_lists_what_there_is(small):
+    with pytest.raises(LookupError, match="got 0:\n  lessons/00_stage/01_count"):
+        find("yolo")
+
+
+def test_a_notebook_that_was_never_made_says_how_to_make_it(small):
+    with pytest.raises(FileNotFoundError, match="make lessons LESSON="):
+        small.read_notebook()
