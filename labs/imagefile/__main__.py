@@ -1,0 +1,33 @@
+"""Answer one path per line, as JSON, with one report per line, until the input ends.
+
+The scan runs this program in processes of its own, so that a file which kills or hangs its decoder
+takes only that process along. No pickle travels between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from labs.imagefile.report import Rules, check_file
+
+
+def main() -> None:
+    """Say that we are ready, then answer; the rules come as JSON in the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scan, which then ends us
+    settings = json.loads(sys.argv[1])
+    rules = Rules(**settings | {"modes": tuple(settings["modes"])})
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what a C library prints must not mix with the answers
+    print("ready", file=answers, flush=True)
+    for line in iter(sys.stdin.readline, ""):
+        report = asdict(check_file(Path(json.loads(line)), rules))
+        print(json.dumps(report, default=str), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
