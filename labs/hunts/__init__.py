@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Verdict:
 def examine(hunt: str, candidate: Any, probes: Mapping[str, Callable[[Any], str]]) -> Verdict:
     """Put every probe to the candidate, and collect the answers; a probe that raises has failed.
 
+    Each probe starts from the same seed, and the caller's random state is left as it was.
+
     Args:
         hunt: The name of the hunt, shown in the verdict.
         candidate: What the reader repaired: a function, a class or a module.
@@ -65,7 +68,9 @@ def examine(hunt: str, candidate: Any, probes: Mapping[str, Callable[[Any], str]
 
 def _ask(question: str, probe: Callable[[Any], str], candidate: Any) -> Probe:
     try:
-        return Probe(question, True, probe(candidate))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Probe(question, True, probe(candidate))
     except AssertionError as wrong:
         return Probe(question, False, str(wrong) or "the assertion failed")
     except (

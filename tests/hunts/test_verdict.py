@@ -1,4 +1,5 @@
 import pandas as pd
+import torch
 
 from labs.hunts import examine
 
@@ -41,3 +42,13 @@ def test_the_table_has_a_row_per_probe():
         {"question": list(PROBES), "passed": [True, True], "seen": ["2 became 4", "0 stayed 0"]}
     )
     pd.testing.assert_frame_equal(table, expected)
+
+
+def test_probes_start_from_one_seed_and_leave_the_random_state_alone():
+    def draws(candidate):
+        return str(candidate())
+
+    state = torch.get_rng_state()
+    verdict = examine("chance", lambda: torch.rand(1).item(), {"one": draws, "two": draws})
+    assert verdict.probes[0].seen == verdict.probes[1].seen
+    assert torch.equal(torch.get_rng_state(), state)

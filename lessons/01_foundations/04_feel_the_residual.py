@@ -1,0 +1,585 @@
+# %% [markdown]
+# # Feel the residual
+#
+# :::{admonition} Your card
+# :class: card
+#
+# **You will be able to** tell a network that is too deep to train from one that is too weak · measure how a gradient
+# and a signal travel through depth with `torch.autograd.grad` and hooks · say what the residual connection does,
+# and what it does not do.
+#
+# **You need** convolutions, batch normalisation and the chain rule; the lesson
+# [Watch a network see digits](02_watch_a_network_see_digits) for `capture`.
+#
+# **Time** read 15 min · debug 25 min · experiment 30 min · reproduce 15 min
+# :::
+
+# %% [markdown]
+# ## The symptom
+#
+# You have a network with 20 layers. You make it deeper: 56 layers, same width, same data, same recipe. A deeper
+# network can do all that the shallow one can, since the extra layers only have to copy their input. So its
+# **training** loss should be the same or better.
+#
+# Take small pictures of clothes, 14 by 14 pixels, so that many trainings fit into one lesson.
+
+# %%
+import torch
+from torch.nn.functional import avg_pool2d
+
+from labs.data import clothes
+
+train, test = clothes("train", n=4000), clothes("test", n=1000)
+x_train, x_test = avg_pool2d(train.images, 2), avg_pool2d(test.images, 2)
+x_train.shape, train.classes
+
+# %% [markdown]
+# One function trains one network: a *plain* one (`shortcut=False`) or a residual one. Both have exactly the same
+# layers and the same number of parameters; the only difference is an addition.
+
+# %%
+from labs.models import resnet_cifar
+from labs.repro import budget, device, seed_everything
+from labs.train import fit
+
+STEPS, BATCH, WIDTH = budget(cpu=130, gpu=400), 32, budget(cpu=4, gpu=16)
+
+
+def batches(steps):
+    for _ in range(steps):
+        rows = torch.randint(len(train), (BATCH,))
+        yield x_train[rows], train.labels[rows]
+
+
+def train_net(depth, shortcut):
+    net = resnet_cifar(depth, WIDTH, shortcut, in_channels=1).to(device())
+    sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(sgd, max_lr=0.05, total_steps=STEPS)
+    return net, fit(net, batches(STEPS), sgd, scheduler=cycle)
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Which of the two plain networks ends with the lower training loss: 20 layers or 56?
+# :::
+
+# %%
+seed_everything(0)
+plain_20, history_20 = train_net(20, shortcut=False)
+seed_everything(0)
+plain_56, history_56 = train_net(56, shortcut=False)
+
+# %%
+from labs import plot
+
+figure, ax = plot.new(7, 3.2)
+for name, history, colour in [
+    ("20 layers", history_20, plot.COLOURS[0]),
+    ("56 layers", history_56, plot.COLOURS[1]),
+]:
+    smooth = history.table()["loss"].rolling(10, min_periods=1).mean()
+    ax.plot(smooth, color=colour, label=name)
+ax.set(xlabel="training step", ylabel="training loss (nats)", title="The deeper plain network trains worse")
+ax.legend()
+plot.show(figure, alt="Training loss of two plain networks. The curve of 56 layers stays far above that of 20 layers.")
+
+# %% [markdown]
+# The deeper network is worse on the very data that it is trained on. So this is not overfitting, and it is not a lack
+# of power either. Something keeps the optimiser from finding a solution that exists. {cite:t}`he2016deep` call it the
+# *degradation problem*. By the end of this lesson you know where to look for its cause.
+
+# %% [markdown]
+# ## The idea
+#
+# Let each block compute a *change*, and add it to what came in:
+#
+# $$x_{l+1} = x_l + F_l(x_l), \qquad \frac{\partial x_{l+1}}{\partial x_l} = 1 + F_l'(x_l).$$
+#
+# The plain block is $x_{l+1} = F_l(x_l)$ with derivative $F_l'$. A chain of $L$ blocks multiplies these derivatives. Try
+# it on numbers that you can check by hand: ten blocks $F(x) = w x$, so the gradient is $w^{10}$ without, and
+# $(1 + w)^{10}$ with the shortcut.
+
+# %%
+import pandas as pd
+
+
+def gradient_of_chain(w, shortcut, length=10):
+    x = start = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    for _ in range(length):
+        x = x + w * x if shortcut else w * x
+    return torch.autograd.grad(x, start)[0].item()
+
+
+slopes = [-0.1, 0.1, 0.5, 1.0, 1.5]
+chains = pd.DataFrame(
+    {name: [gradient_of_chain(w, s) for w in slopes] for name, s in [("plain", False), ("residual", True)]},
+    index=pd.Index(slopes, name="w"),
+)
+chains.style.format("{:.2e}")
+
+# %% [markdown]
+# With a small slope the plain gradient is gone after ten blocks, and the residual one is still near one. Read the last
+# row too: with a large slope, the shortcut makes the gradient *larger*. The residual connection cures the vanishing
+# factor. It does not promise a gradient of the right size; that is left to initialisation and normalisation.
+
+# %% tags=["nbval-check-output"]
+from labs.claims import claim
+
+exact = pd.DataFrame({"plain": [w**10 for w in slopes], "residual": [(1 + w) ** 10 for w in slopes]})
+claim("autograd agrees with w^10 and (1 + w)^10", abs(chains.values - exact.values).max() < 1e-9)
+
+# %% [markdown]
+# ## The block
+#
+# Here is the block of ResNet-18 by hand. The change is two convolutions; the shortcut carries the input around them,
+# through a 1x1 convolution where the shape changes.
+
+
+# %%
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.downsample = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            projection = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(c_out))
+
+    def forward(self, x):
+        change = torch.relu(self.bn1(self.conv1(x)))  # [N,c_out,H/stride,W/stride]
+        change = self.bn2(self.conv2(change))  # may be negative: no ReLU before the addition
+        return torch.relu(self.downsample(x) + change)
+
+
+# %%
+block, x = Block(8, 16, stride=2), torch.randn(3, 8, 14, 10)
+tuple(x.shape), tuple(block(x).shape)
+
+# %% [markdown]
+# The block halved height and width, and doubled the channels. Now load its weights into the block of `labs.models`, which
+# every later lesson imports, and the weights of torchvision's networks into ours.
+
+# %%
+import torchvision
+
+from labs.models import resnet18, resnet50
+from labs.models.resnet import BasicBlock
+
+twin = BasicBlock(8, 16, stride=2)
+twin.load_state_dict(block.state_dict())
+difference = {"block": (block.eval()(x) - twin.eval()(x)).abs().max().item()}
+
+images = torch.rand(1, 3, 96, 64)
+for ours, theirs in [(resnet18, torchvision.models.resnet18), (resnet50, torchvision.models.resnet50)]:
+    reference, net = theirs().eval(), ours().eval()
+    net.load_state_dict(reference.state_dict())
+    with torch.no_grad():
+        difference[ours.__name__] = (net(images) - reference(images)).abs().max().item()
+
+# %% tags=["nbval-check-output"]
+claim("the block written here equals labs.models to 1e-6", difference["block"] < 1e-6)
+claim("ResNet-18 with copied weights equals torchvision to 1e-5", difference["resnet18"] < 1e-5)
+claim("ResNet-50 with copied weights equals torchvision to 1e-5", difference["resnet50"] < 1e-5)
+
+# %% [markdown]
+# The number of parameters is the published one. The `meta` device counts them without allocating any.
+
+# %% tags=["nbval-check-output"]
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+with torch.device("meta"):
+    claim("ResNet-18 has 11,689,512 parameters", count(resnet18()) == 11_689_512)
+    claim("ResNet-50 has 25,557,032 parameters", count(resnet50()) == 25_557_032)
+    pair = count(resnet_cifar(56, shortcut=False)), count(resnet_cifar(56))
+    claim("a plain network and its residual twin have equally many parameters", pair[0] == pair[1])
+
+# %% [markdown]
+# ## Debug: follow the gradient, then the signal
+#
+# The usual story is that gradients vanish in a deep network, and that the shortcut keeps them alive. Check it. Ask
+# `torch.autograd.grad` for the gradient of the loss with respect to each convolution's weights at initialisation, and divide its
+# norm by the norm of the weights: by which fraction would a step of size one move this layer?
+
+
+# %%
+def gradient_by_layer(net):
+    weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
+    loss = nn.functional.cross_entropy(net(x_train[:128]), train.labels[:128])
+    gradients = torch.autograd.grad(loss, weights)
+    return [(g.norm() / w.norm()).item() for g, w in zip(gradients, weights, strict=True)]
+
+
+# %% [markdown]
+# Look at three ways to build the 56-layer network: as people did before 2015 (PyTorch's default initialisation, no
+# normalisation), with He initialisation, and with He initialisation and batch normalisation, as in the paper.
+
+
+# %%
+def without_norms(net, default_init):
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, nn.Identity())
+            if isinstance(child, nn.Conv2d) and default_init:
+                child.reset_parameters()
+    return net
+
+
+BUILDS = {
+    "default initialisation": lambda net: without_norms(net, default_init=True),
+    "He initialisation": lambda net: without_norms(net, default_init=False),
+    "He initialisation + batch norm": lambda net: net,
+}
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# For the *plain* network: in which of the three builds does the gradient vanish on its way to the first layer? In which
+# does it do something else?
+# :::
+
+# %%
+gradients = {}
+for build, change in BUILDS.items():
+    for shortcut in (False, True):
+        seed_everything(0)
+        net = change(resnet_cifar(56, 8, shortcut, in_channels=1))
+        gradients[build, shortcut] = gradient_by_layer(net)
+
+# %%
+figure, axes = plot.new(10, 3.2, columns=3)
+for ax, build in zip(axes, BUILDS, strict=True):
+    for shortcut, name, colour in [(False, "plain", plot.COLOURS[1]), (True, "residual", plot.COLOURS[0])]:
+        ax.semilogy(gradients[build, shortcut], color=colour, label=name)
+    ax.set(xlabel="layer, from input to output", title=build)
+axes[0].set_ylabel("gradient norm / weight norm")
+axes[0].legend()
+plot.show(figure, alt="Relative gradient norm by layer in three panels, plain against residual, on a logarithmic scale.")
+
+# %% [markdown]
+# Left: without normalisation and with the default initialisation, the plain gradient is exactly zero, because the signal itself
+# has died before the last layer. The residual one is level. Middle: He initialisation alone keeps the plain gradient
+# from vanishing. Right, the case of the paper: the plain gradient does not vanish at all. It **grows** on its way from the output
+# to the input, by orders of magnitude, while the residual one stays within a small range.
+
+# %% tags=["nbval-check-output"]
+default, _, normed = BUILDS
+growth = {s: gradients[normed, s][1] / gradients[normed, s][-1] for s in (False, True)}
+claim("default initialisation: no gradient reaches any plain layer", max(gradients[default, False]) == 0)
+claim("batch norm: the plain gradient grows more than 100 times towards the input", growth[False] > 100)
+claim("batch norm: the residual gradient grows less than 50 times", growth[True] < 50)
+
+# %%
+pd.Series(growth, name="first layer / last layer").rename({False: "plain", True: "residual"}).round(1)
+
+# %% [markdown]
+# So "residuals cure vanishing gradients" is half of the story. {cite:t}`he2016deep` say themselves that batch
+# normalisation keeps the gradients of their plain networks healthy, and that vanishing gradients are unlikely to be the reason.
+# Then what goes wrong in the plain network? Follow the *signal*. `capture` keeps what every block returns. From each
+# block's output, guess the class of a picture by the nearest class mean: a crude probe, but it needs no training.
+
+# %%
+from labs.hooks import capture
+
+BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(9)]
+
+
+def probe(net, n=600):
+    """Return how many classes a nearest-mean guess gets right from each block's output."""
+    with torch.no_grad(), capture(net, *BLOCKS) as maps:
+        net(x_train[: 2 * n])
+    labels, scores = train.labels, []
+    for name in BLOCKS:
+        z = nn.functional.adaptive_avg_pool2d(maps[name], 3).flatten(1)  # [2n,C*9]
+        z = (z - z.mean(0)) / (z.std(0) + 1e-6)
+        means = torch.stack([z[:n][labels[:n] == k].mean(0) for k in range(10)])
+        guess = torch.cdist(z[n:], means).argmin(1)
+        scores.append((guess == labels[n : 2 * n]).float().mean().item())
+    return scores
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Neither network has been trained. After how many of the 27 blocks is nothing left of the picture?
+# :::
+
+# %%
+signal = {}
+for shortcut in (False, True):
+    seed_everything(0)
+    signal[shortcut] = probe(resnet_cifar(56, WIDTH, shortcut, in_channels=1))
+
+# %%
+figure, ax = plot.new(7, 3.2)
+ax.plot(signal[True], color=plot.COLOURS[0], label="residual")
+ax.plot(signal[False], color=plot.COLOURS[1], label="plain")
+ax.axhline(0.1, color="0.5", linestyle=":", label="guessing")
+ax.set(xlabel="block", ylabel="nearest-mean accuracy", ylim=(0, 0.8), title="Untrained, the plain network forgets the picture")
+ax.legend()
+plot.show(figure, alt="Accuracy of a nearest-mean guess by block: plain falls to chance, residual declines slowly.")
+
+# %% [markdown]
+# Before the first step of training, the last plain blocks do not know what the picture was: the guess is as good as chance. The
+# gradient that comes back through them is large, but it is computed from noise. The residual network hands the picture
+# down to the last block, so that every layer starts with something to work on.
+
+# %% tags=["nbval-check-output"]
+claim("untrained plain: the last block is within 6 points of guessing", abs(signal[False][-1] - 0.1) < 0.06)
+claim("untrained residual: the last block is at least 10 points better than that", signal[True][-1] > 0.2)
+
+# %% [markdown]
+# Look at it with your own eyes. These are the mean feature maps of three blocks for one picture, in both untrained networks.
+
+# %%
+figure, axes = plot.new(7, 3.6, rows=2, columns=4)
+watched = ["layer1.0", "layer1.8", "layer2.8"]
+for row, shortcut in zip(axes, (False, True), strict=True):
+    seed_everything(0)
+    net = resnet_cifar(56, WIDTH, shortcut, in_channels=1)
+    with torch.no_grad(), capture(net, *watched) as maps:
+        net(x_train[:64])
+    pictures = [x_train[3, 0], *(maps[name][3].mean(0) for name in watched)]
+    for ax, picture, name in zip(row, pictures, ["input", *watched], strict=True):
+        ax.imshow(picture, cmap="viridis")
+        ax.set(xticks=[], yticks=[], title=name)
+    row[0].set_ylabel("residual" if shortcut else "plain")
+plot.show(figure, alt="Feature maps of an untrained plain network lose the shape of the garment; residual ones keep it.")
+
+# %% [markdown]
+# In the upper row the garment dissolves; in the lower row you still see its outline after nine blocks and after eighteen.
+
+# %% [markdown]
+# ## Experiment: take the shortcut away
+#
+# Now train. One variable changes: the shortcut. Depth, width, data, recipe and number of steps stay. Three seeds show how much
+# of a difference is luck. `score` reports the mean loss of the last 20 steps and the accuracy on unseen pictures.
+
+# %%
+from labs.ablation import ablate
+from labs.evaluate import predict
+
+
+def train_and_score(depth, shortcut):
+    net, history = train_net(depth, shortcut)
+    hits = predict(net, x_test).argmax(1) == test.labels
+    return {"train_loss": history.table()["loss"].tail(20).mean(), "accuracy": hits.float().mean().item()}
+
+
+deep = ablate(train_and_score, base={"depth": 56, "shortcut": True}, vary="shortcut", values=[True, False])
+deep.table("train_loss").round(3)
+
+# %% [markdown]
+# The column `delta` is what removing the shortcut costs in training loss, and `p` says how likely such a gap would be if the
+# shortcut did nothing. Is it the same for a shallow network?
+
+# %%
+shallow = ablate(train_and_score, base={"depth": 20, "shortcut": True}, vary="shortcut", values=[True, False])
+shallow.table("train_loss").round(3)
+
+# %%
+runs = pd.concat([deep.frame().assign(depth=56), shallow.frame().assign(depth=20)])
+figure, ax = plot.new(7, 3.2)
+for (shortcut, group), colour in zip(runs.groupby("shortcut"), [plot.COLOURS[1], plot.COLOURS[0]], strict=True):
+    ax.plot(group["depth"], group["train_loss"], "o", color=colour, alpha=0.7)
+    mean = group.groupby("depth")["train_loss"].mean()
+    ax.plot(mean, color=colour, label="residual" if shortcut else "plain")
+ax.set(xlabel="layers", ylabel="training loss (nats)", xticks=[20, 56], title="Depth hurts only without the shortcut")
+ax.legend()
+plot.show(figure, alt="Training loss at 20 and 56 layers. Plain rises steeply with depth, residual stays low.")
+
+# %% [markdown]
+# Each dot is one seed. The plain networks fan out upwards with depth; the residual ones do not care. The shortcut helps
+# the shallow network too, but there it is a convenience. At 56 layers it is what makes training work.
+
+# %% tags=["nbval-check-output"]
+loss_of = {(d, s): g["train_loss"] for (d, s), g in runs.groupby(["depth", "shortcut"])}
+accuracy_of = {(d, s): g["accuracy"] for (d, s), g in runs.groupby(["depth", "shortcut"])}
+claim("56 layers: every residual run beats every plain run", loss_of[56, True].max() < loss_of[56, False].min())
+claim("removing the shortcut costs more at 56 layers than at 20",
+      deep.table()["delta"].iloc[1] > shallow.table()["delta"].iloc[1])
+claim("56 layers: the residual twin is at least 10 points more accurate",
+      accuracy_of[56, True].mean() - accuracy_of[56, False].mean() > 0.10)
+
+# %%
+runs.groupby(["depth", "shortcut"])[["train_loss", "accuracy"]].agg(["mean", "std"]).round(3)
+
+# %% [markdown]
+# What did training do to the signal? Probe the trained plain network of the first section, and a residual one.
+
+# %%
+seed_everything(0)
+residual_56, _ = train_net(56, shortcut=True)
+trained = {False: probe(plain_56.cpu().train()), True: probe(residual_56.cpu().train())}
+pd.DataFrame(trained, index=BLOCKS).rename(columns={False: "plain", True: "residual"}).iloc[[0, 8, 17, 26]].round(2)
+
+# %% [markdown]
+# The residual network has turned the decline into a climb: its last block knows more than its first. The plain network still
+# loses most of what its first block saw; it spent its steps on rebuilding a path through its own layers.
+
+# %% tags=["nbval-check-output"]
+claim("trained residual: the last block knows more than the first", trained[True][-1] > trained[True][0])
+claim("trained plain: the last block knows less than the first", trained[False][-1] < trained[False][0])
+
+# %% [markdown]
+# ## Reproduce: the degradation of plain networks
+#
+# **The paper says.** {cite:t}`he2016deep` report two facts. On ImageNet, a plain network of 34 layers has a higher training error than
+# one of 18, and with shortcuts the order is reversed: 34 layers are better than 18. On CIFAR-10 the same holds from 20 to
+# 56 layers.
+#
+# **We measure** the same four cells on small pictures of clothes, with a quarter of the width and a few hundred
+# times fewer steps.
+
+# %%
+table = runs.pivot_table(index="depth", columns="shortcut", values="train_loss").rename(columns={False: "plain", True: "residual"})
+table.round(3)
+
+# %% tags=["nbval-check-output"]
+claim("plain: 56 layers train worse than 20, as in the paper", table.loc[56, "plain"] > table.loc[20, "plain"] + 0.2)
+gap = table.loc[56, "residual"] - table.loc[20, "residual"]
+claim("residual: depth costs less than half of what it costs the plain twin",
+      gap < 0.5 * (table.loc[56, "plain"] - table.loc[20, "plain"]))
+
+# %% [markdown]
+# **Why they differ.** The first fact reproduces at once. For the second, read the residual column: in the paper the deeper residual network is *better*; here,
+# after so few steps, it is at best equal. Depth pays only when there is enough data and time to use it.
+# The degradation of the plain network, however, is there from the first steps: it is a fact about optimisation, and needs no
+# large data set to show itself.
+
+# %% [markdown]
+# ## Bug hunt: the skip that lost half of its values
+#
+# A later design, *pre-activation*, puts the ReLU before the convolution: `x + conv(relu(conv(relu(x))))`. This block trains,
+# raises nothing, and its loss goes down. Yet a user who opened the exported graph saw a ReLU on the main path, where the paper has none.
+# The bug was met in [rosinality/vq-vae-2-pytorch#60](https://github.com/rosinality/vq-vae-2-pytorch/issues/60) and in
+# [iduta/iresnet PR#2](https://github.com/iduta/iresnet/pull/2).
+
+# %% tags=["hunt-bug"]
+from torch import nn
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+# %%
+from labs.hunts.foundations import check_skip_connection
+
+check_skip_connection(PreActBlock)
+
+# %% [markdown]
+# Four of the five probes fail. Repair the block in a copy of the cell, and check again until all pass.
+#
+# :::{dropdown} Hint 1
+# Which tensor does the caller hold after the call? Compare it with a clone made before.
+# :::
+#
+# :::{dropdown} Hint 2
+# Python evaluates `x` first, but what it holds is a reference, not a copy. Which of the layers writes into memory that
+# the skip still needs?
+# :::
+#
+# :::{dropdown} Hint 3
+# Only one of the two `inplace=True` is harmful. What does the second one overwrite?
+# :::
+
+# %% tags=["hunt-solution", "hide-cell"]
+from torch import nn
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(),  # a copy: the input belongs to the skip
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),  # harmless: this tensor is the branch's own
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+# %% tags=["nbval-check-output"]
+claim("the repaired block passes every probe", check_skip_connection(PreActBlock))
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Many recipes set the scale of the last batch norm of every block to zero at the start, so that each block begins as the
+# identity. Do it to a 56-layer residual network, and look at `gradient_by_layer`. Some gradients are exactly zero. Is that a bug?
+#
+# :::{dropdown} Solution 1
+# It is by design. With a scale of zero the branch returns zero, so no gradient enters its convolutions in the first step; the
+# scale itself gets one. After one step it is no longer zero, and the convolutions wake up. Check it with the next cell.
+# :::
+
+# %% tags=["hide-cell"]
+seed_everything(0)
+net = resnet_cifar(56, 8, in_channels=1)
+for module in net.modules():
+    if isinstance(module, BasicBlock):
+        nn.init.zeros_(module.bn2.weight)
+step_0 = gradient_by_layer(net)
+fit(net, batches(1), torch.optim.SGD(net.parameters(), lr=0.1))
+step_1 = gradient_by_layer(net)
+pd.Series({"zero at step 0": step_0.count(0.0), "zero at step 1": step_1.count(0.0), "convolutions": len(step_0)})
+
+# %% [markdown]
+# **Exercise 2.** Put a ReLU after the second batch norm, *before* the addition, as a well-known repository once did
+# ([kuangliu/pytorch-cifar#4](https://github.com/kuangliu/pytorch-cifar/issues/4)). What can such a block no longer do? Which hook shows it?
+#
+# :::{dropdown} Solution 2
+# Its change can never be negative, so activations can only grow from block to block. `capture` the output of `layer1.0.bn2` and the output of
+# your ReLU: the minimum of the first is negative, that of the second is zero, in every block. It still trains, which is why nobody saw it.
+# :::
+#
+# **Exercise 3.** The plain and the residual network of this lesson have the same number of parameters, but `resnet18(shortcut=False)` has fewer than
+# `resnet18()`. Where are the others? Count them on the `meta` device.
+#
+# :::{dropdown} Solution 3
+# In the three 1x1 projections (with their batch norms) where the number of channels doubles: `resnet_cifar` pads with zeros there, which costs
+# nothing (option A of the paper); `resnet18` projects (option B). `count(resnet18()) - count(resnet18(shortcut=False))` is the sum of
+# `p.numel()` over the parameters with `downsample` in their name.
+# :::
+
+# %% [markdown]
+# ## In practice
+#
+# - Use `torchvision.models` or `timm` for a backbone. Write your own block only when the block is what you study, and then hold it to a
+#   reference with copied weights, as you did here.
+# - `requires_grad` and gradient norms tell you that a gradient *arrives*. They do not tell you that it *means* something. Probe
+#   the signal as well.
+# - Compare **training** losses to tell an optimisation problem from overfitting. A worse test accuracy alone cannot tell you.
+# - Never put `inplace=True` on the first layer of a branch. The memory it saves is one tensor; the bug it makes is silent.
+# - `torch.autograd.grad` returns gradients and leaves `.grad` alone, so that you can look in the middle of a training run.
+
+# %% [markdown]
+# ## You can now
+#
+# - show with one table that a deeper plain network is worse on its own training data, and rule out overfitting;
+# - measure gradient and signal by depth, and say which of the two fails;
+# - build a residual block, prove it equal to a reference, and find a skip connection that is not an identity.
