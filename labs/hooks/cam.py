@@ -1,0 +1,111 @@
+"""Show where in an image the evidence for an answer lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labs.hooks.layers import bare, eager, find_layers
+
+
+def grad_cam(
+    model: nn.Module, images: Tensor, layer: str, target: Callable[[Any], Tensor]
+) -> Tensor:
+    """Compute Grad-CAM heat maps (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
+
+    The layer's feature maps are added up, each weighted by the mean gradient that it receives, and
+    what is negative is cut off. The sum is enlarged to the size of the images and divided by its
+    maximum, so 0 keeps its meaning: no evidence for the target. (Some libraries also subtract the
+    minimum, which always paints some place as 0.)
+
+    Nothing of the model changes: no ``.grad``, no mode, no buffer. It may be frozen.
+
+    Args:
+        model: A network in eval mode.
+        images: [N,C,H,W], whatever the model takes.
+        layer: The name of a layer that runs once and returns feature maps [N,K,h,w]; most often
+            the last one that does.
+        target: From the model's output to one score per image, [N]:
+            ``lambda logits: logits[:, 3]``.
+
+    Returns:
+        Heat maps [N,H,W], float32, in [0, 1]. All zeros where nothing speaks for the target.
+
+    Raises:
+        KeyError: When the layer does not exist; the message names the nearest ones.
+        ValueError: When a module is in train mode, the layer does not return feature maps or runs
+            more or less than once, or the score has another shape or does not depend on the layer.
+        FloatingPointError: When the feature maps or their gradients are not finite.
+    """
+    model = bare(model)
+    _refuse_train_mode(model)
+    module = find_layers(model, [layer])[layer]
+    maps: list[Tensor] = []
+
+    def start_graph_here(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+        maps.append(_checked_maps(output, len(images), layer).detach().requires_grad_())
+        return maps[-1].clone()  # a ReLU(inplace=True) that follows may write over the clone
+
+    # Leave inference mode as well: a caller's no_grad() or inference_mode() must not matter.
+    with eager(), torch.inference_mode(False), torch.enable_grad():
+        handle = module.register_forward_hook(start_graph_here)
+        try:
+            scores = target(model(images.detach().clone()))
+        finally:
+            handle.remove()
+        if len(maps) != 1:
+            raise ValueError(
+                f"grad_cam: expected layer {layer!r} to run once, it ran {len(maps)} times; "
+                "choose a layer that the model calls exactly once"
+            )
+        gradient = _gradient(scores, maps[0], layer)
+    heat = (gradient.mean((2, 3), keepdim=True) * maps[0].detach()).float().sum(1, keepdim=True)
+    return _scaled(heat.relu(), images.shape[-2:], layer)
+
+
+def _gradient(scores: Tensor, maps: Tensor, layer: str) -> Tensor:
+    if scores.shape != maps.shape[:1]:
+        raise ValueError(
+            f"grad_cam: expected target(output) of shape {tuple(maps.shape[:1])}, one score per "
+            f"image, got {tuple(scores.shape)}; pick one class: lambda out: out[:, 3]"
+        )
+    gradient = None
+    if scores.requires_grad:
+        (gradient,) = torch.autograd.grad(scores.sum(), maps, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"grad_cam: the target does not depend on layer {layer!r}; choose another")
+    return gradient
+
+
+def _scaled(heat: Tensor, size: torch.Size, layer: str) -> Tensor:
+    if not heat.isfinite().all():
+        raise FloatingPointError(
+            f"grad_cam: layer {layer!r} has values or gradients that are not finite; find where "
+            "they begin with first_bad(model, images)"
+        )
+    heat = nn.functional.interpolate(heat, tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    peak = heat.amax((1, 2), keepdim=True)
+    return torch.where(peak > 0, heat / peak, 0.0)
+
+
+def _checked_maps(output: Any, n_images: int, layer: str) -> Tensor:
+    shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != n_images:
+        raise ValueError(
+            f"grad_cam: expected feature maps [{n_images},K,h,w] from layer {layer!r}, "
+            f"got {shape}; choose a convolution or a stage of them"
+        )
+    return output
+
+
+def _refuse_train_mode(model: nn.Module) -> None:
+    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ValueError(
+            f"grad_cam: expected every module in eval mode, got {len(training)} in train mode "
+            f"({', '.join(training[:3])}{', ...' if len(training) > 3 else ''}); their dropout "
+            "draws at random and their batch norms mix the images; call model.eval() first"
+        )

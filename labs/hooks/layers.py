@@ -1,0 +1,78 @@
+"""Find the layers of a network by name, and make sure that hooks on them will run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+
+import torch
+from torch import nn
+
+
+def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the modules with these names, as ``model.named_modules()`` spells them.
+
+    Raises:
+        KeyError: When there is no such layer; the message names the nearest ones.
+        TypeError: When a name is not a string, or the layer runs where no hook can see it.
+    """
+    _refuse_replicas(model)
+    known = dict(bare(model).named_modules(remove_duplicate=False))
+    return {name: _find(known, name) for name in names}
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the network inside ``torch.compile`` and the wrappers of distributed training."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return bare(model.module)
+    original = getattr(model, "_orig_mod", None)  # set by torch.compile
+    return bare(original) if isinstance(original, nn.Module) else model
+
+
+def eager() -> AbstractContextManager[object]:
+    """Run compiled code eagerly inside the block, because it ignores hooks that came later."""
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _find(known: dict[str, nn.Module], name: str) -> nn.Module:
+    if not isinstance(name, str):
+        own = [known_name for known_name, module in known.items() if module is name]
+        hint = f"; its name is {own[0]!r}" if own else ""
+        raise TypeError(f"expected the name of a layer, got a {type(name).__name__}{hint}")
+    if name not in known:
+        raise KeyError(f"layer {name!r} not found; {_suggestion(known, name)}")
+    if any(isinstance(known[outer], torch.jit.ScriptModule) for outer in _path(name)):
+        raise TypeError(
+            f"layer {name!r} is TorchScript, which runs no Python hooks; "
+            "use the module from which it was scripted or traced"
+        )
+    return known[name]
+
+
+def _suggestion(known: dict[str, nn.Module], name: str) -> str:
+    near = get_close_matches(name, known, n=3, cutoff=0.4)
+    if near:
+        return "did you mean " + " or ".join(map(repr, near)) + "?"
+    children = [known_name for known_name in known if known_name and "." not in known_name]
+    if not children:
+        return "the model has no layers inside; its own name is ''"
+    return f"the layers at the top are {', '.join(children)}"
+
+
+def _path(name: str) -> list[str]:
+    """Return the names of a layer and of all modules around it: "", "a", "a.b" for "a.b"."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:length]) for length in range(len(parts) + 1)]
+
+
+def _refuse_replicas(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise TypeError(
+                f"expected one copy of the model, got a DataParallel over {len(module.device_ids)} "
+                "devices, whose copies would mix their calls; use its `.module`"
+            )

@@ -1,0 +1,204 @@
+"""Keep what layers return, and the gradients that come back to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from labs.hooks.layers import eager, find_layers
+from labs.hooks.nested import map_tensors, tensors
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """Hold one call of a layer: what it returned, and one gradient per tensor of that."""
+
+    output: Any
+    gradients: list[Tensor | None]
+
+    def gradient(self) -> Any:
+        """Return the gradients in the structure of the output."""
+        arrived = iter(self.gradients)
+        return map_tensors(lambda _: next(arrived), self.output)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Maps:
+    """Hold what the watched layers returned; ``maps["layer1"]`` reads one of them.
+
+    Every tensor is a detached copy, on the device and in the number format of the original, so
+    nothing that happens later changes it, and it keeps no graph alive.
+    """
+
+    _calls: Mapping[str, list[_Call]]
+    _with_gradients: bool
+
+    def __getitem__(self, layer: str) -> Any:
+        """Return what the layer returned: the value itself, or a list when it ran several times.
+
+        Raises:
+            KeyError: When the layer was not asked for, or did not run.
+        """
+        return _only(self.calls(layer))
+
+    def calls(self, layer: str) -> list[Any]:
+        """Return what the layer returned at each call, as a list also when it ran once."""
+        return [call.output for call in self._ran(layer)]
+
+    def gradient(self, layer: str) -> Any:
+        """Return the gradient of the loss with respect to what the layer returned.
+
+        It has the structure of ``maps[layer]``, with ``None`` where a tensor got no gradient.
+        Several backward passes add up, as they do in ``.grad``.
+
+        Raises:
+            KeyError: When the layer was not asked for, or did not run.
+            ValueError: When no gradient was asked for, or none arrived.
+        """
+        if not self._with_gradients:
+            raise ValueError("no gradients were kept; use capture(..., gradients=True)")
+        ran = self._ran(layer)
+        if all(gradient is None for call in ran for gradient in call.gradients):
+            raise ValueError(
+                f"no gradient arrived at layer {layer!r}; call backward() inside the `with` block, "
+                "and check that the loss depends on the layer and that its output requires a "
+                "gradient (no frozen parameters all the way, no torch.no_grad()); a view that an "
+                "in-place layer overwrites has none: watch the layer before it"
+            )
+        return _only([call.gradient() for call in ran])
+
+    def keys(self) -> list[str]:
+        """Return the names of the watched layers that ran."""
+        return [layer for layer, ran in self._calls.items() if ran]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per tensor: where it came from, its shape, and how its values lie.
+
+        Returns:
+            Columns ``layer``, ``call`` and ``part`` (both from 0), ``shape``, ``mean``, ``std``,
+            ``min``, ``max`` and ``zeros``, the share of exact zeros in [0, 1].
+        """
+        rows = [
+            {"layer": layer, "call": index, "part": part, **_describe(tensor)}
+            for layer in self.keys()
+            for index, output in enumerate(self.calls(layer))
+            for part, tensor in enumerate(tensors(output))
+        ]
+        numbers = ["mean", "std", "min", "max", "zeros"]
+        return pd.DataFrame(rows, columns=["layer", "call", "part", "shape", *numbers])
+
+    def __repr__(self) -> str:
+        ran = [f"{layer} ({len(self._calls[layer])})" for layer in self.keys()]
+        return f"Maps(layers and their calls: {', '.join(ran) or 'none yet'})"
+
+    def _ran(self, layer: str) -> list[_Call]:
+        if layer not in self._calls:
+            raise KeyError(f"layer {layer!r} was not captured; there are {', '.join(self._calls)}")
+        if not self._calls[layer]:
+            raise KeyError(
+                f"layer {layer!r} did not run inside the `with` block; either the model was not "
+                "called there, or its forward never calls this layer as a module"
+            )
+        return self._calls[layer]
+
+
+@contextmanager
+def capture(model: nn.Module, *layers: str, gradients: bool = False) -> Iterator[Maps]:
+    """Keep what these layers return while the block runs.
+
+    ::
+
+        with capture(model, "layer1", "layer4.1.conv2") as maps:
+            model(images)
+        maps["layer1"].shape
+
+    The model computes what it computes without it: its outputs, gradients and modes are the same.
+    All hooks are gone after the block, also when the model raises. Code from ``torch.compile``
+    runs eagerly inside the block, because compiled code skips hooks.
+
+    Args:
+        model: Any module. It is not called, and its mode is left alone.
+        layers: Names as in ``model.named_modules()``; ``""`` is the model itself.
+        gradients: Also keep the gradient of each output. Call ``backward()`` inside the block, then
+            read it with ``maps.gradient(name)``.
+
+    Yields:
+        The maps. They fill up while the model runs.
+
+    Raises:
+        KeyError: When a layer does not exist; the message names the nearest ones.
+        TypeError: When hooks cannot see a layer (TorchScript, ``DataParallel`` on several devices).
+        ValueError: When no layer is named.
+    """
+    if not layers:
+        raise ValueError('capture: expected the name of at least one layer, got none; "" is all')
+    found = find_layers(model, layers)
+    calls: dict[str, list[_Call]] = {name: [] for name in found}
+    handles: list[RemovableHandle] = []
+    try:
+        with eager():
+            for name, module in found.items():
+                keep = partial(_keep, calls[name], handles if gradients else None)
+                handles.append(module.register_forward_hook(keep))
+            yield Maps(calls, gradients)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep(
+    calls: list[_Call],
+    handles: list[RemovableHandle] | None,
+    _module: nn.Module,
+    _inputs: Any,
+    output: Any,
+) -> None:
+    # A copy, because the next layer may be a ReLU(inplace=True) that writes over this output.
+    copied = map_tensors(lambda tensor: tensor.detach().clone(), output)
+    call = _Call(copied, [None] * len(tensors(output)))
+    calls.append(call)
+    if handles is None:
+        return
+    for slot, tensor in enumerate(tensors(output)):
+        if tensor.requires_grad:
+            # A hook on the tensor: a module's full backward hook forbids in-place layers after it.
+            handles.append(tensor.register_hook(partial(_add_up, call.gradients, slot)))
+
+
+def _add_up(gradients: list[Tensor | None], slot: int, gradient: Tensor) -> None:
+    before = gradients[slot]
+    new = gradient.detach()
+    gradients[slot] = new.clone() if before is None else before + new
+
+
+def _only(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    row: dict[str, Any] = {"shape": tuple(tensor.shape)}
+    if tensor.numel() == 0 or tensor.is_complex():
+        return row
+    values = tensor.to(torch.float64)
+    return {
+        **row,
+        "mean": values.mean().item(),
+        "std": values.std(correction=0).item(),
+        "min": values.min().item(),
+        "max": values.max().item(),
+        "zeros": (values == 0).double().mean().item(),
+    }

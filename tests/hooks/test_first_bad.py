@@ -1,0 +1,198 @@
+import pytest
+import torch
+from torch import nn
+
+from labs.hooks import Culprit, first_bad
+from tests.models import (
+    DividesByItsNorm,
+    DrawsNoise,
+    FrozenBackbone,
+    InfiniteGradient,
+    MaskedAttention,
+    NaNAtSecondCall,
+    NaNBetweenLayers,
+    NaNInThird,
+    NaNThenRaises,
+    NoParameters,
+    RaisesInForward,
+    ResidualInplace,
+    Returns,
+    ReusedReLU,
+    SharedLayer,
+    TwoConvs,
+    WritesOverItsInput,
+)
+
+
+def test_it_names_the_first_layer_that_returns_nan():
+    culprit = first_bad(NaNInThird(), torch.randn(4, 3))
+    assert culprit == Culprit("third", 0, "output", "Log", nan=12, inf=0, values=12)
+    assert repr(culprit) == (
+        "Culprit(output of third (Log), call 0: 12 NaN and 0 infinite of 12 values)"
+    )
+    assert culprit.table().set_index("what")["value"]["name"] == "third"
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (TwoConvs(), torch.randn(2, 1, 8, 8)),
+        (TwoConvs(), torch.zeros(0, 1, 8, 8)),
+        (ReusedReLU(), torch.randn(2, 3)),
+        (ResidualInplace(), torch.randn(1, 2, 5, 5)),
+        (DrawsNoise(), torch.randn(3, 1, 8, 8)),
+        (FrozenBackbone(), torch.randn(3, 1, 8, 8)),
+        (NoParameters(), torch.randn(2, 3)),
+        (MaskedAttention(), torch.randn(2, 5, 4)),
+        (nn.Embedding(3, 2), torch.tensor([0, 2])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_healthy_model_has_no_culprit_and_keeps_no_trace(model, inputs, no_trace):
+    with no_trace(model):
+        assert first_bad(model, inputs) is None
+
+
+def test_it_says_which_call():
+    culprit = first_bad(NaNAtSecondCall(), torch.zeros(2, 3))
+    assert (culprit.name, culprit.call, culprit.kind, culprit.nan) == ("log", 1, "output", 6)
+
+
+def test_code_between_layers_is_blamed_on_the_module_that_holds_it():
+    culprit = first_bad(NaNBetweenLayers(), torch.randn(2, 3))
+    assert (culprit.name, culprit.kind, culprit.module) == ("inner", "output", "DividesByItsNorm")
+
+
+def test_the_model_itself_can_be_the_culprit():
+    culprit = first_bad(DividesByItsNorm(), torch.zeros(2, 3))
+    assert (culprit.name, culprit.kind) == ("", "output")
+    assert "the model itself (DividesByItsNorm)" in repr(culprit)
+
+
+def test_infinity_counts_as_well_as_nan():
+    culprit = first_bad(nn.Sequential(nn.Linear(2, 2), Returns(lambda x: x / 0)), torch.ones(3, 2))
+    assert (culprit.name, culprit.nan, culprit.inf) == ("1", 0, 6)
+
+
+def test_a_poisoned_weight_is_found_where_it_is_used():
+    model = TwoConvs()
+    with torch.no_grad():
+        model[2].weight[0, 0, 0, 0] = float("nan")
+    assert first_bad(model, torch.randn(1, 1, 8, 8)).name == "2"
+
+
+def test_inputs_that_are_not_finite_are_not_blamed_on_a_layer():
+    culprit = first_bad(TwoConvs(), torch.full((1, 1, 8, 8), float("nan")))
+    assert (culprit.kind, culprit.name, culprit.nan) == ("input", "0", 64)
+
+
+def test_a_mask_of_minus_infinity_does_not_hide_the_culprit():
+    model = MaskedAttention()
+    nn.init.constant_(model.attention.in_proj_weight, float("inf"))
+    culprit = first_bad(model, torch.randn(1, 3, 4))
+    assert (culprit.name, culprit.kind) == ("attention", "output")
+
+
+def test_an_infinite_gradient_behind_finite_outputs_is_found():
+    model, zeros = InfiniteGradient(), torch.zeros(2, 3)
+    assert model(zeros).isfinite().all()
+    culprit = first_bad(model, zeros)
+    assert (culprit.name, culprit.kind, culprit.module) == ("root", "gradient", "Returns")
+
+
+def test_a_gradient_is_blamed_on_code_between_layers_too():
+    class Rooted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.after = nn.Linear(2, 2, bias=False), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.after(self.before(x).abs().sqrt())
+
+    culprit = first_bad(nn.Sequential(Rooted(), nn.Linear(2, 1)), torch.zeros(1, 2))
+    assert (culprit.name, culprit.kind, culprit.module) == ("0", "gradient", "Rooted")
+
+
+def test_a_gradient_is_followed_through_inplace_layers():
+    model = nn.Sequential(
+        nn.Linear(2, 2, bias=False), Returns(lambda x: x.abs().sqrt() + 0), nn.ReLU(inplace=True)
+    )
+    assert first_bad(model, torch.zeros(1, 2)).name == "1"
+
+
+def test_the_gradient_of_the_real_loss_is_what_counts():
+    model, x = nn.Linear(2, 1, bias=False), torch.zeros(1, 2)
+    assert first_bad(model, x) is None
+    culprit = first_bad(model, x, loss=lambda out: out.abs().sqrt().sum())
+    assert (culprit.name, culprit.kind) == ("(loss)", "gradient")
+    culprit = first_bad(model, x, loss=lambda out: out.log().mean())
+    assert (culprit.name, culprit.kind, culprit.inf) == ("(loss)", "output", 1)
+
+
+def test_a_shared_layer_goes_by_its_first_name():
+    model = SharedLayer()
+    nn.init.constant_(model.left.bias, float("inf"))
+    assert first_bad(model, torch.randn(1, 3)).name == "left"
+
+
+def test_an_error_arrives_as_it_is_unless_nan_came_first(no_trace):
+    model = RaisesInForward()
+    with no_trace(model), pytest.raises(RuntimeError, match=r"^on purpose$"):
+        first_bad(model, torch.zeros(1, 1, 3, 3))
+    assert first_bad(NaNThenRaises(), torch.zeros(2)).name == "log"
+
+
+def test_the_inputs_stay_as_they_were():
+    x = torch.ones(1, 1, 4, 4)
+    first_bad(WritesOverItsInput(), x)
+    assert x.eq(1).all()
+    y = torch.zeros(2, 3, requires_grad=True)
+    model = InfiniteGradient().requires_grad_(False)
+    assert first_bad(model, y).name == "root"
+    assert y.grad is None
+    assert first_bad(model, y.detach()) is None  # nothing asks for a gradient
+
+
+def test_existing_gradients_statistics_and_noise_stay(no_trace):
+    model, x = DrawsNoise(), torch.randn(4, 1, 8, 8)
+    model(x).sum().backward()
+    torch.manual_seed(5)
+    with no_trace(model):
+        assert first_bad(model, x) is None
+    assert model[1].num_batches_tracked == 1
+
+
+def test_a_pending_backward_pass_still_works():
+    model, x = DrawsNoise(), torch.randn(4, 1, 8, 8)
+    pending = model.eval()(x).sum()
+    first_bad(model, x)
+    pending.backward()
+    assert model[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(mode):
+    model = InfiniteGradient()
+    with mode():
+        assert first_bad(model, torch.zeros(2, 3)).kind == "gradient"
+
+
+def test_compiled_and_wrapped_models_are_looked_into(no_trace):
+    model, x = NaNInThird(), torch.randn(2, 3)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    with no_trace(model):
+        assert first_bad(compiled, x).name == "third"
+        assert first_bad(nn.DataParallel(model), x).name == "third"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_it_refuses_torchscript_inside_the_model():
+    model = nn.Sequential(nn.ReLU(), torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+    with pytest.raises(TypeError, match="layer '1' is TorchScript"):
+        first_bad(model, torch.zeros(1, 2))
+
+
+def test_it_asks_for_one_number_as_loss():
+    with pytest.raises(ValueError, match=r"one number as loss, got shape \(2, 1\); use .mean\(\)"):
+        first_bad(nn.Linear(2, 1), torch.zeros(2, 2), loss=lambda out: out)
