@@ -44,11 +44,10 @@ def look() -> dict[str, Facts]:
         command that is not there, if that was the reason.
     """
     with ThreadPoolExecutor(16) as pool:
-        elsewhere = [pool.submit(_ask, *looks) for looks in APART]
-        runtime = pool.submit(_ask_onnxruntime)
+        apart = pool.submit(_ask, *APART), pool.submit(_ask_onnxruntime)
         here = {name: pool.submit(_guarded, see) for name, see in HERE.items()}
         facts = {name: future.result() for name, future in here.items()}
-        for future in (*elsewhere, runtime):
+        for future in apart:
             facts.update(future.result())
     return facts
 
@@ -135,7 +134,7 @@ LOOKS: Mapping[str, Callable[..., Facts]] = {
     "provider": _see_provider,
     "kernel": _see_kernel,
 }
-APART = ("torch", "gpu"), ("torchvision",), ("kernel",)  # what shares one Python
+APART = "kernel", "torch", "torchvision", "gpu"  # these share one Python, as long as it lives
 
 
 def _answer(*looks: str) -> None:
@@ -156,19 +155,28 @@ def _guarded(see: Callable[[], Facts]) -> Facts:
 
 
 def _ask(*looks: str) -> dict[str, Facts]:
-    """Look from a new Python, and return the facts of each look, whatever happens to it."""
+    """Look from a new Python, and return the facts of each look, whatever happens to it.
+
+    When a look takes that Python down, those that come after it get another one.
+    """
     source = f"import sys; sys.path.append({str(ROOT)!r}); from labs import machine"
-    status, out, err = _run(
-        sys.executable, "-c", f"{source}; machine._answer(*sys.argv[1:])", *looks
-    )
+    code = f"{source}; machine._answer(*sys.argv[1:])"
+    status, out, err = _run(sys.executable, "-c", code, *looks)
     answers: dict[str, Facts] = {}
     for line in out.splitlines():
         if line.startswith(ANSWER):  # a library may print lines of its own
             with suppress(ValueError):  # cut short by the crash
                 answers.update(json.loads(line[len(ANSWER) :]))
+    facts: dict[str, Facts] = {
+        asked: {"stderr": err, **answers[asked]} for asked in looks if asked in answers
+    }
+    unanswered = [asked for asked in looks if asked not in facts]
+    if not unanswered:
+        return facts
     last_words = (err.strip().splitlines() or ["it said nothing"])[-1]
-    crash = {"error": f"Python ended with status {status}: {last_words}"}
-    return {asked: {"stderr": err, **answers.get(asked, crash)} for asked in looks}
+    crash = {"error": f"Python ended with status {status}: {last_words}", "stderr": err}
+    rest = _ask(*unanswered[1:]) if unanswered[1:] else {}
+    return {**facts, unanswered[0]: crash, **rest}
 
 
 def _ask_onnxruntime() -> dict[str, Facts]:

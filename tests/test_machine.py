@@ -86,12 +86,13 @@ def test_a_broken_library_is_its_first_error_line(library, source, error):
     assert facts.get("absent") in (None, "no_such_thing")
 
 
-def test_a_crash_is_a_fact_and_what_came_before_it_is_kept(library):
+def test_a_crash_is_a_fact_and_takes_no_other_fact_along(library):
     library("torch", "__version__ = '1'\nclass version: cuda = None\nget_num_threads = int")
     library("torchvision", "import os; os.abort()")
-    facts = machine._ask("torch", "torchvision")
+    facts = machine._ask("torch", "torchvision", "kernel")
     assert facts["torch"]["version"] == "1"
     assert facts["torchvision"]["error"].startswith("Python ended with status -6")
+    assert "starts" in facts["kernel"]
 
 
 def test_what_a_library_prints_is_not_taken_for_an_answer(library):
