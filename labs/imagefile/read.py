@@ -118,8 +118,8 @@ def open_header(data: bytes) -> Image.Image:
         raise BadImageError(_why_undecoded(error)) from error
 
 
-def load(image: Image.Image, data: bytes, max_pixels: int) -> int:
-    """Decode the pixels of an opened image in place, and return how many frames the file has.
+def load(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Decode the pixels of an opened image, its first frame, in place.
 
     Raises:
         BadImageError: When they are damaged, or the header claims more than ``max_pixels``.
@@ -130,11 +130,9 @@ def load(image: Image.Image, data: bytes, max_pixels: int) -> int:
     try:
         if image.format == "PNG":  # its checksums, which decoding does not look at
             Image.open(BytesIO(data), formats=["PNG"]).verify()
-        frames = getattr(image, "n_frames", 1)
         image.load()
     except Exception as error:
         raise BadImageError(_why_undecoded(error)) from error
-    return frames
 
 
 def orientation(image: Image.Image) -> int:

@@ -105,10 +105,11 @@ def _inspect_image(data: bytes, path: Path, rules: Rules, facts: dict[str, Any])
     image = open_header(data)
     facts |= {"format": image.format, "mode": image.mode}
     facts |= {"width": image.width, "height": image.height}
-    frames = load(image, data, rules.max_pixels)
+    load(image, data, rules.max_pixels)
     facts["orientation"] = orientation(image)
     said = _about_name(path, "JPEG" if image.format == "MPO" else str(image.format))
-    return said + _about_layout(image, frames, rules.modes) + _about_pixels(image)
+    said += _about_layout(image, rules.modes) + _about_pixels(image)
+    return said + _about_frames(data, rules.max_pixels)
 
 
 def _inspect_array(path: Path, rules: Rules, facts: dict[str, Any]) -> list[str]:
@@ -141,7 +142,7 @@ def _about_name(path: Path, format: str) -> list[str]:
     return said
 
 
-def _about_layout(image: Image.Image, frames: int, modes: tuple[str, ...]) -> list[str]:
+def _about_layout(image: Image.Image, modes: tuple[str, ...]) -> list[str]:
     said = []
     if image.mode not in modes:
         name = "16-bit" if image.mode.startswith("I;16") else image.mode
@@ -149,8 +150,6 @@ def _about_layout(image: Image.Image, frames: int, modes: tuple[str, ...]) -> li
         said.append(f"{_MODE_NAMES.get(name, name)}: mode {image.mode}, expected {expected}")
     if (turn := orientation(image)) != 1:
         said.append(f"EXIF rotation: orientation {turn}, the stored pixels are not upright")
-    if frames > 1:
-        said.append(f"several frames: {frames} in one file, only the first is read")
     short, long = sorted(image.size)
     if short < SMALL_SIDE:
         said.append(f"tiny: {image.width} x {image.height} pixels")
@@ -167,6 +166,18 @@ def _about_pixels(image: Image.Image) -> list[str]:
     if image.format in ("JPEG", "MPO") and (rows := _grey_rows(image)) >= GREY_ROWS:
         return [f"grey band: the last {rows} of {image.height} rows are the decoder's grey"]
     return []
+
+
+def _about_frames(data: bytes, max_pixels: int) -> list[str]:
+    image = open_header(data)
+    try:
+        count = getattr(image, "n_frames", 1)
+        for at in range(1, min(count, max_pixels // (image.width * image.height))):
+            image.seek(at)
+            image.load()
+    except Exception as error:
+        return [f"damaged frame: only the first is known to be sound, {error}"]
+    return [f"several frames: {count} in one file, only the first is used"] if count > 1 else []
 
 
 def _grey_rows(image: Image.Image) -> int:

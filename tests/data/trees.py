@@ -21,7 +21,7 @@ def write_tree(root, classes=("ant", "bee", "cow"), each=4, suffixes=(".jpg", ".
     paths = []
     for c, name in enumerate(classes):
         folder = Path(root) / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for i in range(each):
             path = folder / f"{i:03}{suffixes[i % len(suffixes)]}"
             smooth_picture(c * each + i).save(path)
@@ -36,7 +36,7 @@ def as_plain_user():
     is_root = os.geteuid() == 0
     try:
         if is_root:
-            folder.chmod(0o777)
+            os.chown(folder, 65534, 65534)
             os.setegid(65534)
             os.seteuid(65534)
         yield folder
