@@ -1,0 +1,23 @@
+"""Read the networks of the book: one file per architecture, written to be read."""
+
+from labs.models.digitnet import DigitNet
+from labs.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet_cifar,
+)
+
+__all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "DigitNet",
+    "ResNet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet_cifar",
+]
