@@ -80,7 +80,7 @@ def show(figure: Figure, alt: str) -> None:
     from IPython.display import display  # only notebooks need it
 
     for ax in figure.axes:
-        title, font = ax.get_title(), ax.title.get_fontproperties()
+        title, font = ax.get_title(), ax.title.get_fontproperties().copy()
         if title:
             ax.set_title("", loc="center")
             ax.set_title(title, loc="left", fontproperties=font)
@@ -101,15 +101,13 @@ def images(
     """Draw one picture on each of the axes, without ticks.
 
     Args:
-        axes: One ``Axes`` or an array of them, at least as many as pictures. The rest goes blank.
+        axes: One ``Axes`` or an array of them, as many as pictures or more (which go blank). They
+            are returned.
         pictures: [n,3,H,W], [n,1,H,W] or [n,H,W].
         titles: One per picture.
         limits: The values drawn as black and as white. With ``None`` each picture is stretched from
             its own minimum to its own maximum, so two of them cannot be compared by eye.
         cmap: The colour map of pictures with one channel; ``"RdBu"`` for values with a sign.
-
-    Returns:
-        The axes.
 
     Raises:
         ValueError: When shapes or counts do not fit, or a value lies outside ``limits``.
