@@ -15,7 +15,12 @@ class Detected:
 
     boxes: torch.Tensor
     scores: torch.Tensor
+    best: torch.Tensor
     size: tuple[int, int] = (8, 8)
+
+    def __post_init__(self):
+        if self.best.is_floating_point():
+            raise ValueError("best is an index")
 
 
 class ImageBatch:
@@ -155,7 +160,10 @@ class DataclassOutput(nn.Sequential):
     """Return a frozen dataclass."""
 
     def __init__(self):
-        super().__init__(nn.Linear(3, 4), Returns(lambda x: Detected(boxes=x, scores=x.sum(1))))
+        super().__init__(
+            nn.Linear(3, 4),
+            Returns(lambda x: Detected(boxes=x, scores=x.sum(1), best=x.argmax(1))),
+        )
 
 
 class ObjectOutput(nn.Sequential):
@@ -163,6 +171,16 @@ class ObjectOutput(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Linear(3, 4), Returns(lambda x: ImageBatch(x * 2, [(8, 8)])))
+
+
+class PackedOutput(nn.Sequential):
+    """Return a packed sequence, a named tuple that checks what it is made of."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Linear(3, 4),
+            Returns(lambda x: nn.utils.rnn.pack_sequence([x[:3], x[3:]])),
+        )
 
 
 class NoParameters(nn.Sequential):

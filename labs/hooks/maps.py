@@ -102,7 +102,7 @@ class Maps:
         return pd.DataFrame(rows, columns=["layer", "call", "part", "shape", *numbers])
 
     def __repr__(self) -> str:
-        ran = [f"{layer} ({len(self._calls[layer])})" for layer in self.keys()]
+        ran = [f"{name or 'the model'} ({len(self._calls[name])})" for name in self.keys()]
         return f"Maps(layers and their calls: {', '.join(ran) or 'none yet'})"
 
     def _ran(self, layer: str) -> list[_Call]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from copy import copy
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,23 +20,20 @@ def map_tensors(fn: Callable[[Tensor], Any], value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return fn(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[map_tensors(fn, part) for part in value])
+    if isinstance(value, tuple) and (make := getattr(value, "_make", None)):  # a named tuple
+        return make(map_tensors(fn, part) for part in value)
     if isinstance(value, (tuple, list)):
         return type(value)([map_tensors(fn, part) for part in value])
-    if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value) if field.init]
-        return replace(value, **{name: map_tensors(fn, getattr(value, name)) for name in names})
     if isinstance(value, MutableMapping):
         copied = copy(value)
         for key, part in value.items():
             copied[key] = map_tensors(fn, part)
         return copied
-    if _holds_tensors(value):
-        copied = copy(value)
-        vars(copied).update({key: map_tensors(fn, part) for key, part in vars(value).items()})
-        return copied
-    return value
+    copied = copy(value) if (names := _attributes(value)) else value
+    for name in names:
+        # Past the constructor and past `frozen`, which may refuse a None among the gradients.
+        object.__setattr__(copied, name, map_tensors(fn, getattr(value, name)))
+    return copied
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -51,7 +48,11 @@ def tensors(value: Any) -> list[Tensor]:
     return found
 
 
-def _holds_tensors(value: Any) -> bool:
+def _attributes(value: Any) -> list[str]:
+    """Name the fields of a dataclass, or all attributes of another object that holds a tensor."""
     if isinstance(value, (type, nn.Module)):
-        return False
-    return any(isinstance(part, Tensor) for part in getattr(value, "__dict__", {}).values())
+        return []
+    if is_dataclass(value):
+        return [field.name for field in fields(value)]
+    held = getattr(value, "__dict__", {})
+    return list(held) if any(isinstance(part, Tensor) for part in held.values()) else []
