@@ -1,0 +1,103 @@
+"""Write the parts of a page that are read from somewhere else, so that they cannot fall behind.
+
+A page holds an empty block, such as
+
+    ```{lesson-table} 01_foundations
+    ```
+
+and the Markdown made for it takes its place before the page is parsed, so its headings count.
+
+- ``{lesson-table} STAGE``: a stage's lessons, or all, with what they give and how long they run.
+- ``{lesson-ledger}``: every lesson with its measurements and claims.
+- ``{lesson-figure} LESSON N``: the N-th figure of a lesson, with a link to it.
+- ``{module-table}``: the modules of ``labs``, each with the first line of its docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from tools.ledger import entries, ledger_page, read, stage_table, table
+from tools.lesson import Lesson
+from tools.stamp import ROOT
+
+PICTURE = "image/png"
+
+
+def lesson_figure(lesson: str, number: int) -> str:
+    """Return the Markdown that shows one figure of a lesson.
+
+    Args:
+        lesson: The lesson's path without extension.
+        number: Counts the lesson's figures from 1.
+
+    Raises:
+        IndexError: When the lesson has fewer figures.
+    """
+    outputs = [o for cell in Lesson(lesson).read_notebook().cells for o in cell.get("outputs", [])]
+    figures = [output for output in outputs if PICTURE in output.get("data", {})]
+    if not 0 < number <= len(figures):
+        raise IndexError(
+            f"{lesson}: expected a figure number from 1 to {len(figures)}, got {number}"
+        )
+    figure = figures[number - 1]
+    data = figure["data"][PICTURE].replace("\n", "")
+    alt = figure.get("metadata", {}).get(PICTURE, {}).get("alt", "")
+    title = read(Lesson(lesson)).title
+    return (
+        f"````{{figure}} data:{PICTURE};base64,{data}\n:alt: {alt}\n\n"
+        f"From [{title}](/{lesson}.ipynb).\n````"
+    )
+
+
+def module_table(package: Path = ROOT / "labs") -> str:
+    """Return a table of the public modules of a package, each linked to its page."""
+    rows = [
+        [f"[`{package.name}.{name}`]({name}.md)", _first_line(path)]
+        for name, path in public_modules(package).items()
+    ]
+    return table(["module", "what it is for"], rows)
+
+
+def public_modules(package: Path = ROOT / "labs") -> dict[str, Path]:
+    """Return the modules and packages right inside a package, with the file of each."""
+    inits = {path.parent.name: path for path in package.glob("*/__init__.py")}
+    files = {path.stem: path for path in package.glob("*.py")}
+    found = {**files, **inits}
+    return {name: found[name] for name in sorted(found) if not name.startswith("_")}
+
+
+def _first_line(module: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].replace("``", "`")
+
+
+WRITERS: dict[str, Callable[[str], str]] = {
+    "lesson-table": lambda stage: stage_table(entries(stage)),
+    "lesson-ledger": lambda _: ledger_page(entries()),
+    "lesson-figure": lambda which: lesson_figure(which.split()[0], int(which.split()[1])),
+    "module-table": lambda _: module_table(),
+}
+BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)
+
+
+def fill(page: str) -> str:
+    """Replace each block of a page by the Markdown made for it."""
+    return BLOCK.sub(lambda block: WRITERS[block[1]](block[2]), page)
+
+
+def _on_source_read(app: Sphinx, docname: str, source: list[str]) -> None:
+    if docname.startswith("book/"):
+        source[0] = fill(source[0])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the event with Sphinx."""
+    app.connect("source-read", _on_source_read)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

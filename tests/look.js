@@ -1,0 +1,59 @@
+// Look at the page that is open, and return what the tests ask of it.
+(() => {
+  const article = document.querySelector(".bd-article") ?? document.body;
+
+  const rgba = (colour) => {
+    const numbers = colour.match(/[\d.]+/g).map(Number);
+    return [...numbers.slice(0, 3), numbers[3] ?? 1];
+  };
+
+  // Paint the backgrounds of an element and all around it over each other, the nearest last.
+  const behind = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement) {
+      layers.push(rgba(getComputedStyle(at).backgroundColor));
+      if (layers.at(-1)[3] === 1) break;
+    }
+    return layers.reverse().reduce(
+      (below, [r, g, b, a]) => [r, g, b].map((value, i) => a * value + (1 - a) * below[i]),
+      [255, 255, 255],
+    );
+  };
+
+  const luminance = (colour) =>
+    colour.slice(0, 3)
+      .map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+
+  const contrast = (element) => {
+    const [text, ground] = [rgba(getComputedStyle(element).color), behind(element)].map(luminance);
+    return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+  };
+
+  const isShown = (element) => element.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+
+  const hasOwnText = (element) =>
+    [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+
+  const name = (element) => `${element.tagName.toLowerCase()} "${element.textContent.trim().slice(0, 40)}"`;
+
+  const texts = [...document.body.querySelectorAll("*")]
+    .filter((element) => !element.closest("svg, script, style, noscript, mjx-assistive-mml"))
+    .filter((element) => hasOwnText(element) && isShown(element));
+
+  return {
+    title: document.querySelector("h1")?.innerText ?? "",
+    width: document.documentElement.scrollWidth,
+    faint: texts
+      .map((element) => ({ what: name(element), contrast: contrast(element) }))
+      .filter(({ contrast }) => contrast < 4.5)
+      .map(({ what, contrast }) => `${what} ${contrast.toFixed(2)}`),
+    mute: [...document.images].filter((image) => !image.hasAttribute("alt")).map((image) => image.src.slice(-60)),
+    silent: [...article.querySelectorAll("img")].filter((image) => !image.alt.trim()).map((image) => image.src.slice(-60)),
+    broken: [...document.images].filter((image) => image.complete && !image.naturalWidth).map((image) => image.src.slice(-60)),
+    formulas: article.querySelectorAll(".math").length,
+    drawn: article.querySelectorAll(".math mjx-container svg").length,
+    wrong: [...article.querySelectorAll("[data-mjx-error], mjx-merror")].map((e) => e.textContent),
+  };
+})();

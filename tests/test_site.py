@@ -1,0 +1,210 @@
+"""Open the rendered book in a browser that may reach nothing but the book, and look at every page.
+
+Each page is opened once, from the disk, as a reader without a network opens it.
+"""
+
+import os
+import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+
+from tools import build_site
+from tools.lesson import find
+from tools.stamp import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+LOOK = Path(__file__).with_name("look.js").read_text()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PHONE = {"width": 390, "height": 844}
+LAPTOP = {"width": 1280, "height": 900}
+
+
+def pages(entry):
+    """List the documents of ``_toc.yml`` in reading order."""
+    below = [*entry.get("parts", ()), *entry.get("chapters", ()), *entry.get("sections", ())]
+    own = [entry[key] for key in ("root", "file") if key in entry]
+    return own + [page for part in below for page in pages(part)]
+
+
+PAGES = pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Render the book, unless the one in _build is of the sources as they are."""
+    if not build_site.is_fresh():
+        complaints = build_site.render()
+        assert not complaints, complaints
+    return build_site.SITE
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        message = "no Chromium here: apt install chromium"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """Open pages in one tab; note what they fetch from elsewhere and what goes wrong."""
+
+    def __init__(self, browser, allowed):
+        self.tab = browser.new_page(viewport=LAPTOP)
+        self.allowed = ("data:", "blob:", allowed)
+        self.fetched, self.errors = [], []
+        self.tab.route("**/*", self._let_through)
+        self.tab.on("console", self._note)
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("requestfailed", lambda request: self.errors.append(f"no {request.url}"))
+
+    def _let_through(self, route):
+        if route.request.url.startswith(self.allowed):
+            route.continue_()
+        else:
+            self.fetched.append(route.request.url)
+            route.abort()
+
+    def _note(self, message):
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def open(self, url):
+        self.fetched, self.errors = [], []
+        self.tab.goto(url)
+        self.tab.evaluate("window.MathJax?.startup?.promise")
+
+
+@pytest.fixture(scope="session")
+def look(site, browser):
+    """Return a function from a page to what was seen on it, in the light, in the dark, narrow."""
+    visit, seen = Visit(browser, site.as_uri()), {}
+
+    def look_at(page):
+        if page not in seen:
+            visit.open((site / f"{page}.html").as_uri())
+            seen[page] = {
+                "light": see(visit.tab, "light", LAPTOP),
+                "dark": see(visit.tab, "dark", LAPTOP),
+                "phone": see(visit.tab, "light", PHONE),
+                "fetched": visit.fetched,
+                "errors": visit.errors,
+            }
+        return seen[page]
+
+    return look_at
+
+
+def see(tab, theme, size):
+    tab.set_viewport_size(size)
+    tab.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+    tab.evaluate("Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0)))")
+    return tab.evaluate(LOOK)
+
+
+@each_page
+def test_page_fetches_nothing_from_elsewhere(look, page):
+    assert look(page)["fetched"] == []
+
+
+@each_page
+def test_page_runs_without_an_error(look, page):
+    assert look(page)["errors"] == []
+
+
+@each_page
+def test_page_has_a_title_and_every_picture_is_there_and_described(look, page):
+    seen = look(page)["light"]
+    assert seen["title"]
+    assert seen["broken"] == []
+    assert seen["mute"] == []
+    assert seen["silent"] == []
+
+
+@each_page
+def test_every_formula_is_drawn(look, page):
+    seen = look(page)["light"]
+    assert seen["drawn"] == seen["formulas"]
+    assert seen["wrong"] == []
+
+
+@each_page
+def test_page_fits_a_phone(look, page):
+    assert look(page)["phone"]["width"] <= PHONE["width"]
+
+
+@each_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_stands_out(look, page, theme):
+    """WCAG AA asks for a contrast of 4.5 between text and ground."""
+    assert look(page)[theme]["faint"] == []
+
+
+def test_the_book_has_formulas_to_draw(look):
+    assert sum(look(page)["light"]["formulas"] for page in PAGES) > 0
+
+
+def test_every_lesson_is_a_page():
+    assert {lesson.name for lesson in find()} == {p for p in PAGES if p.startswith("lessons/")}
+
+
+def test_the_front_door_leads_to_the_first_page(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.tab.goto((site / "index.html").as_uri(), wait_until="commit")
+    visit.tab.wait_for_url("**/book/index.html")
+    assert visit.tab.inner_text("h1").startswith("Computer Vision, Debugged")
+
+
+@pytest.mark.parametrize("lesson", find(), ids=lambda lesson: lesson.name)
+def test_lesson_offers_both_files_and_a_place_to_run_it(site, browser, lesson):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / f"{lesson.name}.html").as_uri())
+    offered = visit.tab.eval_on_selector_all(".lesson-facts a.download", "a => a.map(x => x.href)")
+    files = [Path(link.removeprefix("file://")).read_bytes() for link in offered]
+    assert files == [lesson.notebook.read_bytes(), lesson.source.read_bytes()]
+    links = visit.tab.eval_on_selector_all("a[href]", "a => a.map(x => x.href)")
+    for place in ("https://colab.research.google.com/github/", "https://mybinder.org/v2/gh/"):
+        assert [link for link in links if link.startswith(place) and link.endswith(".ipynb")]
+
+
+def test_a_hint_stays_folded_until_it_is_asked_for(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / f"{find()[-1].name}.html").as_uri())
+    hint = visit.tab.locator("details", has_text="Hint 1").first
+    inside = hint.locator(":scope > :not(summary)").first
+    assert not inside.is_visible()
+    hint.locator("summary").click()
+    assert inside.is_visible()
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["served", "from disk"])
+def test_search_finds_a_term(site, browser, served):
+    handler = partial(QuietHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}" if served else site.as_uri()
+        visit = Visit(browser, home)
+        visit.open(f"{home}/search.html?q=convolution")
+        visit.tab.wait_for_selector("#search-results li a")
+        server.shutdown()
+    titles = visit.tab.eval_on_selector_all("#search-results li a", "a => a.map(x => x.innerText)")
+    assert any("Glossary" in title or "convolution" in title for title in titles)
+    assert (visit.fetched, visit.errors) == ([], [])
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Say nothing: requests of a test are not news."""

@@ -1,0 +1,153 @@
+"""List every lesson with what its last execution measured, and every claim it makes.
+
+    python -m tools.ledger
+
+Nothing here is written by hand or kept in a file: the notebooks and ``lessons/measured.json`` are
+read when the book is rendered, so the page cannot fall behind them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from tools.lesson import Lesson, find
+
+CHECKED = "nbval-check-output"  # the tests compare the output of these cells, so claims stand there
+TICK = "✓ "
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold what one execution of a lesson measured, on one kind of device."""
+
+    seconds: float
+    peak_mb: int
+    date: str
+    device: str
+    python: str
+    torch: str
+
+    def machine(self) -> str:
+        """Name the device and the versions that the lesson ran with."""
+        return f"{self.device}; Python {self.python}, torch {self.torch}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold what the book says of one lesson: all of it read from the lesson itself."""
+
+    name: str
+    title: str
+    abilities: str = ""
+    claims: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = field(default=())
+
+    @property
+    def anchor(self) -> str:
+        """Name the section of the ledger that lists the claims of this lesson."""
+        return f"claims-{PurePosixPath(self.name).name}"
+
+
+def read(lesson: Lesson) -> Entry:
+    """Read what the book says of a lesson from its executed notebook and its measurements."""
+    notebook = lesson.read_notebook()
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    title = re.search(r"^# (.+)$", prose, re.MULTILINE)
+    if title is None:
+        raise ValueError(f"{lesson.name}: expected a Markdown cell with a `# Title`, found none")
+    abilities = re.search(r"\*\*You will be able to\*\*[:,]?\s*(.+)$", prose, re.MULTILINE)
+    return Entry(
+        name=lesson.name,
+        title=title[1].strip(),
+        abilities=abilities[1].strip() if abilities else "",
+        claims=tuple(_claims(notebook.cells)),
+        runs=tuple(_run(measured) for _, measured in sorted(lesson.measured().items())),
+    )
+
+
+def entries(stage: str = "") -> list[Entry]:
+    """Read all lessons in reading order, or those of one stage such as ``01_foundations``."""
+    return [read(one) for one in find() if not stage or one.name.startswith(f"lessons/{stage}/")]
+
+
+def ledger_page(lessons: Sequence[Entry]) -> str:
+    """Write the body of the ledger in Markdown: one table, then the claims of each lesson."""
+    total = sum(len(lesson.claims) for lesson in lessons)
+    head = f"{_count(len(lessons), 'lesson')}, {_count(total, 'claim')}.\n"
+    rows = [row for lesson in lessons for row in _ledger_rows(lesson)]
+    header = ["Lesson", "Time", "Peak memory", "Claims", "Executed", "On"]
+    return "\n".join([head, table(header, rows), *map(_claim_list, lessons)])
+
+
+def stage_table(lessons: Sequence[Entry]) -> str:
+    """Write the table of a stage in Markdown: each lesson, what it gives, how long it runs."""
+    rows = [
+        [f"[](/{lesson.name}.ipynb)", lesson.abilities, "".join(map(_time, lesson.runs[:1]))]
+        for lesson in lessons
+    ]
+    return table(["Lesson", "You will be able to", "Runs in"], rows)
+
+
+def facts(lesson: Entry) -> str:
+    """Write the line under a lesson's title: its measurements, its claims, its two files."""
+    run = [f"{_time(r)} and {r.peak_mb} MB on {r.device} ({r.date})" for r in lesson.runs]
+    parts = [f"Runs in {text}" for text in run]
+    if lesson.claims:
+        parts.append(f"[{_count(len(lesson.claims), 'claim')}](#{lesson.anchor})")
+    stem = PurePosixPath(lesson.name).name
+    parts += [f"{{download}}`{kind} <{stem}{kind}>`" for kind in (".ipynb", ".py")]
+    return " · ".join(parts)
+
+
+def _claims(cells: Sequence[Any]) -> Iterator[str]:
+    for cell in cells:
+        if cell.cell_type == "code" and CHECKED in cell.metadata.get("tags", []):
+            printed = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
+            yield from (
+                line.removeprefix(TICK) for line in printed.splitlines() if line.startswith(TICK)
+            )
+
+
+def _run(measured: dict[str, Any]) -> Run:
+    return Run(**{name: measured[name] for name in Run.__dataclass_fields__})
+
+
+def _ledger_rows(lesson: Entry) -> list[list[str]]:
+    link, count = f"[](/{lesson.name}.ipynb)", f"[{len(lesson.claims)}](#{lesson.anchor})"
+    return [
+        [link, _time(run), f"{run.peak_mb} MB", count, run.date, run.machine()]
+        for run in lesson.runs
+    ] or [[link, "", "", count, "", ""]]
+
+
+def _claim_list(lesson: Entry) -> str:
+    lines = [f"- {_escape(claim)}" for claim in lesson.claims] or ["It makes no claim yet."]
+    return "\n".join(["", f"({lesson.anchor})=", f"## {lesson.title}", "", *lines, ""])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Keep a printed line as it is: Markdown would read ``*``, ``_``, ``$`` and the like."""
+    return re.sub(r"([\\`*_{}\[\]<>$|#~])", r"\\\1", text)
+
+
+def _time(run: Run) -> str:
+    return f"{run.seconds:.0f} s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(ledger_page(entries()))
