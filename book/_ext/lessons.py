@@ -4,6 +4,7 @@
 - On each figure: the alternative text that ``labs.plot.show`` stored beside it. A figure without
   one is a warning, and a warning fails the build.
 - On each folded cell: words that say what unfolds.
+- Behind "Suggest edit": the ``.py`` file, because the notebook is made from it.
 """
 
 from __future__ import annotations
@@ -85,6 +86,21 @@ def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
                 LOGGER.warning("%s: a figure without alt text; end the cell with show()", where)
 
 
+def _on_page_context(
+    app: Sphinx, docname: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    if _is_lesson(app, docname):
+        edit_source(context["header_buttons"])
+
+
+def edit_source(buttons: list[dict[str, Any]]) -> None:
+    """Point the edit button, wherever it is among the buttons of a page, at the source file."""
+    for button in buttons:
+        edit_source(button.get("buttons", []))
+        if button.get("label") == "source-edit-button":
+            button["url"] = button["url"].replace(".ipynb", ".py")
+
+
 def _is_lesson(app: Sphinx, docname: str) -> bool:
     return docname.startswith("lessons/") and app.env.doc2path(docname).endswith(".ipynb")
 
@@ -106,4 +122,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the events with Sphinx."""
     app.connect("source-read", _on_source_read)
     app.connect("doctree-read", _on_doctree_read)
+    app.connect("html-page-context", _on_page_context, priority=600)  # after the theme's buttons
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,6 +57,12 @@ class TestNotebooks:
         cell = code(outputs=[picture("one"), printed, picture(), picture("two", "image/svg+xml")])
         assert lessons.alternative_texts(cell) == ["one", "", "two"]
 
+    def test_the_edit_button_leads_to_the_source(self):
+        edit = {"label": "source-edit-button", "url": "https://x/edit/main/lessons/a.ipynb"}
+        other = {"label": "download", "url": "a.ipynb"}
+        lessons.edit_source([{"label": "group", "buttons": [edit, other]}])
+        assert (edit["url"], other["url"]) == ("https://x/edit/main/lessons/a.py", "a.ipynb")
+
 
 class TestPages:
     def test_a_block_gives_way_to_its_markdown(self, monkeypatch):
