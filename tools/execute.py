@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -150,7 +151,7 @@ def _execute(lesson: Lesson) -> int:
     try:
         client.execute()
     except CellExecutionError as error:
-        print(error)
+        print(re.sub(r"\x1b\[[0-9;]*m", "", str(error)))  # no colours: this may go to a log file
         return 1
     notebook.metadata["labs_stamp"] = stamp
     _write(lesson, notebook)

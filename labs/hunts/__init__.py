@@ -72,8 +72,13 @@ def _ask(question: str, probe: Callable[[Any], str], candidate: Any) -> Probe:
             torch.manual_seed(0)
             return Probe(question, True, probe(candidate))
     except AssertionError as wrong:
-        return Probe(question, False, str(wrong) or "the assertion failed")
+        return Probe(question, False, _one_line(str(wrong)) or "the assertion failed")
     except (
         Exception
     ) as error:  # a fix that crashes is a wrong fix, and the reader wants to know how
-        return Probe(question, False, f"{type(error).__name__}: {error}")
+        return Probe(question, False, _one_line(f"{type(error).__name__}: {error}"))
+
+
+def _one_line(message: str, longest: int = 160) -> str:
+    text = " ".join(message.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
