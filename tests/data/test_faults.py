@@ -110,6 +110,15 @@ def test_bit_rot_in_a_jpeg_changes_colours_silently(tmp_path):
     assert (np.asarray(Image.open(path)) != before).any()
 
 
+def test_bit_rot_never_makes_a_jpeg_fail_loudly(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 40, 40, 3), dtype=np.uint8)
+    for pixels in noise:
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+        before = np.asarray(Image.open(tmp_path / "a.jpg"))
+        faults.bit_rot(tmp_path / "a.jpg")
+        assert (np.asarray(Image.open(tmp_path / "a.jpg")) != before).any()
+
+
 def test_grey_band_ends_in_the_grey_of_the_decoder(tmp_path):
     fault = faults.grey_band(one_of_a_tree(tmp_path, ".png"))
     assert (np.asarray(Image.open(fault.path))[-8:] == 128).all()

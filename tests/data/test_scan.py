@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -163,12 +164,12 @@ def test_a_device_is_not_read(tmp_path):
 def test_a_link_to_a_folder_above_ends_the_walk(tmp_path):
     write_tree(tmp_path, each=1)
     (tmp_path / "ant" / "again").symlink_to(tmp_path)
-    (tmp_path / "bee" / "ants").symlink_to(tmp_path / "ant")
+    (tmp_path / "aaa").symlink_to(tmp_path / "ant")  # before "ant", and yet the link
     scan = scan_images(tmp_path, workers=0)
-    assert len(scan.good) == 3
+    assert {path.parent.name for path in scan.good} == {"ant", "bee", "cow"}
     assert [(path.name, reason) for path, reason in scan.bad] == [
+        ("aaa", "linked folder: leads to ant, which is scanned already"),
         ("again", f"linked folder: leads to {tmp_path}, which is scanned already"),
-        ("ants", "linked folder: leads to ant, which is scanned already"),
     ]
 
 
@@ -315,6 +316,18 @@ def test_truncated_is_bad_even_where_pillow_is_told_to_invent_the_rest(tmp_path,
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
+def test_the_checksums_of_a_png_are_looked_at(tmp_path):
+    silent = 0
+    for seed in range(60):
+        smooth_picture(seed, (100, 90 + seed)).save(tmp_path / "a.png")
+        faults.bit_rot(tmp_path / "a.png")
+        with suppress(OSError):
+            Image.open(tmp_path / "a.png").load()
+            silent += 1
+        assert report_of(tmp_path / "a.png").reason.startswith("corrupt: ")
+    assert silent > 0  # decoding alone lets some through, with wrong colours
+
+
 def test_a_later_frame_that_is_cut_off_is_found(tmp_path):
     path = faults.animated(write_tree(tmp_path, classes=["."], each=1)[0]).path
     path.write_bytes(path.read_bytes()[:-40])
@@ -352,8 +365,8 @@ def test_duplicates_name_the_first_usable_file(tmp_path):
     paths = write_tree(tmp_path, each=2, suffixes=[".png"])
     for path in paths[3:5]:
         path.write_bytes(paths[1].read_bytes())
-    paths[0].write_bytes(b"")
-    paths[2].write_bytes(b"")
+    faults.html(paths[0])
+    faults.html(paths[2])
     scan = scan_images(tmp_path, workers=0)
     table = scan.table().set_index("path")["duplicate_of"]
     assert table[table.notna()].to_dict() == {
@@ -515,11 +528,31 @@ def wait_until(condition, seconds=30):
     return condition()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
-def test_a_scan_that_is_stopped_leaves_no_process(ending, tmp_path):
+def noting_its_pid(folder, then="pass"):
+    folder.mkdir()
+    return f"open({str(folder)!r} + f'/{{os.getpid()}}', 'w').close(); {then}"
+
+
+def noted(folder):
+    return [int(path.name) for path in folder.iterdir()]
+
+
+def test_a_scan_that_ends_well_leaves_no_process(tmp_path, monkeypatch):
     write_tree(tmp_path / "root", each=30)
-    (tmp_path / "pids").mkdir()
-    body = f"open({str(tmp_path / 'pids')!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(1)"
+    program = deadly(tmp_path, noting_its_pid(tmp_path / "pids"))
+    monkeypatch.setattr(decoder, "_PROGRAM", program)
+    assert len(scan_images(tmp_path / "root", workers=2).good) == 90
+    assert noted(tmp_path / "pids")
+    assert not any(map(alive, noted(tmp_path / "pids")))
+
+
+@pytest.mark.parametrize(
+    ("ending", "seconds"),
+    [pytest.param(signal.SIGINT, 60, id="ctrl-c"), pytest.param(signal.SIGKILL, 1, id="killed")],
+)
+def test_a_scan_that_is_stopped_leaves_no_process(ending, seconds, tmp_path):
+    write_tree(tmp_path / "root", each=30)
+    body = noting_its_pid(tmp_path / "pids", f"time.sleep({seconds})")
     process = script(
         tmp_path,
         f"""
@@ -529,15 +562,13 @@ def test_a_scan_that_is_stopped_leaves_no_process(ending, tmp_path):
         print("finished")
         """,
     )
-    assert wait_until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    assert wait_until(lambda: len(noted(tmp_path / "pids")) == 2)
     process.send_signal(ending)
     out, err = process.communicate(timeout=30)
     assert out == ""
     assert process.returncode != 0
     assert ("KeyboardInterrupt" in err) == (ending == signal.SIGINT)
-    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
-    assert wait_until(lambda: not any(map(alive, pids)), seconds=10)
-    assert len(pids) == 2
+    assert wait_until(lambda: not any(map(alive, noted(tmp_path / "pids"))), seconds=10)
 
 
 def test_one_file_can_be_checked_by_itself(tmp_path):
