@@ -64,10 +64,11 @@ class Scan:
         return table.astype(dict.fromkeys(sizes, "Int64") | {"ok": bool})
 
     def problems(self) -> pd.DataFrame:
-        """Return one row per kind of problem: ``verdict``, ``problem``, ``files``."""
-        bad = Counter(("bad", _kind(file.reason)) for file in self.files if not file.ok)
-        warned = Counter(("warning", _kind(w)) for file in self.files for w in set(file.warnings))
-        rows = [(*what, n) for counts in (bad, warned) for what, n in counts.most_common()]
+        """Return one row per kind of problem: ``verdict``, ``problem``, ``files``; most first."""
+        found = Counter(("bad", _kind(file.reason)) for file in self.files if not file.ok)
+        found.update(("warning", _kind(w)) for file in self.files for w in file.warnings)
+        rows = [(verdict, problem, n) for (verdict, problem), n in found.items()]
+        rows.sort(key=lambda row: (row[0], -row[2], row[1]))
         return pd.DataFrame(rows, columns=["verdict", "problem", "files"])
 
     def _name(self, path: Path) -> str:

@@ -93,9 +93,13 @@ def test_the_repr_counts_each_problem(tmp_path):
     paths = write_tree(tmp_path)
     for path in paths[:3]:
         faults.empty(path)
-    faults.blank(paths[4])
+    faults.html(paths[3])
+    faults.one_pixel(paths[4])
     scan = scan_images(tmp_path, workers=0)
-    assert repr(scan).splitlines()[1:] == ["  bad: 3 empty", "  warning: 1 blank"]
+    assert repr(scan).splitlines()[1:] == [
+        *("  bad: 3 empty", "  bad: 1 not an image"),
+        *("  warning: 1 blank", "  warning: 1 tiny"),
+    ]
     assert scan.problems().columns.tolist() == ["verdict", "problem", "files"]
 
 

@@ -64,8 +64,9 @@ def exif_rotated(path: Path) -> Fault:
 def animated(path: Path) -> Fault:
     """Store it as a GIF of three frames; a loader sees only the first."""
     image = picture(path)
-    later = [ImageOps.mirror(image), ImageOps.flip(image)]
-    target = save(path, image, ".gif", save_all=True, append_images=later, duration=100)
+    frames = [f.convert("P") for f in (image, ImageOps.mirror(image), ImageOps.flip(image))]
+    first, *later = frames
+    target = save(path, first, ".gif", save_all=True, append_images=later, duration=100)
     did = "Stored it as an animation of 3 frames."
     return Fault("animated", target, path, did, "warning", "several frames", decodable=True)
 
