@@ -32,7 +32,7 @@ class Culprit:
             between its layers, and ``"(loss)"`` the code that made the loss.
         call: Which call of this module, from 0.
         kind: ``output``: it got finite inputs and computed something that is not.
-            ``gradient``: it got a finite gradient and passed on one that is not.
+            ``gradient``: what it passed back is the first gradient that is not finite.
             ``input``: the model's own inputs were not finite, and here they reached an output.
         module: The class of the module.
         nan: How many values are NaN.
@@ -187,9 +187,9 @@ class _Trace:
             seen = suspect.received
         self._accuse(run, "input", run.received)
 
-    def _back(self, run: _Run, passed_on: Any, received: Any) -> None:
+    def _back(self, run: _Run, passed_on: Any, _received: Any) -> None:
         nan, inf, values = _census(tensors(passed_on))
-        if nan + inf and _census(tensors(received))[:2] == (0, 0):
+        if nan + inf:
             self._accuse(run, "gradient", (nan, inf, values))
 
     def _accuse(self, run: _Run, kind: str, seen: tuple[int, int, int]) -> None:

@@ -120,6 +120,16 @@ def test_a_gradient_is_followed_through_inplace_layers():
     assert first_bad(model, torch.zeros(1, 2)).name == "1"
 
 
+def test_a_gradient_that_a_tensor_hook_spoils_is_found_in_the_layer_that_receives_it():
+    def spoil(x):
+        x.register_hook(lambda gradient: gradient * float("inf"))
+        return x
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), Returns(spoil), nn.Linear(2, 1))
+    culprit = first_bad(model, torch.ones(1, 2))
+    assert (culprit.name, culprit.kind) == ("1", "gradient")
+
+
 def test_the_gradient_of_the_real_loss_is_what_counts():
     model, x = nn.Linear(2, 1, bias=False), torch.zeros(1, 2)
     assert first_bad(model, x) is None
