@@ -27,7 +27,6 @@ COLOURS = (
     "#F0E442",  # yellow: for areas, too pale for a line
 )
 """The palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
-
 DPI = 96
 _PANEL, _INK = "#FBFBF9", "#222222"
 
@@ -39,7 +38,6 @@ _STYLE: Any = {
     **dict.fromkeys(["axes.spines.top", "axes.spines.right"], False),
     **dict.fromkeys(["axes.grid", "axes.axisbelow"], True),
     "axes.prop_cycle": cycler(color=COLOURS),
-    "figure.dpi": DPI,
     "font.size": 9,
     "grid.color": "#DDDDDA",
     "grid.linewidth": 0.6,
