@@ -199,6 +199,7 @@ def test_search_finds_a_term(site, browser, served):
         visit = Visit(browser, home)
         visit.open(f"{home}/search.html?q=convolution")
         visit.tab.wait_for_selector("#search-results li a")
+        visit.tab.wait_for_load_state("networkidle")  # a served page adds excerpts
         server.shutdown()
     titles = visit.tab.eval_on_selector_all("#search-results li a", "a => a.map(x => x.innerText)")
     assert any("Glossary" in title or "convolution" in title for title in titles)

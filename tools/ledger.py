@@ -19,6 +19,8 @@ from tools.lesson import Lesson, find
 
 CHECKED = "nbval-check-output"  # the tests compare the output of these cells, so claims stand there
 TICK = "✓ "
+# To the end of the item of a list, or of the paragraph.
+ABILITIES = re.compile(r"\*\*You will be able to\*\*:?\s*(.+?)(?=\n\s*\n|\n\s*- |\n:::)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ def read(lesson: Lesson) -> Entry:
     title = re.search(r"^# (.+)$", prose, re.MULTILINE)
     if title is None:
         raise ValueError(f"{lesson.name}: expected a Markdown cell with a `# Title`, found none")
-    abilities = re.search(r"\*\*You will be able to\*\*[:,]?\s*(.+)$", prose, re.MULTILINE)
+    abilities = ABILITIES.search(prose)
     return Entry(
         name=lesson.name,
         title=title[1].strip(),
-        abilities=abilities[1].strip() if abilities else "",
+        abilities=" ".join(abilities[1].split()) if abilities else "",
         claims=tuple(_claims(notebook.cells)),
         runs=tuple(_run(measured) for _, measured in sorted(lesson.measured().items())),
     )

@@ -3,6 +3,7 @@
 - Under the title: time, memory, date and device of the last execution, the claims, both files.
 - On each figure: the alternative text that ``labs.plot.show`` stored beside it. A figure without
   one is a warning, and a warning fails the build.
+- On each box: a class made from its title, such as ``admonition-your-card``, for the style sheet.
 - On each folded cell: words that say what unfolds.
 - Behind "Suggest edit": the ``.py`` file, because the notebook is made from it.
 """
@@ -75,6 +76,8 @@ def _on_source_read(app: Sphinx, docname: str, source: list[str]) -> None:
 def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
     if not _is_lesson(app, docname := app.env.docname):
         return
+    for box in doctree.findall(nodes.admonition):
+        box["classes"].append(nodes.make_id(f"admonition-{box[0].astext()}"))
     cells = json.loads(Lesson(docname).notebook.read_text(encoding="utf-8"))["cells"]
     for cell in doctree.findall(_is_code_cell):
         texts = alternative_texts(cells[cell["cell_index"]])

@@ -22,11 +22,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(lesson, "ROOT", tmp_path)
     monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
     monkeypatch.setattr(lesson, "MEASURED", tmp_path / "lessons/measured.json")
-    card = (
-        ":::{admonition} Your card\n- **You will be able to** count.\n- **You need** fingers.\n:::"
-    )
+    card = "- **You will be able to** count\n  slowly.\n- **You need** fingers."
     counting = [
-        new_markdown_cell(f"# Count to ten\n\n{card}"),
+        new_markdown_cell(f"# Count to ten\n\n:::{{admonition}} Your card\n{card}\n:::"),
         printing("✓ ten is at most 10\n✓ a_b * c is $3\n"),
         printing("plain words\n"),
         printing("✓ not checked by the tests\n", tags=()),
@@ -52,7 +50,7 @@ class TestLedger:
     def test_reads_title_abilities_and_measurements(self):
         entry = ledger.read(Lesson("lessons/00_start/01_count"))
         assert entry.title == "Count to ten"
-        assert entry.abilities == "count."
+        assert entry.abilities == "count slowly."
         assert [(run.seconds, run.peak_mb) for run in entry.runs] == [(41.6, 910)]
 
     def test_collects_the_claims_of_checked_cells_only(self):
