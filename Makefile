@@ -65,15 +65,12 @@ lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for on
 bench: $(VENV)/.all  ## measure speed, as ratios within one run
 	@$(PY) -m tools.bench
 
-lock:  ## rewrite requirements.lock and environment.yml from pyproject.toml
-	@$(PYTHON) tools/preflight.py .
-	@rm -rf .cache/lock && $(PYTHON) -m venv .cache/lock
-	@.cache/lock/bin/python -m pip install --quiet --upgrade pip setuptools
-	@.cache/lock/bin/python -m pip install --quiet --editable '.[book,lessons,dev]'
-	@.cache/lock/bin/python -m pip freeze --all --exclude-editable | $(PYTHON) -m tools.lock > requirements.lock.part
+lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pyproject.toml
+	@mkdir -p .cache
+	@$(PIP) --dry-run --ignore-installed --report .cache/report.json '.[book,lessons,dev]'
+	@$(PY) -m tools.lock < .cache/report.json > requirements.lock.part
 	@mv requirements.lock.part requirements.lock
-	@$(PYTHON) -m tools.environment > environment.yml
-	@rm -rf .cache/lock
+	@$(PY) -m tools.environment > environment.yml
 
 clean:  ## remove what was built (not the lessons' outputs)
-	rm -rf _build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf _build build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -36,7 +36,7 @@ def faults(notebook: Any) -> list[str]:
 
 def _of_cells(notebook: Any) -> Iterator[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    lengths = [len(cell.source.splitlines()) for cell in code]
+    lengths = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code]
     for number, length in enumerate(lengths, 1):
         if length > MAX_LINES:
             yield f"code cell {number} has {length} lines, at most {MAX_LINES} are allowed"
