@@ -405,6 +405,19 @@ def test_an_epoch_without_failures_has_an_empty_table():
     assert table.empty
 
 
+def test_pinning_pins_every_tensor_and_keeps_the_failures(tmp_path, monkeypatch):
+    broken_tree(tmp_path)
+    batch = collate([RobustImageDataset(tmp_path, on_error="skip")[i] for i in (0, 1)])
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    again = batch.pin_memory()
+    assert [id(tensor) for tensor in pinned] == [
+        id(tensor) for tensor in (batch.images, batch.labels, batch.indices)
+    ]
+    assert again.failures == batch.failures
+    assert len(again.failures) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
 def test_a_batch_can_be_pinned(tmp_path):

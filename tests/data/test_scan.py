@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 import labs
 from labs.data import decoder, faults
 from labs.data.scan import list_files, scan_images
-from labs.imagefile import check_file
+from labs.imagefile import Rules, check_file
 from tests.data.trees import as_plain_user, smooth_picture, write_tree
 
 SINGLE = [kind for kind in faults.FAULTS if kind is not faults.swapped_label]
@@ -121,9 +121,9 @@ def test_ten_thousand_damaged_files_are_all_reported(tmp_path):
     paths = write_tree(tmp_path, each=2500, classes=["ant", "bee", "cow", "dog"])
     key = faults.damage(tmp_path, share=0.97, seed=0)
     assert len(paths) == 10_000
-    start = time.perf_counter()
+    before = sum(os.times()[:4])  # of this process and of those it has ended, whatever else runs
     scan = scan_images(tmp_path, workers=2)
-    assert time.perf_counter() - start < 60
+    assert sum(os.times()[:4]) - before < 30  # seconds
 
     listed = {os.path.join(f, name) for f, _, names in os.walk(tmp_path) for name in names}
     folders = {str(fault.path) for fault in key.faults if fault.kind == "folder"}
@@ -577,4 +577,4 @@ def test_a_scan_that_is_stopped_leaves_no_process(ending, seconds, tmp_path):
 
 def test_one_file_can_be_checked_by_itself(tmp_path):
     path = written(tmp_path / "a.jpg", b"")
-    assert check_file(path, decoder.Rules()).reason == "empty: 0 bytes"
+    assert check_file(path, Rules()).reason == "empty: 0 bytes"
