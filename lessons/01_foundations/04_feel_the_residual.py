@@ -51,6 +51,7 @@ def batches(steps):
         yield x_train[rows], train.labels[rows]
 
 
+# %%
 def train_net(depth, shortcut):
     net = resnet_cifar(depth, WIDTH, shortcut, in_channels=1).to(device())
     adam = torch.optim.AdamW(net.parameters(), lr=0.01)
@@ -118,6 +119,7 @@ def gradient_of_chain(w, shortcut, length=10):
     return torch.autograd.grad(x, start)[0].item()
 
 
+# %%
 slopes = [-0.1, 0.1, 0.5, 1.0, 1.5]
 chains = pd.DataFrame(
     {
@@ -188,6 +190,7 @@ twin = BasicBlock(8, 16, stride=2)
 twin.load_state_dict(block.state_dict())
 difference = {"block": (block.eval()(x) - twin.eval()(x)).abs().max().item()}
 
+# %%
 images = torch.rand(1, 3, 96, 64)
 for ours, theirs in [
     (resnet18, torchvision.models.resnet18),
@@ -290,7 +293,7 @@ plot.show(
 
 # %% [markdown]
 # Left: without normalisation and with the default initialisation, the plain gradient is exactly zero, because the signal itself
-# has died before the last layer. The residual one is level. Middle: He initialisation alone keeps the plain gradient
+# has died before the last layer. Its curve is missing: a logarithmic axis cannot show a zero. The residual one stays alive. Middle: He initialisation alone keeps the plain gradient
 # from vanishing. Right, the case of the paper: the plain gradient does not vanish at all. It **grows** on its way from the output
 # to the input, by orders of magnitude, while the residual one stays within a small range.
 
