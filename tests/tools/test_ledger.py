@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
     ]
     write(tmp_path, "00_start/01_count", counting)
     write(tmp_path, "01_next/01_rest", [new_markdown_cell("# Rest")])
-    measured = {"cpu": {**RUN, "seconds": 41.6, "cpu_seconds": 40.0, "peak_mb": 910}}
+    measured = {"cpu": {**RUN, "seconds": 90.0, "cpu_seconds": 41.6, "peak_mb": 910}}
     (tmp_path / "lessons/measured.json").write_text(
         json.dumps({"lessons/00_start/01_count": measured})
     )

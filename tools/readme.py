@@ -1,0 +1,90 @@
+"""Rewrite what README.md shows of the project itself: its tree, and one picture of a lesson.
+
+    python -m tools.readme
+
+A test fails when the counts have drifted by more than a fifth or the picture is not the lesson's.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+from tools.lesson import find
+from tools.stamp import ROOT
+
+README = ROOT / "README.md"
+PICTURE = ROOT / "book/_static/lesson.png"
+PICTURE_OF = ("04_feel_the_residual", "forgets the picture")  # lesson, words of the code cell
+TREE = {
+    "lessons/": "one folder per stage; edit the `.py`, the `.ipynb` beside it is generated",
+    "book/": "the other pages of the site: stages, how-to, API, glossary",
+    "labs/": "the package that lessons import and you keep",
+    "labs/claims.py": "a finding, stated so that a machine can refuse it",
+    "labs/repro.py": "seeds, device, budget, versions",
+    "labs/doctor.py": "what this machine can do, and the command that mends the rest",
+    "labs/data/": "small real image sets; how image files break, and how to survive it",
+    "labs/imagefile/": "one untrusted image file, read with care",
+    "labs/hooks/": "capture, grad_cam, gradient_health, first_bad",
+    "labs/models/": "one file per architecture, written to be read",
+    "labs/train.py": "fit: one function, no Trainer",
+    "labs/evaluate.py": "predictions and accuracy, without a trace",
+    "labs/ablation.py": "one variable, several seeds, one table",
+    "labs/plot.py": "figures for light, dark and colour-blind readers",
+    "labs/hunts/": "the checkers of the bug hunts",
+    "tools/": "what keeps the book true: execute, stamp, check, render",
+    "tests/": "parity with references, edges, error messages, the rendered site",
+}
+BLOCK = re.compile(r"(<!-- tree -->\n```text\n).*?(```\n<!-- /tree -->)", re.S)
+
+
+def tree() -> str:
+    """Return the annotated tree, with the lines of code of each place."""
+    width = max(map(len, TREE)) + 1
+    rows = (f"{place:<{width}} {lines(place):>6}   {clause}" for place, clause in TREE.items())
+    return "".join(f"{row}\n" for row in rows)
+
+
+def lines(place: str) -> int:
+    """Count the lines of the Python files (Markdown for ``book/``) in a file or folder."""
+    path = ROOT / place
+    suffix = "*.md" if place == "book/" else "*.py"
+    files = [path] if path.is_file() else [p for p in path.rglob(suffix) if "_build" not in p.parts]
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+def picture() -> bytes:
+    """Return the figure that the README shows, as the lesson's committed output holds it.
+
+    Raises:
+        LookupError: When no cell of the lesson has those words and a figure.
+    """
+    name, words = PICTURE_OF
+    for cell in find(name)[0].read_notebook().cells:
+        for output in cell.get("outputs", []):
+            if words in cell.source and "image/png" in output.get("data", {}):
+                return base64.b64decode(output.data["image/png"])
+    raise LookupError(f"{name}: no cell with {words!r} shows a figure; see PICTURE_OF")
+
+
+def rewrite(text: str) -> str:
+    """Return the README with the tree of now."""
+    return BLOCK.sub(lambda block: block[1] + tree() + block[2], text)
+
+
+def shown_counts(text: str) -> dict[str, int]:
+    """Read the line counts that a README states, by place."""
+    block = BLOCK.search(text)
+    rows = re.findall(r"^(\S+) +(\d+) ", block[0] if block else "", re.M)
+    return {place: int(count) for place, count in rows}
+
+
+def main() -> None:
+    """Rewrite README.md and its picture in place."""
+    README.write_text(rewrite(README.read_text(encoding="utf-8")), encoding="utf-8")
+    Path(PICTURE).write_bytes(picture())
+
+
+if __name__ == "__main__":
+    main()
