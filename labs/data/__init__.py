@@ -1,6 +1,33 @@
 """Load small real image sets, and find and survive what is wrong with others."""
 
+from labs.data import faults
+from labs.data.batch import WatchedLoader, collate
+from labs.data.composed import (
+    Composed,
+    flowers,
+    flowers_with_masks,
+    photos,
+    photos_with_masks,
+)
 from labs.data.idx import clothes, digits
 from labs.data.images import ImageSet
+from labs.data.oxford import flowers102
+from labs.data.robust import RobustImageDataset
+from labs.data.scan import scan_images
 
-__all__ = ["ImageSet", "clothes", "digits"]
+__all__ = [
+    "Composed",
+    "ImageSet",
+    "RobustImageDataset",
+    "WatchedLoader",
+    "clothes",
+    "collate",
+    "digits",
+    "faults",
+    "flowers",
+    "flowers102",
+    "flowers_with_masks",
+    "photos",
+    "photos_with_masks",
+    "scan_images",
+]
