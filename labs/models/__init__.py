@@ -1,6 +1,7 @@
 """Read the networks of the book: one file per architecture, written to be read."""
 
 from labs.models.digitnet import DigitNet
+from labs.models.mobilenet import MobileNetV2, mobilenet_v2
 from labs.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -15,7 +16,9 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "DigitNet",
+    "MobileNetV2",
     "ResNet",
+    "mobilenet_v2",
     "resnet18",
     "resnet34",
     "resnet50",
