@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from labs.data import faults
+
 
 def smooth_picture(seed, size=(48, 32)):
     """Return a colourful RGB picture that no other seed gives."""
@@ -27,6 +29,25 @@ def write_tree(root, classes=("ant", "bee", "cow"), each=4, suffixes=(".jpg", ".
             smooth_picture(c * each + i).save(path)
             paths.append(path)
     return sorted(paths)
+
+
+def broken_tree(root, broken=(1, 4, 5, 9)):
+    """Write 12 pictures in 3 classes and ruin some; return all paths."""
+    paths = write_tree(root)
+    for index in broken:
+        faults.html(paths[index])
+    return paths
+
+
+def written(path, data):
+    """Write the bytes, and return the path."""
+    path.write_bytes(data)
+    return path
+
+
+def kinds_of(messages):
+    """Return the problems named in reasons or warnings, without what was seen."""
+    return {message.partition(":")[0] for message in messages}
 
 
 @contextmanager
