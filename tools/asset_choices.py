@@ -53,8 +53,18 @@ LEFT_OUT = {
 # A recoloured or mirrored variant -> the picture it was made from: they share a source.
 SAME_OBJECT = {"food/fruit/apple_green.png": "food/fruit/apple_red.png"}
 
-# Cut without a soft edge, with a rim of the old background one pixel wide.
-FRINGED = {f"plants/flowers/flower{number}.png" for number in range(1, 11)}
+# Their outermost pixel shows the ground that they were cut from.
+FRINGED = {
+    "animals/birds/heron_greatblue.png",
+    "animals/fish/dolphinfish.png",
+    "food/fruit/apple_sierra_beauty.png",
+    "food/fruit/grapes.png",
+    "food/vegetables/mushroom.png",
+    *(f"plants/flowers/flower{number}.png" for number in range(1, 11)),
+}
+
+# Half transparent, body and all, so that one hardly sees it on a photograph: alpha is doubled.
+FAINT = {"animals/insects/fly.png"}
 
 # What one sees in the photograph, not the folder it lies in. Left out:
 # - drawings: Indoors/{bedroom1.gif, bedroom2.gif, party-room, room1, room2, room3,

