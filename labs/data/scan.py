@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from labs.data.decoder import decoders
 from labs.imagefile import BadImageError, FileReport, Rules, check_file
