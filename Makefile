@@ -63,7 +63,7 @@ lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for on
 	@$(PY) -m tools.execute $(LESSON) --jobs $(JOBS)
 
 bench: $(VENV)/.all  ## measure speed, as ratios within one run
-	@$(PY) -m tools.bench
+	@TQDM_DISABLE=1 $(PY) -m tools.bench
 
 lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pyproject.toml
 	@mkdir -p .cache

@@ -1,0 +1,106 @@
+"""Measure speed as ratios within one run, because machines are noisy and differ.
+
+    python -m tools.bench
+
+Each line times two things in turn, many times, and reports the median of the paired ratios with
+its quartiles. Nothing here is a test: a slow machine is not a defect.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+from torchvision.models import resnet18
+from torchvision.transforms.v2.functional import to_pil_image
+
+from labs.data import photos, scan_images
+from labs.hooks import capture
+from labs.repro import seed_everything, versions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold the paired timings of two things, in seconds."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Return second over first, pair by pair."""
+        return [b / a for a, b in zip(self.first, self.second, strict=True)]
+
+    def line(self, name: str) -> str:
+        """Return one line for a person: the two medians and the ratio with its quartiles."""
+        low, _, high = quantiles(self.ratios, n=4)
+        return (
+            f"{name:<58} {1e3 * median(self.first):9.2f} ms {1e3 * median(self.second):9.2f} ms   "
+            f"x{median(self.ratios):.3f} ({low:.3f} to {high:.3f})"
+        )
+
+
+def pair(first: Callable[[], object], second: Callable[[], object], repeats: int) -> Pair:
+    """Time two things in turn; which goes first alternates, so that drift hurts both alike."""
+    first(), second()  # warm up
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            started = time.perf_counter()
+            (first, second)[which]()
+            times[which].append(time.perf_counter() - started)
+    return Pair(tuple(times[0]), tuple(times[1]))
+
+
+def bench_capture() -> Pair:
+    """Compare a ResNet-18 forward pass with the same pass under ``capture`` of one stage."""
+    model = resnet18().eval()
+    images = torch.rand(4, 3, 224, 224)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(images)
+
+    def captured() -> None:
+        with torch.no_grad(), capture(model, "layer4"):
+            model(images)
+
+    return pair(plain, captured, 30)
+
+
+def bench_scan() -> Pair:
+    """Compare a scan in this process with the same scan in two processes, their start included."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for index, picture in enumerate(photos("train", 2000, 128).images):
+            to_pil_image(picture).save(root / f"{index}.jpg")
+        return pair(lambda: scan_images(root, workers=0), lambda: scan_images(root, workers=2), 3)
+
+
+def bench_photos() -> Pair:
+    """Compare composing 100 photographs at 64 pixels with 100 at 128 pixels."""
+    return pair(lambda: photos("train", 100, 64), lambda: photos("train", 100, 128), 5)
+
+
+BENCHES: dict[str, Callable[[], Pair]] = {
+    "capture: ResNet-18 forward, without and with": bench_capture,
+    "photos: compose 100 images, 64 px and 128 px": bench_photos,
+    "scan_images: 2000 files, in-process and two workers": bench_scan,
+}
+
+
+def main() -> None:
+    """Run every benchmark and print one line for each."""
+    seed_everything(0)
+    print(versions().table().to_string(index=False, header=False), "\n")
+    for name, bench in BENCHES.items():
+        print(bench().line(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
