@@ -14,9 +14,11 @@ from labs.data.images import ImageSet
 from labs.data.oxford import flowers102
 from labs.data.robust import RobustImageDataset
 from labs.data.scan import scan_images
+from labs.data.shipped import DamagedAssetError
 
 __all__ = [
     "Composed",
+    "DamagedAssetError",
     "ImageSet",
     "RobustImageDataset",
     "WatchedLoader",
