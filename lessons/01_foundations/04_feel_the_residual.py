@@ -89,7 +89,7 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Training loss of two plain networks. The curve of 56 layers stays far above that of 20 layers.",
+    alt="Training loss of two plain networks: 56 layers stay far above 20 layers.",
 )
 
 # %% [markdown]
@@ -128,7 +128,7 @@ chains = pd.DataFrame(
     },
     index=pd.Index(slopes, name="w"),
 )
-chains.style.format("{:.2e}")
+chains.style.format("{:.2e}").format_index("{:g}")
 
 # %% [markdown]
 # With a small slope the plain gradient is gone after ten blocks, and the residual one is still near one. Read the last
@@ -288,7 +288,7 @@ axes[0].set_ylabel("gradient norm / weight norm")
 axes[0].legend()
 plot.show(
     figure,
-    alt="Relative gradient norm by layer in three panels, plain against residual, on a logarithmic scale.",
+    alt="Relative gradient norm by layer, plain against residual, in three panels.",
 )
 
 # %% [markdown]
@@ -370,7 +370,7 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Accuracy of a nearest-mean guess by block: plain falls to chance, residual declines slowly.",
+    alt="Accuracy of a guess by block: plain falls to chance, residual declines slowly.",
 )
 
 # %% [markdown]
@@ -444,7 +444,7 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Training loss at 20 and 56 layers. Plain rises steeply with depth, residual stays low.",
+    alt="Training loss at 20 and 56 layers: plain rises steeply, residual stays low.",
 )
 
 # %% [markdown]
@@ -508,7 +508,7 @@ for row, shortcut in zip(axes, (False, True), strict=True):
         plot.images(ax, picture[None], [f"{kind} {name}"], limits=None, cmap="viridis")
 plot.show(
     figure,
-    alt="Mean feature maps at four depths for one garment, in a plain network above and a residual one below.",
+    alt="Feature maps of one garment at four depths: plain above, residual below.",
 )
 
 # %% [markdown]
