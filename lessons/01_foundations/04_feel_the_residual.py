@@ -392,7 +392,7 @@ claim(
 # ## Experiment: take the shortcut away
 #
 # Now train. One variable changes: the shortcut. Depth, width, data, recipe and number of steps stay. Three seeds show how much
-# of a difference is luck. `score` reports the mean loss of the last 20 steps and the accuracy on unseen pictures.
+# of a difference is luck. Each run reports the mean loss of its last 20 steps and its accuracy on unseen pictures.
 
 # %%
 from labs.ablation import ablate
@@ -480,8 +480,8 @@ pd.DataFrame(trained, index=BLOCKS).rename(columns={False: "plain", True: "resid
 ].round(2)
 
 # %% [markdown]
-# The residual network carries what its first block saw through all the others. The plain network still loses a large part on
-# the way; it spent its steps on digging a channel through its own layers.
+# The residual network carries what its first block saw through all the others. The plain network still loses it on the way. It has to
+# learn, layer by layer, what the shortcut gives for nothing: to pass on what it was given.
 
 # %% tags=["nbval-check-output"]
 claim(
