@@ -53,7 +53,7 @@ test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson e
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(PY) -m pytest -q tests
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile tests
 	@$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
