@@ -1,0 +1,267 @@
+"""The checker must fail the planted bug, pass the lesson's own fix, and see through wrong ones."""
+
+import random
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from labs.hunts.foundations import check_delivery
+from tests.hunts.lesson_cells import run_cell
+
+LESSON = "lessons/01_foundations/01_survive_bad_data"
+
+
+class Pictures(Dataset):
+    """Hold what every fix needs; each fix below is one way to write ``__getitem__``."""
+
+    def __init__(self, read, labels):
+        self.read, self.labels, self.failed = read, labels, {}
+
+    def __len__(self):
+        return len(self.labels)
+
+    def sample(self, index):
+        return self.read(index), self.labels[index]
+
+    def report(self, index, error):
+        self.failed[index] = str(error)
+
+
+def drop_none(samples):
+    kept = [sample for sample in samples if sample is not None]
+    return default_collate(kept) if kept else (torch.empty(0), torch.empty(0, dtype=torch.int64))
+
+
+def loader_of(dataset_class, collate_fn=None, shuffle=True):
+    def make_loader(read, labels, batch_size):
+        dataset = dataset_class(read, labels)
+        loader = DataLoader(dataset, batch_size, shuffle=shuffle, collate_fn=collate_fn)
+        return loader, dataset.failed
+
+    return make_loader
+
+
+# ---- right fixes ---------------------------------------------------------------------------------
+
+
+class NoneOnError(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError as error:
+            self.report(index, error)
+            return None
+
+
+def screen_first(read, labels, batch_size):
+    good, failed = [], {}
+    for index in range(len(labels)):
+        try:
+            read(index)
+        except OSError as error:
+            failed[index] = str(error)
+        else:
+            good.append(index)
+    samples = Pictures(read, labels)
+    pairs = [samples.sample(index) for index in good]
+    return DataLoader(pairs, batch_size, shuffle=bool(good)), failed
+
+
+class Stream(IterableDataset):
+    def __init__(self, read, labels):
+        self.read, self.labels, self.failed = read, labels, {}
+
+    def __iter__(self):
+        for index, label in enumerate(self.labels):
+            try:
+                picture = self.read(index)
+            except OSError as error:
+                self.failed[index] = repr(error)
+            else:
+                yield picture, label
+
+
+def stream(read, labels, batch_size):
+    dataset = Stream(read, labels)
+    return DataLoader(dataset, batch_size), dataset.failed
+
+
+# ---- wrong fixes ---------------------------------------------------------------------------------
+
+
+class NextReported(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError as error:
+            self.report(index, error)
+            return self[(index + 1) % len(self)]
+
+
+class Previous(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError as error:
+            self.report(index, error)
+            return self[index - 1]
+
+
+class RandomGood(Pictures):
+    def __getitem__(self, index):
+        while True:
+            try:
+                return self.sample(index)
+            except OSError as error:
+                self.report(index, error)
+                index = random.randrange(len(self))
+
+
+class Zeros(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError as error:
+            self.report(index, error)
+            return torch.zeros(1, 2, 2), self.labels[index]
+
+
+class LastGood(Pictures):
+    last = None
+
+    def __getitem__(self, index):
+        try:
+            self.last = self.sample(index)
+        except OSError as error:
+            self.report(index, error)
+        return self.last
+
+
+class Bare(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except:  # noqa: E722
+            self.report(index, "failed")
+            return None
+
+
+class AnyException(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except Exception as error:
+            self.report(index, error)
+            return None
+
+
+class Silent(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError:
+            return None
+
+
+class NoReason(Pictures):
+    def __getitem__(self, index):
+        try:
+            return self.sample(index)
+        except OSError:
+            self.report(index, "")
+            return None
+
+
+def drop_the_batch(samples):
+    whole = all(sample is not None for sample in samples)
+    return drop_none(samples if whole else [])
+
+
+def keep_the_none(samples):
+    kept = [sample for sample in samples if sample is not None]
+    return default_collate(kept)
+
+
+def screen_and_slip(read, labels, batch_size):
+    """Drop the broken pictures, and forget that the labels move up with them."""
+    pictures, failed = [], {}
+    for index in range(len(labels)):
+        try:
+            pictures.append(read(index))
+        except OSError as error:
+            failed[index] = str(error)
+    pairs = list(zip(pictures, labels, strict=False))
+    return DataLoader(pairs, batch_size, shuffle=bool(pairs)), failed
+
+
+def screen_once_used_up(read, labels, batch_size):
+    """Return a generator: the first epoch is right, and there is no second."""
+    make, failed = stream(read, labels, batch_size)
+    return iter(make), failed
+
+
+def screen_and_count_good(read, labels, batch_size):
+    """Report the good ones."""
+    loader, failed = screen_first(read, labels, batch_size)
+    return loader, {i: "broken" for i in range(len(labels)) if i not in failed}
+
+
+def test_the_planted_bug_fails():
+    verdict = check_delivery(run_cell(LESSON, "hunt-bug")["make_loader"])
+    assert [probe.passed for probe in verdict.probes] == [True, *[False] * 6], verdict
+
+
+def test_the_solution_passes():
+    verdict = check_delivery(run_cell(LESSON, "hunt-solution")["make_loader"])
+    assert verdict, verdict
+
+
+@pytest.mark.parametrize(
+    "make_loader",
+    [
+        pytest.param(loader_of(NoneOnError, drop_none), id="none and collate"),
+        pytest.param(loader_of(NoneOnError, drop_none, shuffle=False), id="without shuffling"),
+        pytest.param(screen_first, id="screened first"),
+        pytest.param(stream, id="iterable data set"),
+    ],
+)
+def test_other_right_fixes_pass(make_loader):
+    verdict = check_delivery(make_loader)
+    assert verdict, verdict
+
+
+@pytest.mark.parametrize(
+    "make_loader",
+    [
+        pytest.param(loader_of(NextReported), id="next, around the end"),
+        pytest.param(loader_of(Previous), id="previous"),
+        pytest.param(loader_of(RandomGood), id="random good one"),
+        pytest.param(loader_of(Zeros), id="zeros with the label"),
+        pytest.param(loader_of(LastGood), id="last good one"),
+        pytest.param(loader_of(Bare, drop_none), id="bare except"),
+        pytest.param(loader_of(AnyException, drop_none), id="except Exception"),
+        pytest.param(loader_of(Silent, drop_none), id="no report"),
+        pytest.param(loader_of(NoReason, drop_none), id="no reason"),
+        pytest.param(loader_of(NoneOnError, drop_the_batch), id="drops the whole batch"),
+        pytest.param(loader_of(NoneOnError, keep_the_none), id="fails on an empty batch"),
+        pytest.param(loader_of(NoneOnError), id="no collate"),
+        pytest.param(screen_and_slip, id="labels slip"),
+        pytest.param(screen_once_used_up, id="one epoch only"),
+        pytest.param(screen_and_count_good, id="reports the good ones"),
+    ],
+)
+def test_wrong_fixes_fail(make_loader):
+    assert not check_delivery(make_loader)
+
+
+def test_verdict_says_what_was_delivered_and_not_how_to_mend_it():
+    verdict = check_delivery(loader_of(NextReported, shuffle=False))
+    assert verdict.table()["seen"].iloc[1] == "delivered more than once: picture 5"
+    assert "collate" not in repr(verdict)
+    assert "None" not in repr(verdict)
+
+
+def test_labels_that_slipped_are_named():
+    verdict = check_delivery(screen_and_slip)
+    assert "do not belong together" in verdict.table()["seen"].iloc[1]
