@@ -711,13 +711,8 @@ claim(
 )
 
 # %%
-pd.concat({"same filter": same, "deployed antialiased": other}, axis=1)[
-    [
-        (exam, column)
-        for exam in ("same filter", "deployed antialiased")
-        for column in ("mean", "ci95", "n")
-    ]
-].round(3)
+shown = pd.concat({"same filter": same, "deployed antialiased": other}, axis=1)
+shown.loc[:, (slice(None), ["mean", "ci95", "n"])].round(3)
 
 # %%
 figure, ax = plot.new(7, 3.2)
