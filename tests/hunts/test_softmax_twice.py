@@ -90,7 +90,9 @@ def test_other_right_fixes_pass(ending, criterion):
         pytest.param(softmax, lambda p, y: cross_entropy(p, y) - FLOOR, id="floor subtracted"),
         pytest.param(softmax, nll_loss, id="no logarithm"),
         pytest.param(softmax, lambda p, y: nll_loss(p.log(), y), id="logarithm of zero"),
-        pytest.param(softmax, lambda p, y: nll_loss((p + 1e-8).log(), y), id="a small number added"),
+        pytest.param(
+            softmax, lambda p, y: nll_loss((p + 1e-8).log(), y), id="a small number added"
+        ),
         pytest.param(
             softmax, lambda p, y: nll_loss(p.clamp(1e-7, 1).log(), y), id="probabilities clamped"
         ),
@@ -99,9 +101,7 @@ def test_other_right_fixes_pass(ending, criterion):
         pytest.param(lambda x: x.clamp(-30, 30), cross_entropy, id="scores clamped"),
         pytest.param(lambda x: x.softmax(0), cross_entropy, id="softmax over the batch"),
         pytest.param(lambda x: -x, cross_entropy, id="wrong sign"),
-        pytest.param(
-            scores, lambda x, y: cross_entropy(x, y, reduction="sum"), id="sum, not mean"
-        ),
+        pytest.param(scores, lambda x, y: cross_entropy(x, y, reduction="sum"), id="sum, not mean"),
         pytest.param(
             scores, lambda x, y: cross_entropy(x, y, label_smoothing=0.1), id="smoothed labels"
         ),
