@@ -379,7 +379,7 @@ cure.frame().groupby("share")[["at home", "away"]].mean().round(2)
 # %%
 runs = cure.frame().drop(columns="seed")
 runs = runs.melt("share", var_name="photographed", value_name="accuracy")
-figure, ax = plot.new(7, 3.2)
+figure, ax = plot.new(6, 2.8)
 plot.curves(ax, runs, x="share", y="accuracy", group="photographed")
 ax.set(
     xlabel="share of training pictures with any background",
@@ -536,7 +536,7 @@ studies = {
 noise = pd.concat([study.frame().assign(learner=name) for name, study in studies.items()])
 
 # %%
-figure, ax = plot.new(7, 3.6)
+figure, ax = plot.new(6, 3)
 plot.curves(ax, noise, x="share", y="accuracy", group="learner")
 ax.axhline(1 / len(clean.classes), color="0.5", linestyle=":")
 ax.set(xlabel="share of wrong labels", ylabel="test accuracy", ylim=(0, 0.8))
@@ -589,7 +589,7 @@ def train_on_mistakes(per):
 
 
 mistakes = ablate(
-    train_on_mistakes, {"per": "picture"}, "per", ["picture", "object"], seeds=range(4)
+    train_on_mistakes, {"per": "picture"}, "per", ["picture", "object"], seeds=range(3)
 )
 mistakes.table().round(3)
 
@@ -663,7 +663,7 @@ claim(
 
 # %%
 ranked = (judged.amax(1) * rules["confident"]).argsort(descending=True)[:5]
-figure, axes = plot.new(6, 1.7, columns=5)
+figure, axes = plot.new(5.6, 1.6, columns=5)
 titles = [
     f"labelled {clean.classes[answers.labels[i]]}\nlooks like {clean.classes[judged[i].argmax()]}"
     for i in ranked
@@ -733,7 +733,7 @@ for name, data in arms.items():
     curves[name], tested[name] = learn_by_heart(data)
 
 # %%
-figure, ax = plot.new(7, 3.2)
+figure, ax = plot.new(6, 2.8)
 for name, curve in curves.items():
     ax.plot(curve.index + 1, curve, marker="o", ms=4, label=name)
 ax.set(xlabel="epoch", ylabel="training accuracy", title="Any labels can be learnt by heart")
