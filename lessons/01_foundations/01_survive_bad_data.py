@@ -946,8 +946,8 @@ claim(
 # **Shirts found.** Here the same networks range from half of all shirts to almost none. Overall
 # accuracy is an average over ten classes, and can lose a tenth at most when one class dies.
 #
-# **Own validation.** Every policy that loses shirts reports *more* than the sound folder, because
-# its exam has lost them as well. This is **survivorship bias**: you examine only what came
+# **Own validation.** Every policy that reads on and delivers fewer shirts reports *more* than the sound folder,
+# because its exam has lost them as well. This is **survivorship bias**: you examine only what came
 # through. *Skip* is correct code, leaks nothing, and is still far too proud. So the famous
 # three lines are to blame for the leak, but compare the rows *skip* and *next sample*: most of the
 # symptom is not their work. The remedy costs one line. Averaged over classes, the validation
@@ -956,10 +956,10 @@ claim(
 # **Same class** and **skip, reweighted** restore the balance, and with it a good part of the
 # shirts, from the few that are left. Nothing is free: *same class* repeats pictures across the
 # split, unless you split before you replace. A **placeholder** keeps the share of shirts right on
-# paper, and finds as few of them as skipping: what it teaches is that shirts are grey squares.
+# paper, and finds as few of them as skipping: most of its shirts are grey squares.
 #
-# **Stop** delivers a handful of pictures and learns next to nothing. It is the only policy under which no
-# number lies, and the right one for the day on which the data arrive.
+# **Stop** delivers a handful of pictures and learns next to nothing. It is the only policy under which
+# nobody can miss that something is wrong, and the right one for the day on which the data arrive.
 
 # %% [markdown]
 # ## Reproduce: networks learn the truth first
