@@ -53,7 +53,9 @@
     silent: [...article.querySelectorAll("img")].filter((image) => !image.alt.trim()).map((image) => image.src.slice(-60)),
     broken: [...document.images].filter((image) => image.complete && !image.naturalWidth).map((image) => image.src.slice(-60)),
     formulas: article.querySelectorAll(".math").length,
-    drawn: article.querySelectorAll(".math mjx-container svg").length,
+    // A tall bracket is a drawing inside the drawing, so formulas are counted, not drawings.
+    drawn: [...article.querySelectorAll(".math")].filter((e) => e.querySelector("mjx-container svg"))
+      .length,
     wrong: [...article.querySelectorAll("[data-mjx-error], mjx-merror")].map((e) => e.textContent),
   };
 })();
