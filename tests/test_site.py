@@ -23,6 +23,8 @@ LOOK = Path(__file__).with_name("look.js").read_text()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 390, "height": 844}
 LAPTOP = {"width": 1280, "height": 900}
+# A colour that is still fading into another theme is neither the one nor the other.
+AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important }"
 
 
 def pages(entry):
@@ -85,6 +87,7 @@ class Visit:
     def open(self, url):
         self.fetched, self.errors = [], []
         self.tab.goto(url)
+        self.tab.add_style_tag(content=AT_REST)
         self.tab.evaluate("window.MathJax?.startup?.promise")
 
 
@@ -111,7 +114,6 @@ def look(site, browser):
 def see(tab, theme, size):
     tab.set_viewport_size(size)
     tab.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-    tab.evaluate("Promise.all(document.getAnimations().map(a => a.finished.catch(() => 0)))")
     return tab.evaluate(LOOK)
 
 

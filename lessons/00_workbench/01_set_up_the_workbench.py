@@ -1,16 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # Set up the workbench
 #
@@ -384,7 +371,7 @@ with kernel.open("w") as file:
 
 # %% [markdown]
 # :::{admonition} Predict
-# :class: tip
+# :class: predict
 # This notebook has imported `torch`. The new kernel is also called `python3` and shows the same
 # name in Jupyter. What happens at `import torch` there? And which line of the doctor's report
 # will change?
@@ -464,7 +451,7 @@ else:
 
 # %% [markdown]
 # :::{admonition} Predict
-# :class: tip
+# :class: predict
 # The two small pictures differ, relative to their strength, by some fraction. Convolutions
 # average over neighbours, and noise drowns in an average. So will the relative difference
 # *shrink* from layer to layer, or *grow*?

@@ -714,7 +714,7 @@ claim(
 # for pixels and random labels.
 
 # %%
-ROUNDS, SMALL = 20, 128
+ROUNDS, SMALL = 16, 128
 random = torch.Generator().manual_seed(0)
 few = tiny.take(torch.randperm(len(tiny), generator=random)[:SMALL])
 shuffled = replace(few, labels=torch.randint(len(few.classes), (SMALL,), generator=random))
