@@ -57,7 +57,7 @@ test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson e
 	@$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
-	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons
+	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
 
 lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one)
 	@$(PY) -m tools.execute $(LESSON) --jobs $(JOBS)

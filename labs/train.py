@@ -79,7 +79,9 @@ def fit(
 
     Raises:
         ValueError: When ``epochs`` < 1, ``batches`` is empty, or the model is in eval mode.
-        FloatingPointError: When the loss is not finite. The weights are those before that step.
+        FloatingPointError: When the loss is not finite. The weights are those before that step;
+            but the forward pass has run, so batch norms in train mode have already mixed that
+            batch into their running statistics.
     """
     if epochs < 1 or not model.training:
         raise ValueError(

@@ -183,6 +183,8 @@ def _write(lesson: Lesson, notebook: Any) -> None:
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
         for key in ("execution", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
+        if "hide-cell" in cell.metadata.get("tags", []):  # folded in the book, so in JupyterLab too
+            cell.metadata["jupyter"] = {"outputs_hidden": True, "source_hidden": True}
     nbformat.validate(notebook)
     _replace(lesson.notebook, nbformat.writes(notebook) + "\n")
 

@@ -79,6 +79,15 @@ def test_a_tag_counts_as_drift(small):
     assert small.drifted()
 
 
+def test_what_the_book_folds_is_folded_in_jupyterlab(small):
+    edit(small, '"nbval-check-output"', '"hunt-solution", "hide-cell"')
+    execute._write(small, _stamped(small))
+    folded = {"outputs_hidden": True, "source_hidden": True}
+    cells = small.read_notebook().cells
+    assert [cell.metadata.get("jupyter") for cell in cells] == [None, None, folded]
+    assert not small.drifted()
+
+
 def _stamped(lesson):
     notebook = lesson.read_source()
     notebook.metadata["labs_stamp"] = {}
