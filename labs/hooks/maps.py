@@ -135,7 +135,8 @@ def capture(
 
     The model computes what it computes without it: its outputs, gradients and modes are the same.
     All hooks are gone after the block, also when the model raises. Code from ``torch.compile``
-    runs eagerly inside the block, because compiled code skips hooks.
+    runs eagerly inside the block, because compiled code skips hooks. A layer under activation
+    checkpointing runs again during ``backward()``, and this may show as one more call.
 
     Args:
         model: Any module. It is not called, and its mode is left alone.

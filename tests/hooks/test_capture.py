@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from labs.hooks import capture
 from tests.models import (
@@ -289,6 +290,16 @@ def test_gradient_hooks_are_gone_after_the_block(digits):
     out.sum().backward()
     with pytest.raises(ValueError, match=r"no gradient arrived at layer '0'; call backward\(\)"):
         maps.gradient("0")
+
+
+def test_a_checkpointed_layer_shows_that_it_ran_twice(digits):
+    model = TwoConvs()
+    with capture(model, "0", gradients=True) as maps:
+        checkpoint(model, digits, use_reentrant=False).sum().backward()
+    first, again = maps["0"]
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert maps.gradient("0")[0].shape == first.shape
+    assert maps.gradient("0")[1] is None
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -367,6 +367,19 @@ def test_data_parallel_models_are_edited_under_their_plain_names(digits):
     same(model[0].weight.grad, 0.5 * plain(model, digits)["0.weight"])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_edits_are_the_same(digits):
+    model = TwoConvs()
+    edits = {"": clip_norm(0.1), "2": clip_value(0.01)}
+    on_gpu, x = deepcopy(model).cuda(), digits.cuda()
+    with edit_gradients(model, edits), edit_gradients(on_gpu, edits):
+        loss(model, digits).backward()
+        loss(on_gpu, x).backward()
+    found = {name: g.cpu() for name, g in gradients(on_gpu).items()}
+    same(found, gradients(model), rtol=1e-3, atol=1e-5)
+
+
 def test_frozen_parameters_are_left_out():
     model, x = FrozenBackbone(), torch.randn(3, 1, 8, 8)
     before = plain(model, x)
