@@ -114,12 +114,14 @@ def edit_gradients(
         KeyError: When a key matches nothing; the message names the nearest ones.
         TypeError: When an edit is neither a number nor a function, or the model is in
             ``DistributedDataParallel``, which averages gradients where this cannot see it.
-        ValueError: When a key has no parameters, a number is not finite, a parameter is already
-            edited by a block around this one, or an edit returns other shapes.
+        ValueError: When a key has no parameters, a number is not finite, the scale is not above
+            zero, a parameter is already edited by a block around this one, or an edit returns
+            other shapes.
         RuntimeError: In ``backward(create_graph=True)``, on sparse gradients, and when an
             optimizer takes ``.grad`` away before the pass is complete.
     """
     _refuse_ddp(model)
+    loss_scale(scale)  # a wrong one is refused here, and not in the middle of backward()
     known = _parameters_by_name(bare(model))
     steps = [(key, _under(key, known), _as_edit(key, edit)) for key, edit in edits.items()]
     with _Editor(steps, scale).watching():

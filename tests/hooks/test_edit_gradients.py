@@ -469,6 +469,12 @@ def test_a_model_without_parameters_has_nothing_to_edit():
         pass
 
 
+def test_a_scale_of_zero_is_refused_before_backward():
+    with pytest.raises(ValueError, match="expected a scale above 0"):  # noqa: SIM117
+        with edit_gradients(TwoConvs(), {"": 0.5}, scale=0.0):
+            pass
+
+
 def test_no_edits_change_nothing(digits):
     model = TwoConvs()
     with edit_gradients(model, {}):
