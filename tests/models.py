@@ -328,3 +328,16 @@ class DrawsNoise(nn.Sequential):
         super().__init__(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 2)
         )
+
+
+class TiedWeights(nn.Module):
+    """Use one weight twice, as ``inner.weight`` and as ``outer.weight``."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.outer = nn.Linear(3, 3)
+        self.outer.weight = self.inner.weight
+
+    def forward(self, x):
+        return self.outer(self.inner(x).tanh())

@@ -2,15 +2,21 @@
 
 from labs.hooks.cam import grad_cam
 from labs.hooks.culprit import Culprit, first_bad
+from labs.hooks.edits import Edit, add_noise, clip_norm, clip_value, edit_gradients
 from labs.hooks.health import GradientHealth, ParameterHealth, gradient_health
 from labs.hooks.maps import Maps, capture
 
 __all__ = [
     "Culprit",
+    "Edit",
     "GradientHealth",
     "Maps",
     "ParameterHealth",
+    "add_noise",
     "capture",
+    "clip_norm",
+    "clip_value",
+    "edit_gradients",
     "first_bad",
     "grad_cam",
     "gradient_health",

@@ -42,7 +42,7 @@ def grad_cam(
     """
     model = bare(model)
     _refuse_train_mode(model)
-    module = find_layers(model, [layer])[layer]
+    module = _only_layer(model, layer)
     maps: list[Tensor] = []
 
     def start_graph_here(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
@@ -64,6 +64,16 @@ def grad_cam(
         gradient = _gradient(scores, maps[0], layer)
     heat = (gradient.mean((2, 3), keepdim=True) * maps[0].detach()).float().sum(1, keepdim=True)
     return _scaled(heat.relu(), images.shape[-2:], layer)
+
+
+def _only_layer(model: nn.Module, layer: str) -> nn.Module:
+    found = find_layers(model, [layer])
+    if len(found) != 1:
+        raise ValueError(
+            f"grad_cam: expected the name of one layer, got {layer!r}, which matches {len(found)}: "
+            f"{', '.join(list(found)[:3])}..."
+        )
+    return next(iter(found.values()))
 
 
 def _gradient(scores: Tensor, maps: Tensor, layer: str) -> Tensor:

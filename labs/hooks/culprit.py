@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from labs.hooks.layers import bare, eager, find_layers
-from labs.hooks.nested import map_tensors, tensors
+from labs.hooks.nested import map_tensors, named_tensors, tensors
 
 LOSS = "(loss)"
 
@@ -38,6 +38,10 @@ class Culprit:
         nan: How many values are NaN.
         inf: How many values are infinite.
         values: Out of how many values.
+        tensor: The first tensor that held one of them: ``output``, a part of it as in
+            ``output[0]['boxes']``, or ``input[1] of 'head'`` when the module's own code spoiled
+            what it handed to a layer inside; for a gradient, where it was going: to
+            ``parameter 'head.weight'``, ``output of 'stem'``, ``a value inside`` or ``an input``.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Culprit:
     nan: int
     inf: int
     values: int
+    tensor: str = "output"
 
     def table(self) -> pd.DataFrame:
         """Return one row per fact, with columns ``what`` and ``value``."""
@@ -54,8 +59,9 @@ class Culprit:
 
     def __repr__(self) -> str:
         place = f"{self.name or 'the model itself'} ({self.module}), call {self.call}"
+        part = "" if self.tensor == self.kind else f", at {self.tensor}"
         seen = f"{self.nan} NaN and {self.inf} infinite of {self.values} values"
-        return f"Culprit({self.kind} of {place}: {seen})"
+        return f"Culprit({self.kind} of {place}{part}: {seen})"
 
 
 def first_bad(
@@ -86,7 +92,8 @@ def first_bad(
         ValueError: When the loss is not one number.
         Exception: Whatever the model raises, unless a culprit was found before.
     """
-    model, trace = bare(model), _Trace()
+    model = bare(model)
+    trace = _Trace({parameter: name for name, parameter in model.named_parameters()})
     find_layers(model, [name for name, _ in model.named_modules()])  # refuses what hooks cannot see
     try:
         with eager(), _random_state_kept(), torch.inference_mode(False), torch.enable_grad():
@@ -104,21 +111,36 @@ def first_bad(
 
 
 @dataclass(frozen=True)
+class _Census:
+    """Hold the counts over some tensors, and the first of them that is not finite."""
+
+    nan: int = 0
+    inf: int = 0
+    values: int = 0
+    tensor: str = ""
+
+    @property
+    def bad(self) -> bool:
+        return self.nan + self.inf > 0
+
+
+@dataclass(frozen=True)
 class _Run:
     """Hold one call of a module, with the census of what it received."""
 
     name: str
     call: int
     module: str
-    received: tuple[int, int, int]
+    received: _Census
 
 
 class _Trace:
     """Follow one pass: which module runs inside which, and which made each node of the graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Mapping[Tensor, str]) -> None:
         self.culprit: Culprit | None = None
-        self._outside = _Run(LOSS, 0, "function", (0, 0, 0))
+        self._parameters = parameters
+        self._outside = _Run(LOSS, 0, "function", _Census())
         self._running = [self._outside]
         self._calls: Counter[str] = Counter()
         self._maker: dict[Node, _Run] = {}
@@ -145,15 +167,14 @@ class _Trace:
                 "use .mean()"
             )
         self._claim([value], self._outside)
-        nan, inf, values = _census([value])
-        if nan + inf:
-            self._accuse(self._outside, "output", (nan, inf, values))
+        if (seen := _census({"output": value})).bad:
+            self._accuse(self._outside, "output", seen)
             return
         wanted = [source for source in sources if source.requires_grad]
         if not wanted or not value.requires_grad:
             return
         handles = [
-            node.register_hook(partial(self._back, run)) for node, run in self._maker.items()
+            node.register_hook(partial(self._back, run, node)) for node, run in self._maker.items()
         ]
         try:
             torch.autograd.grad(value, wanted, allow_unused=True)
@@ -162,8 +183,9 @@ class _Trace:
                 handle.remove()
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        received = tensors((args, kwargs))
-        self._claim(received, self._running[-1])
+        alone = len(args) == 1 and not kwargs
+        received = _named("input", args[0] if alone else {**dict(enumerate(args)), **kwargs})
+        self._claim(received.values(), self._running[-1])
         run = _Run(name, self._calls[name], type(module).__name__, _census(received, masks=True))
         self._calls[name] += 1
         self._running.append(run)
@@ -172,31 +194,48 @@ class _Trace:
         run = self._running.pop()
         while run.name != name:  # it raised, and the module around it carried on
             run = self._running.pop()
-        made = tensors(output)
-        self._claim(made, run)
-        nan, inf, values = _census(made)
-        if nan + inf:
-            self._blame(run, (nan, inf, values))
+        made = _named("output", output)
+        self._claim(made.values(), run)
+        if (seen := _census(made)).bad:
+            self._blame(run, seen)
 
-    def _blame(self, run: _Run, seen: tuple[int, int, int]) -> None:
+    def _blame(self, run: _Run, seen: _Census) -> None:
         """Blame the innermost module around the bad output whose own inputs were finite."""
         for suspect in [run, *reversed(self._running[1:])]:
-            if suspect.received[:2] == (0, 0):
+            if not suspect.received.bad:
                 self._accuse(suspect, "output", seen)
                 return
-            seen = suspect.received
+            handed_on = f"{suspect.received.tensor} of {suspect.name!r}"
+            seen = replace(suspect.received, tensor=handed_on)
         self._accuse(run, "input", run.received)
 
-    def _back(self, run: _Run, passed_on: Any, _received: Any) -> None:
-        nan, inf, values = _census(tensors(passed_on))
-        if nan + inf:
-            self._accuse(run, "gradient", (nan, inf, values))
+    def _back(self, run: _Run, node: Node, passed_on: Any, _received: Any) -> None:
+        if self.culprit is not None:
+            return
+        found = {str(i): part for i, part in enumerate(passed_on) if isinstance(part, Tensor)}
+        if (seen := _census(found)).bad:
+            receiver = node.next_functions[int(seen.tensor)][0]
+            self._accuse(run, "gradient", replace(seen, tensor=self._owner(receiver, run)))
 
-    def _accuse(self, run: _Run, kind: str, seen: tuple[int, int, int]) -> None:
+    def _owner(self, node: Node | None, run: _Run) -> str:
+        """Say in words where a gradient goes that arrives at this node."""
+        while node is not None and self._maker.get(node) is run:  # a weight.T on the way to weight
+            onwards = [after for after, _ in node.next_functions if after is not None]
+            if len(onwards) != 1:
+                return "a value inside"
+            node = onwards[0]
+        if node is not None and node in self._maker:
+            return f"output of {self._maker[node].name!r}"
+        leaf = getattr(node, "variable", None)
+        name = None if leaf is None else self._parameters.get(leaf)
+        return "an input" if name is None else f"parameter {name!r}"
+
+    def _accuse(self, run: _Run, kind: str, seen: _Census) -> None:
         if self.culprit is None:
-            self.culprit = Culprit(run.name, run.call, kind, run.module, *seen)
+            counts = (seen.nan, seen.inf, seen.values)
+            self.culprit = Culprit(run.name, run.call, kind, run.module, *counts, seen.tensor)
 
-    def _claim(self, made: list[Tensor], run: _Run) -> None:
+    def _claim(self, made: Iterable[Tensor], run: _Run) -> None:
         """Note ``run`` as the maker of all nodes behind these tensors that are still unclaimed."""
         waiting = [tensor.grad_fn for tensor in made if tensor.grad_fn is not None]
         while waiting:
@@ -208,16 +247,23 @@ class _Trace:
             waiting.extend(before for before, _ in node.next_functions if before is not None)
 
 
-def _census(found: list[Tensor], masks: bool = False) -> tuple[int, int, int]:
+def _named(what: str, value: Any) -> dict[str, Tensor]:
+    """Return every tensor in ``value``, under names like ``output[0]``."""
+    return {f"{what}{path}": tensor for path, tensor in named_tensors(value).items()}
+
+
+def _census(found: Mapping[str, Tensor], masks: bool = False) -> _Census:
     """Count NaN, infinities and all values; with ``masks``, minus infinity does not count."""
     nan = inf = values = 0
-    for tensor in found:
+    first = ""
+    for name, tensor in found.items():
         values += tensor.numel()
         if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.isfinite().all():
             continue
         nan += int(tensor.isnan().sum())
         inf += int((tensor.isposinf() if masks else tensor.isinf()).sum())
-    return nan, inf, values
+        first = first or (name if nan + inf else "")
+    return _Census(nan, inf, values, first)
 
 
 def _total(output: Any) -> Tensor:

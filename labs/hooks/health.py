@@ -8,6 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from labs.hooks.layers import bare
+from labs.hooks.scaling import LossScale, loss_scale
+
 
 @dataclass(frozen=True)
 class ParameterHealth:
@@ -89,7 +92,10 @@ class GradientHealth:
 
 
 def gradient_health(
-    model: nn.Module, vanishing: float = 1e-6, exploding: float = 1e3
+    model: nn.Module,
+    vanishing: float = 1e-6,
+    exploding: float = 1e3,
+    scale: LossScale = 1.0,
 ) -> GradientHealth:
     """Judge the gradient of each parameter; call it after ``backward()``, before the next step.
 
@@ -98,28 +104,33 @@ def gradient_health(
     nothing left to learn, and that of a bias in front of a batch norm, which cancels it.
 
     Args:
-        model: Any module. Nothing of it is changed.
+        model: Any module. Nothing of it is changed. The names are those of the network inside
+            ``torch.compile`` and the wrappers of distributed training.
         vanishing: A norm below it is vanishing. In [0, ``exploding``].
         exploding: A norm above it is exploding.
+        scale: By what the loss was multiplied before ``backward()``: a number, or the
+            ``GradScaler``, as long as its ``unscale_`` was not called.
 
     Returns:
         The report. A parameter without gradient is ``frozen`` when it does not require one, and
         ``missing`` when it does.
 
     Raises:
-        ValueError: When the thresholds are negative or the wrong way round.
+        ValueError: When the thresholds are negative or the wrong way round, or the scale is not
+            above zero.
     """
     if not 0 <= vanishing <= exploding:
         raise ValueError(
             "gradient_health: expected 0 <= vanishing <= exploding, got "
             f"vanishing={vanishing}, exploding={exploding}"
         )
-    rows = [_judge(name, p, vanishing, exploding) for name, p in model.named_parameters()]
+    by = loss_scale(scale)
+    rows = [_judge(name, p, by, vanishing, exploding) for name, p in bare(model).named_parameters()]
     return GradientHealth(tuple(rows))
 
 
 def _judge(
-    name: str, parameter: nn.Parameter, vanishing: float, exploding: float
+    name: str, parameter: nn.Parameter, scale: float, vanishing: float, exploding: float
 ) -> ParameterHealth:
     weight_norm = _norm(parameter.detach())
     gradient = None if parameter.grad is None else parameter.grad.detach()
@@ -129,7 +140,7 @@ def _judge(
         return ParameterHealth(name, tuple(parameter.shape), nan, weight_norm, nan, nan, verdict)
     if gradient.layout is not torch.strided:  # an Embedding(sparse=True) has such gradients
         gradient = gradient.to_dense()
-    norm = _norm(gradient)
+    norm = _norm(gradient) / scale
     return ParameterHealth(
         parameter=name,
         shape=tuple(parameter.shape),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -14,13 +15,39 @@ from torch import nn
 def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Return the modules with these names, as ``model.named_modules()`` spells them.
 
+    Args:
+        model: Any module; wrappers (see :func:`bare`) are no part of the names.
+        names: Names, or patterns that stand for several; see :func:`expand`.
+
     Raises:
         KeyError: When there is no such layer; the message names the nearest ones.
         TypeError: When a name is not a string, or the layer runs where no hook can see it.
     """
     _refuse_replicas(model)
-    known = dict(bare(model).named_modules(remove_duplicate=False))
-    return {name: _find(known, name) for name in names}
+    known, names = dict(bare(model).named_modules(remove_duplicate=False)), list(names)
+    for name in names:
+        _refuse_module(known, name)
+    expanded = dict.fromkeys(layer for name in names for layer in expand(name, known))
+    for layer in expanded:
+        _refuse_torchscript(known, layer)
+    return {layer: known[layer] for layer in expanded}
+
+
+def expand(pattern: str, known: Collection[str], what: str = "layer") -> list[str]:
+    """Return the names that a pattern stands for, in the order of ``known``.
+
+    A name stands for itself. ``*``, ``?`` and ``[12]`` match as file names do in a shell, except
+    that ``*`` also crosses dots: ``layer*.conv1`` is every ``conv1`` in ``layer1``, ``layer2``...
+
+    Raises:
+        KeyError: When nothing matches; the message names the nearest ones.
+    """
+    if pattern in known:
+        return [pattern]
+    matching = [name for name in known if name and fnmatchcase(name, pattern)]
+    if not matching:
+        raise KeyError(f"{what} {pattern!r} not found; {_suggestion(known, pattern)}")
+    return matching
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -38,22 +65,22 @@ def eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def _find(known: dict[str, nn.Module], name: str) -> nn.Module:
+def _refuse_module(known: dict[str, nn.Module], name: object) -> None:
     if not isinstance(name, str):
         own = [known_name for known_name, module in known.items() if module is name]
         hint = f"; its name is {own[0]!r}" if own else ""
         raise TypeError(f"expected the name of a layer, got a {type(name).__name__}{hint}")
-    if name not in known:
-        raise KeyError(f"layer {name!r} not found; {_suggestion(known, name)}")
+
+
+def _refuse_torchscript(known: dict[str, nn.Module], name: str) -> None:
     if any(isinstance(known[outer], torch.jit.ScriptModule) for outer in _path(name)):
         raise TypeError(
             f"layer {name!r} is TorchScript, which runs no Python hooks; "
             "use the module from which it was scripted or traced"
         )
-    return known[name]
 
 
-def _suggestion(known: dict[str, nn.Module], name: str) -> str:
+def _suggestion(known: Collection[str], name: str) -> str:
     near = get_close_matches(name, known, n=3, cutoff=0.4)
     if near:
         return "did you mean " + " or ".join(map(repr, near)) + "?"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,9 @@ class Maps:
         """Return the gradient of the loss with respect to what the layer returned.
 
         It has the structure of ``maps[layer]``, with ``None`` where a tensor got no gradient.
-        Several backward passes add up, as they do in ``.grad``.
+        Several backward passes add up, as they do in ``.grad``. It is the gradient of whatever
+        ``backward()`` was called on: where a ``GradScaler`` scaled the loss, divide it by
+        ``scaler.get_scale()``.
 
         Raises:
             KeyError: When the layer was not asked for, or did not run.
@@ -117,7 +119,12 @@ class Maps:
 
 
 @contextmanager
-def capture(model: nn.Module, *layers: str, gradients: bool = False) -> Iterator[Maps]:
+def capture(
+    model: nn.Module,
+    *layers: str,
+    gradients: bool = False,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Maps]:
     """Keep what these layers return while the block runs.
 
     ::
@@ -128,21 +135,30 @@ def capture(model: nn.Module, *layers: str, gradients: bool = False) -> Iterator
 
     The model computes what it computes without it: its outputs, gradients and modes are the same.
     All hooks are gone after the block, also when the model raises. Code from ``torch.compile``
-    runs eagerly inside the block, because compiled code skips hooks.
+    runs eagerly inside the block, because compiled code skips hooks. A layer under activation
+    checkpointing runs again during ``backward()``, and this may show as one more call.
 
     Args:
         model: Any module. It is not called, and its mode is left alone.
-        layers: Names as in ``model.named_modules()``; ``""`` is the model itself.
+        layers: Names as in ``model.named_modules()``, or patterns: ``"layer*.conv1"`` is every
+            ``conv1`` in ``layer1``, ``layer2``... (``*`` also crosses dots). ``""`` is the model.
         gradients: Also keep the gradient of each output. Call ``backward()`` inside the block, then
             read it with ``maps.gradient(name)``.
+        reduce: Keep only what this makes of each tensor, and of each gradient: a small tensor,
+            like ``Tensor.std`` or ``lambda map: map.mean((0, 2, 3))``. It runs at once, so that
+            the memory of a long loop stays flat. It must not write to its argument.
 
     Yields:
         The maps. They fill up while the model runs.
 
     Raises:
-        KeyError: When a layer does not exist; the message names the nearest ones.
-        TypeError: When hooks cannot see a layer (TorchScript, ``DataParallel`` on several devices).
+        KeyError: When a layer does not exist or a pattern matches none; the message names the
+            nearest ones.
+        TypeError: When hooks cannot see a layer (TorchScript, ``DataParallel`` on several
+            devices), or ``reduce`` returns no tensor.
         ValueError: When no layer is named.
+        RuntimeError: When a second backward pass goes through a forward pass whose gradients
+            were reduced, because what was reduced cannot be added up.
     """
     if not layers:
         raise ValueError('capture: expected the name of at least one layer, got none; "" is all')
@@ -152,7 +168,7 @@ def capture(model: nn.Module, *layers: str, gradients: bool = False) -> Iterator
     try:
         with eager():
             for name, module in found.items():
-                keep = partial(_keep, calls[name], handles if gradients else None)
+                keep = partial(_keep, calls[name], handles if gradients else None, reduce)
                 handles.append(module.register_forward_hook(keep))
             yield Maps(calls, gradients)
     finally:
@@ -163,26 +179,43 @@ def capture(model: nn.Module, *layers: str, gradients: bool = False) -> Iterator
 def _keep(
     calls: list[_Call],
     handles: list[RemovableHandle] | None,
+    reduce: Callable[[Tensor], Tensor] | None,
     _module: nn.Module,
     _inputs: Any,
     output: Any,
 ) -> None:
-    # A copy, because the next layer may be a ReLU(inplace=True) that writes over this output.
-    copied = map_tensors(lambda tensor: tensor.detach().clone(), output)
-    call = _Call(copied, [None] * len(tensors(output)))
+    call = _Call(map_tensors(partial(_kept, reduce), output), [None] * len(tensors(output)))
     calls.append(call)
     if handles is None:
         return
     for slot, tensor in enumerate(tensors(output)):
         if tensor.requires_grad:
             # A hook on the tensor: a module's full backward hook forbids in-place layers after it.
-            handles.append(tensor.register_hook(partial(_add_up, call.gradients, slot)))
+            handles.append(tensor.register_hook(partial(_add_up, call.gradients, slot, reduce)))
 
 
-def _add_up(gradients: list[Tensor | None], slot: int, gradient: Tensor) -> None:
-    before = gradients[slot]
-    new = gradient.detach()
-    gradients[slot] = new.clone() if before is None else before + new
+def _add_up(
+    gradients: list[Tensor | None],
+    slot: int,
+    reduce: Callable[[Tensor], Tensor] | None,
+    gradient: Tensor,
+) -> None:
+    before, new = gradients[slot], _kept(reduce, gradient)
+    if before is not None and reduce is not None:
+        raise RuntimeError(
+            "capture: a second backward pass went through the same forward pass, and gradients "
+            "that were reduced cannot be added up; leave `reduce` out, or use a block per pass"
+        )
+    gradients[slot] = new if before is None else before + new
+
+
+def _kept(reduce: Callable[[Tensor], Tensor] | None, tensor: Tensor) -> Tensor:
+    kept = tensor.detach() if reduce is None else reduce(tensor.detach())
+    if not isinstance(kept, Tensor):
+        raise TypeError(f"capture: expected `reduce` to return a tensor, got {kept!r}")
+    # A copy, because the next layer may be a ReLU(inplace=True) that writes over this output, and
+    # because a view would keep the whole of it alive.
+    return kept.detach().clone()
 
 
 def _only(values: list[Any]) -> Any:

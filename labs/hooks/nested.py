@@ -18,34 +18,39 @@ def map_tensors(fn: Callable[[Tensor], Any], value: Any) -> Any:
         value: A tensor, or tuples, named tuples, lists, dicts, dataclasses and plain objects
             (torchvision's ``ImageList``) that hold tensors. Anything else is kept as it is.
     """
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, tuple) and (make := getattr(value, "_make", None)):  # a named tuple
-        return make(map_tensors(fn, part) for part in value)
-    if isinstance(value, (tuple, list)):
-        return type(value)([map_tensors(fn, part) for part in value])
-    if isinstance(value, MutableMapping):
-        copied = copy(value)
-        for key, part in value.items():
-            copied[key] = map_tensors(fn, part)
-        return copied
-    copied = copy(value) if (names := _attributes(value)) else value
-    for name in names:
-        # Past the constructor and past `frozen`, which may refuse a None among the gradients.
-        object.__setattr__(copied, name, map_tensors(fn, getattr(value, name)))
-    return copied
+    return _map(lambda _path, tensor: fn(tensor), value, "")
 
 
 def tensors(value: Any) -> list[Tensor]:
     """Return every tensor in ``value``, in the order of :func:`map_tensors`."""
-    found: list[Tensor] = []
+    return list(named_tensors(value).values())
 
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
 
-    map_tensors(keep, value)
+def named_tensors(value: Any) -> dict[str, Tensor]:
+    """Return every tensor with the path to it: ``""``, ``[0]``, ``['boxes']``, ``[1].scores``."""
+    found: dict[str, Tensor] = {}
+    _map(found.__setitem__, value, "")
     return found
+
+
+def _map(fn: Callable[[str, Tensor], Any], value: Any, path: str) -> Any:
+    if isinstance(value, Tensor):
+        return fn(path, value)
+    if isinstance(value, tuple) and (make := getattr(value, "_make", None)):  # a named tuple
+        named = zip(value._fields, value, strict=True)  # type: ignore[attr-defined]
+        return make([_map(fn, part, f"{path}.{name}") for name, part in named])
+    if isinstance(value, (tuple, list)):
+        return type(value)([_map(fn, part, f"{path}[{i}]") for i, part in enumerate(value)])
+    if isinstance(value, MutableMapping):
+        copied = copy(value)
+        for key, part in value.items():
+            copied[key] = _map(fn, part, f"{path}[{key!r}]")
+        return copied
+    copied = copy(value) if (names := _attributes(value)) else value
+    for name in names:
+        # Past the constructor and past `frozen`, which may refuse a None among the gradients.
+        object.__setattr__(copied, name, _map(fn, getattr(value, name), f"{path}.{name}"))
+    return copied
 
 
 def _attributes(value: Any) -> list[str]:

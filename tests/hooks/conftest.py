@@ -47,6 +47,15 @@ def same(a, b):
 
 
 @pytest.fixture
+def one_rank(tmp_path):
+    """Start a process group of this process alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
 def no_trace():
     """Return a context manager that fails when the block changed the model in any way."""
 

@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from labs.hooks import capture
 from tests.models import (
@@ -150,6 +151,100 @@ def test_tensors_without_gradient_are_none_in_the_structure():
     assert maps.gradient("1")["aux"] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("*.0", ["layer.0", "layer.2.0"]),
+        ("layer.[02]", ["layer.0", "layer.2"]),
+        ("l*r.2.?", ["layer.2.0", "layer.2.1"]),
+        ("*", ["layer", "layer.0", "layer.1", "layer.2", "layer.2.0", "layer.2.1"]),
+    ],
+)
+def test_patterns_stand_for_all_layers_they_match(pattern, layers):
+    model = nn.Sequential()
+    model.layer = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Sequential(nn.Tanh(), nn.ReLU()))
+    with capture(model, pattern, "layer.0") as maps:
+        model(torch.randn(2, 3))
+    assert sorted(maps) == sorted({*layers, "layer.0"})
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_reduce_keeps_only_what_it_makes_of_each_tensor_and_gradient(gradients):
+    model, x = DictOutput(), torch.randn(5, 3)
+    with capture(model, "0", "1", gradients=True) as full:
+        model(x)["out"].square().sum().backward()
+    with capture(model, "0", "1", gradients=gradients, reduce=lambda t: t.std()) as maps:
+        model(x)["out"].square().sum().backward()
+    torch.testing.assert_close(maps["0"], full["0"].std())
+    torch.testing.assert_close(maps["1"]["aux"], [full["1"]["aux"][0].std(), None])
+    if gradients:
+        torch.testing.assert_close(maps.gradient("0"), full.gradient("0").std())
+        torch.testing.assert_close(maps.gradient("1")["out"], full.gradient("1")["out"].std())
+
+
+def live_bytes():
+    """Add up the bytes of all tensors that Python can reach, each storage once."""
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}.values()
+    )
+
+
+@pytest.mark.parametrize("reduce", [lambda t: t.mean(), lambda t: t[0, 0, 0]])
+def test_reduce_keeps_the_memory_of_a_long_loop_flat(reduce):
+    model, x, sizes = InplaceAfterConv(), torch.randn(4, 1, 64, 64), []
+    with capture(model, "0", gradients=True, reduce=reduce) as maps:
+        for steps in (2, 10):
+            for _ in range(steps):
+                model(x).square().mean().backward()
+            sizes.append(live_bytes())
+    kept = maps.calls("0")[0].nbytes
+    one_map = model[0](x).nbytes
+    assert len(maps["0"]) == len(maps.gradient("0")) == 12
+    assert sizes[1] - sizes[0] == 10 * 2 * kept
+    assert 10 * 2 * kept < one_map / 40
+
+
+def test_without_reduce_every_map_stays():  # so that the measure above can be trusted
+    model, x, sizes = InplaceAfterConv(), torch.randn(4, 1, 64, 64), []
+    with capture(model, "0", gradients=True):
+        for _ in range(2):
+            model(x).square().mean().backward()
+            sizes.append(live_bytes())
+    assert sizes[1] - sizes[0] == 2 * model[0](x).nbytes
+
+
+def test_reduced_gradients_are_not_added_up(digits):
+    model = TwoConvs()
+    with capture(model, "0", gradients=True, reduce=lambda t: t.norm()):
+        out = model(digits).sum()
+        out.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="second backward pass went through the same"):
+            out.backward()
+
+
+def test_reduce_has_to_return_a_tensor(digits):
+    model = TwoConvs()
+    with pytest.raises(TypeError, match=r"expected `reduce` to return a tensor, got \d"):  # noqa: SIM117
+        with capture(model, "0", reduce=lambda t: t.numel()):
+            model(digits)
+
+
+def test_under_amp_the_gradient_is_that_of_the_scaled_loss(digits):
+    model = InplaceAfterConv()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with capture(model, "0", "2", gradients=True) as maps, torch.autocast("cpu", torch.bfloat16):
+        loss = model(digits).float().square().sum()
+        scaler.scale(loss).backward()
+    assert maps["0"].dtype == maps.gradient("0").dtype == torch.bfloat16
+    output = maps["0"].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        rest = model[2](output.relu()).float().square().sum()
+    (expected,) = torch.autograd.grad(rest, output)
+    torch.testing.assert_close(maps.gradient("0") / scaler.get_scale(), expected)
+
+
 def test_no_graph_is_kept_alive(digits):
     model, alive = TwoConvs(), []
     model[0].register_forward_hook(lambda module, args, out: alive.append(weakref.ref(out)))
@@ -197,10 +292,21 @@ def test_gradient_hooks_are_gone_after_the_block(digits):
         maps.gradient("0")
 
 
-@pytest.mark.parametrize("first_call", ["before", "inside"])
-def test_compiled_models_show_their_layers(first_call, digits, no_trace):
+def test_a_checkpointed_layer_shows_that_it_ran_twice(digits):
     model = TwoConvs()
-    compiled = torch.compile(model, backend="eager")
+    with capture(model, "0", gradients=True) as maps:
+        checkpoint(model, digits, use_reentrant=False).sum().backward()
+    first, again = maps["0"]
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert maps.gradient("0")[0].shape == first.shape
+    assert maps.gradient("0")[1] is None
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("first_call", ["before", "inside"])
+def test_compiled_models_show_their_layers(first_call, backend, digits, no_trace):
+    model = TwoConvs()
+    compiled = torch.compile(model, backend=backend)
     if first_call == "before":
         compiled(digits)
     with no_trace(model), capture(compiled, "0", "", gradients=True) as maps:
@@ -252,6 +358,7 @@ def test_it_refuses_torchscript(layer, digits):
         ((), ValueError, "at least one layer"),
         (("useb",), KeyError, "'useb' not found; did you mean 'used' or 'unused'"),
         (("zzz",), KeyError, "'zzz' not found; the layers at the top are used, unused"),
+        (("used", "unusd*x"), KeyError, r"'unusd\*x' not found; did you mean 'unused'"),
         ((0,), TypeError, "expected the name of a layer, got a int"),
     ],
 )

@@ -4,9 +4,11 @@ from torch import nn
 
 from labs.hooks import Culprit, first_bad
 from tests.models import (
+    Detected,
     DividesByItsNorm,
     DrawsNoise,
     FrozenBackbone,
+    ImageBatch,
     InfiniteGradient,
     MaskedAttention,
     NaNAtSecondCall,
@@ -14,6 +16,7 @@ from tests.models import (
     NaNInThird,
     NaNThenRaises,
     NoParameters,
+    Pair,
     RaisesInForward,
     ResidualInplace,
     Returns,
@@ -58,6 +61,66 @@ def test_it_says_which_call():
     assert (culprit.name, culprit.call, culprit.kind, culprit.nan) == ("log", 1, "output", 6)
 
 
+@pytest.mark.parametrize(
+    ("build", "tensor"),
+    [
+        (lambda x: (x, {"boxes": x, "scores": x / 0}), "output[1]['scores']"),
+        (lambda x: [Pair(x, x.log())], "output[0].right"),
+        (lambda x: Detected(x, (-x).log(), x.argmax(1)), "output.scores"),
+        (lambda x: ImageBatch(x / 0, [(8, 8)]), "output.tensors"),
+        (lambda x: x / 0, "output"),
+    ],
+)
+def test_it_names_the_part_of_a_nested_output(build, tensor):
+    model = nn.Sequential(nn.Identity(), Returns(build))
+    culprit = first_bad(model, torch.tensor([[1.0, 0.0]]))
+    assert (culprit.name, culprit.tensor) == ("1", tensor)
+    assert (f"at {tensor}:" in repr(culprit)) == (tensor != "output")
+
+
+def test_it_names_the_input_that_was_not_finite():
+    class Adds(nn.Module):
+        def forward(self, x, *, shift):
+            return x + shift["by"]
+
+    shift = {"by": torch.tensor([0.0, float("nan")])}
+    model = nn.Sequential()
+    model.forward = lambda x: model.add(x, shift=shift)
+    model.add = Adds()
+    culprit = first_bad(model, torch.zeros(2))  # the model's own code brings it in
+    assert (culprit.name, culprit.kind, culprit.tensor) == (
+        "", "output", "input['shift']['by'] of 'add'"
+    )  # fmt: skip
+    culprit = first_bad(nn.Bilinear(2, 2, 1), torch.ones(1, 2), torch.full((1, 2), torch.inf))
+    assert (culprit.kind, culprit.tensor) == ("input", "input[1]")
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "tensor"),
+    [
+        (nn.Conv2d(1, 1, 1, bias=False), torch.full((1, 1, 1, 1), 1e30), "parameter 'weight'"),
+        (nn.Linear(1, 1), torch.full((1, 1), 1e30), "parameter 'weight'"),
+        (nn.Sequential(nn.Linear(1, 1)), torch.full((1, 1), 1e30), "parameter '0.weight'"),
+        (Returns(lambda x: x * 1e30), torch.zeros(1, requires_grad=True), "an input"),
+    ],
+)
+def test_it_names_where_a_gradient_was_going(model, x, tensor):
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    culprit = first_bad(model, x, loss=lambda out: 1e20 * out.sum())
+    assert (culprit.kind, culprit.tensor) == ("gradient", tensor)
+
+
+def test_a_gradient_that_goes_nowhere_by_name_goes_to_a_value_inside():
+    def build(x):
+        hidden = x * 2 + x
+        return (hidden - hidden).abs().sqrt()
+
+    model = nn.Sequential(nn.Linear(2, 2), Returns(build))
+    culprit = first_bad(model, torch.ones(1, 2))
+    assert (culprit.name, culprit.kind, culprit.tensor) == ("1", "gradient", "a value inside")
+
+
 def test_code_between_layers_is_blamed_on_the_module_that_holds_it():
     culprit = first_bad(NaNBetweenLayers(), torch.randn(2, 3))
     assert (culprit.name, culprit.kind, culprit.module) == ("inner", "output", "DividesByItsNorm")
@@ -66,6 +129,7 @@ def test_code_between_layers_is_blamed_on_the_module_that_holds_it():
 def test_the_model_itself_can_be_the_culprit():
     culprit = first_bad(DividesByItsNorm(), torch.zeros(2, 3))
     assert (culprit.name, culprit.kind) == ("", "output")
+    assert culprit.tensor == "input of 'project'"
     assert "the model itself (DividesByItsNorm)" in repr(culprit)
 
 
@@ -98,6 +162,11 @@ def test_an_infinite_gradient_behind_finite_outputs_is_found():
     assert model(zeros).isfinite().all()
     culprit = first_bad(model, zeros)
     assert (culprit.name, culprit.kind, culprit.module) == ("root", "gradient", "Returns")
+    assert culprit.tensor == "output of 'scale'"
+    assert repr(culprit) == (
+        "Culprit(gradient of root (Returns), call 0, at output of 'scale': "
+        "0 NaN and 6 infinite of 6 values)"
+    )
 
 
 def test_a_gradient_is_blamed_on_code_between_layers_too():

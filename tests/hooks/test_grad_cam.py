@@ -188,6 +188,15 @@ def test_what_cannot_be_explained_is_refused_with_the_reason(model, layer, targe
         grad_cam(model.eval(), images, layer, target)
 
 
+def test_a_pattern_is_a_name_when_it_matches_one_layer():
+    model, images = TwoConvs().eval(), torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(
+        grad_cam(model, images, "2*", first_class), grad_cam(model, images, "2", first_class)
+    )
+    with pytest.raises(ValueError, match=r"one layer, got '\[02\]', which matches 2: 0, 2"):
+        grad_cam(model, images, "[02]", first_class)
+
+
 def test_a_layer_that_runs_twice_is_refused():
     conv = nn.Conv2d(1, 1, 3, padding=1)
     model = nn.Sequential(conv, nn.ReLU(), conv, nn.Flatten()).eval()

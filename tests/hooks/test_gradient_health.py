@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -160,6 +161,43 @@ def test_sparse_gradients_empty_parameters_and_zero_weights():
     assert table.loc["words.weight", "grad_norm"] == pytest.approx(2**0.5)
     assert table["verdict"].tolist() == ["ok"] * 3
     assert math.isnan(table.loc["none.bias", "ratio"])
+
+
+def test_a_scaled_loss_is_judged_as_if_it_were_not_scaled(no_trace):
+    torch.manual_seed(0)
+    model, x = UnusedBranch(), torch.rand(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x).float().sum()
+    loss.backward(retain_graph=True)
+    expected = gradient_health(model)
+    model.zero_grad()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler.scale(loss).backward()
+    assert gradient_health(model).exploding == ("used.weight", "used.bias")
+    with no_trace(model):
+        found = gradient_health(model, scale=scaler)
+    pd.testing.assert_frame_equal(found.table(), expected.table())
+    pd.testing.assert_frame_equal(gradient_health(model, scale=2.0**16).table(), found.table())
+    assert found.missing == ("unused.weight", "unused.bias")
+    scaler.unscale_(optimizer)
+    pd.testing.assert_frame_equal(gradient_health(model).table(), expected.table())
+
+
+def test_wrapped_models_go_by_the_plain_names(one_rank):
+    model = UnusedBranch()
+    wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    wrapped(torch.rand(2, 3)).sum().backward()
+    expected = gradient_health(model)
+    assert expected.missing == ("unused.weight", "unused.bias")
+    for same in (wrapped, nn.DataParallel(model), torch.compile(model, backend="eager")):
+        pd.testing.assert_frame_equal(gradient_health(same).table(), expected.table())
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_cannot_be_is_refused(scale):
+    with pytest.raises(ValueError, match="expected a scale above 0, got"):
+        gradient_health(NoParameters(), scale=scale)
 
 
 @pytest.mark.parametrize("wrong", [{"vanishing": -1.0}, {"vanishing": 10.0, "exploding": 1.0}])

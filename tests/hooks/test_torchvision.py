@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from labs.hooks import capture, first_bad, gradient_health
+from labs.hooks import capture, clip_norm, edit_gradients, first_bad, grad_cam, gradient_health
 from labs.hooks.nested import tensors
 
 MODELS = torchvision.models
@@ -154,4 +154,75 @@ def test_a_frozen_detector_backbone_is_frozen_and_not_missing():
     report = gradient_health(model)
     assert len(report.frozen) == sum(not p.requires_grad for p in model.parameters())
     assert set(report.missing) | set(report.frozen) < {n for n, _ in model.named_parameters()}
+    assert report.non_finite == ()
+
+
+def test_a_pattern_finds_the_layers_of_one_kind():
+    model, (images,) = build("resnet18").eval(), inputs("resnet18")
+    with torch.no_grad(), capture(model, "layer*.conv1", reduce=lambda m: m.std((0, 2, 3))) as maps:
+        model(images)
+    assert list(maps) == [
+        f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)
+    ]
+    assert [maps[name].shape[0] for name in maps] == [64, 64, 128, 128, 256, 256, 512, 512]
+
+
+def backward(model, name):
+    torch.manual_seed(2)  # a detector samples its boxes
+    out = tensors(model(*inputs(name)))
+    torch.stack([part.sum() for part in out if part.requires_grad]).sum().backward()
+
+
+@each_model
+def test_the_gradients_of_a_part_are_clipped_and_the_rest_is_as_without_it(name):
+    keys = {"fasterrcnn": "roi_heads", "lraspp": "classifier", "vit_b_16": "heads.head"}
+    key = keys.get(name, "fc" if name == "resnet18" else "classifier.3")
+    edited, expected = build(name), build(name)
+    first = next(child for child, module in edited.named_children() if list(module.parameters()))
+    with edit_gradients(edited, {key: clip_norm(0.5), first: 0.0}):
+        backward(edited, name)
+    backward(expected, name)
+    torch.nn.utils.clip_grad_norm_(expected.get_submodule(key).parameters(), 0.5)
+    frozen = {id(p) for p in edited.get_submodule(first).parameters()}
+    pairs = list(zip(edited.parameters(), expected.parameters(), strict=True))
+    for one, other in pairs:
+        if id(one) in frozen or other.grad is None:
+            assert one.grad is None
+        else:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+    assert any(one.grad is not None for one, _ in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "target"),
+    [
+        ("resnet18", "layer4.1.conv2", lambda out: out[:, 3]),
+        ("mobilenet_v3_small", "features.12", lambda out: out[:, 3]),
+        ("vit_b_16", "conv_proj", lambda out: out[:, 3]),
+        ("lraspp", "backbone.16", lambda out: out["out"][:, 1].mean((1, 2))),
+        (
+            "fasterrcnn",
+            "backbone.fpn.inner_blocks.0.0",
+            lambda out: torch.stack([image["scores"].sum() for image in out]),
+        ),
+    ],
+)
+def test_every_kind_of_network_can_be_explained(name, layer, target, no_trace):
+    model, images = build(name).eval(), inputs("resnet18")[0]
+    if name == "vit_b_16":
+        torch.nn.init.normal_(model.heads.head.weight)  # it starts at zero
+    with no_trace(model):
+        heat = grad_cam(model, images, layer, target)
+    assert heat.shape == (2, 64, 64)
+    assert heat.amax((1, 2)).tolist() == [1, 1]
+    assert heat.min() >= 0
+
+
+@each_model
+def test_every_parameter_gets_a_verdict_and_none_is_missing(name):
+    model = build(name)
+    backward(model, name)
+    report = gradient_health(model)
+    assert len(report.parameters) == len(list(model.parameters()))
+    assert report.missing == ()
     assert report.non_finite == ()
