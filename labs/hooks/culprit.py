@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from labs.hooks.layers import bare, eager, find_layers
+from labs.hooks.layers import bare, eager, find_layers, own_tensors
 from labs.hooks.nested import map_tensors, named_tensors, tensors
 
 LOSS = "(loss)"
@@ -98,9 +98,12 @@ def first_bad(
     try:
         with eager(), _random_state_kept(), torch.inference_mode(False), torch.enable_grad():
             copies = map_tensors(_private_copy, inputs)
-            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            private = {id(buffer): buffer.clone() for buffer in model.buffers()}
+            own = own_tensors(model).items()
+            buffers = {name: private[id(held)] for name, held in own if id(held) in private}
             with trace.following(model):
-                output = torch.func.functional_call(model, buffers, copies)
+                call = torch.func.functional_call
+                output = call(model, buffers, copies, tie_weights=False)
             if trace.culprit is None:
                 value = _total(output) if loss is None else loss(output)
                 trace.follow_back(value, [*model.parameters(), *tensors(copies)])

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -103,3 +103,18 @@ def _refuse_replicas(model: nn.Module) -> None:
                 f"expected one copy of the model, got a DataParallel over {len(module.device_ids)} "
                 "devices, whose copies would mix their calls; use its `.module`"
             )
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers, by one name for each module that holds them.
+
+    ``torch.func.functional_call`` given a module under both of its names would leave the copies in
+    it; with these names and ``tie_weights=False`` it does not.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, module in model.named_modules()
+        for held in (module._parameters, module._buffers)
+        for name, tensor in held.items()
+        if tensor is not None
+    }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labs.hooks.layers import own_tensors
 from labs.hooks.nested import map_tensors, tensors
 
 
@@ -31,7 +32,7 @@ class DoubleRun:
         state: dict[str, Tensor] = {}
         if isinstance(fn, nn.Module):
             state = _double_state(fn)
-            trained = {id(state[name]) for name, p in _own(fn).items() if p.requires_grad}
+            trained = {id(state[name]) for name, p in own_tensors(fn).items() if p.requires_grad}
             once = {id(t): (name, t) for name, t in reversed(state.items()) if id(t) in trained}
             leaves |= dict(reversed(once.values()))
         if not leaves:
@@ -51,7 +52,7 @@ class DoubleRun:
             if not isinstance(self.fn, nn.Module):
                 return _weighted_sum(self.fn(*inputs))
             buffers = {id(buffer) for buffer in self.fn.buffers()}
-            fixed = [name for name, t in _own(self.fn).items() if id(t) in buffers]
+            fixed = [name for name, t in own_tensors(self.fn).items() if id(t) in buffers]
             state = self.state | {name: self.state[name].clone() for name in fixed}
             call = torch.func.functional_call
             return _weighted_sum(call(self.fn, state, inputs, tie_weights=False))
@@ -91,21 +92,7 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.detach().to(wide, copy=True).contiguous()
 
 
-def _own(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers, by one name for each module that holds them.
-
-    ``functional_call`` given a module under both of its names would leave the copies in it.
-    """
-    return {
-        f"{prefix}.{name}" if prefix else name: tensor
-        for prefix, module in model.named_modules()
-        for held in (module._parameters, module._buffers)
-        for name, tensor in held.items()
-        if tensor is not None
-    }
-
-
 def _double_state(model: nn.Module) -> dict[str, Tensor]:
     """Copy parameters and buffers to float64; tied ones stay tied."""
-    copies = {id(tensor): _double(tensor) for tensor in _own(model).values()}
-    return {name: copies[id(tensor)] for name, tensor in _own(model).items()}
+    copies = {id(tensor): _double(tensor) for tensor in own_tensors(model).values()}
+    return {name: copies[id(tensor)] for name, tensor in own_tensors(model).items()}

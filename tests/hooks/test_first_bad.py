@@ -241,6 +241,15 @@ def test_existing_gradients_statistics_and_noise_stay(no_trace):
     assert model[1].num_batches_tracked == 1
 
 
+def test_a_batch_norm_used_twice_keeps_its_statistics(no_trace):
+    norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(norm, norm)
+    with no_trace(model):
+        assert first_bad(model, torch.randn(8, 3)) is None
+    assert model[0].num_batches_tracked is model[1].num_batches_tracked
+    assert norm.num_batches_tracked == 0
+
+
 def test_a_pending_backward_pass_still_works():
     model, x = DrawsNoise(), torch.randn(4, 1, 8, 8)
     pending = model.eval()(x).sum()
