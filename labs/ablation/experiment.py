@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
@@ -42,7 +42,8 @@ def ablate(
     cannot be imported by another process. With one they are made there, with the same numbers:
     ``processes(4)`` on this machine; ``Client(cluster).get_executor()`` on a Dask cluster, which
     ``dask_jobqueue.SLURMCluster(processes=1, cores=1, …)`` starts under SLURM (one thread per
-    worker, since a process makes one run at a time); ``mpi4py.futures.MPIPoolExecutor()`` under
+    worker, since a process makes one run at a time; Dask itself draws from Python's ``random`` there,
+    so only NumPy's and PyTorch's numbers repeat); ``mpi4py.futures.MPIPoolExecutor()`` under
     ``mpiexec -n 8 python -m mpi4py.futures study.py``. Set ``OMP_NUM_THREADS`` for workers that
     you start yourself.
 
@@ -120,12 +121,14 @@ def _collect(
     return False
 
 
-def _here(calls: dict[int, Call]) -> Iterator[tuple[int, Run]]:
+def _here(calls: dict[int, Call]) -> Generator[tuple[int, Run], None, None]:
     for place, call in calls.items():
         yield place, execute(*call)
 
 
-def _elsewhere(executor: Executor, calls: dict[int, Call]) -> Iterator[tuple[int, Run]]:
+def _elsewhere(
+    executor: Executor, calls: dict[int, Call]
+) -> Generator[tuple[int, Run], None, None]:
     futures = {executor.submit(execute, *call): place for place, call in calls.items()}
     try:
         for future in as_completed(futures):
@@ -178,7 +181,7 @@ def _distinct(name: str, given: Iterable[Any]) -> list[Any]:
 
 def _whole(seeds: list[Any]) -> list[int]:
     for seed in seeds:
-        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
             raise ValueError(f"ablate: expected integers in [0, 2**32) as seeds, got {seed!r}")
     return [int(seed) for seed in seeds]
 

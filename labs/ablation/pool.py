@@ -14,8 +14,6 @@ from typing import Any
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-_is_our_worker = False
-
 
 def processes(workers: int | None = None) -> ProcessPoolExecutor:
     """Start processes that share the threads of this one evenly, for ``ablate(executor=…)``.
@@ -27,7 +25,7 @@ def processes(workers: int | None = None) -> ProcessPoolExecutor:
 
     They are spawned, so CUDA works in them; a start takes as long as ``import torch``, and several
     studies can use one pool. Four processes on a GPU share it, memory included. The processes end
-    with the ``with`` block, and also when this process is killed.
+    with the ``with`` block, on Ctrl-C (then start new ones), and when this process is killed.
 
     Args:
         workers: How many. One per core that this process may use when it is not given.
@@ -95,27 +93,12 @@ def _refuse_what_cannot_be_sent(fn: Any, settings: list[Any]) -> None:
         )
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end what runs in the block, in a worker that otherwise ignores it."""
-    if not _is_our_worker:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _prepare_worker(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process, and says nothing
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    global _is_our_worker
-    _is_our_worker = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while idle; Ctrl-C is for the study
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

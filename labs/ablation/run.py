@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from labs.ablation.pool import interruptible
-
 Score = float | Mapping[str, float]
 SEED, ERROR = "seed", "error"
 """The names of columns, which a metric cannot have."""
@@ -66,8 +64,7 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
         seed_everything(seed)
         started = time.perf_counter()
         try:
-            with interruptible():
-                result = fn(**settings)
+            result = fn(**settings)
         except Exception as problem:
             took = time.perf_counter() - started
             return failed(settings[vary], seed, problem, took)

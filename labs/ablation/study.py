@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,11 @@ class Study:
         """
         if digits < 1:
             raise ValueError(f"to_markdown: expected digits >= 1, got {digits}")
-        tables = {metric: self.table(metric) for metric in self.metrics}
+        tables = {metric: self._rows(metric) for metric in self.metrics}
         names = [label(value) for value in self.values]
         rows = [[self.vary, *self.metrics, "conclusion"], ["---"] * (len(tables) + 2)]
-        for place, name in enumerate(names):
-            cells = [self._cell(table.iloc[place], digits) for table in tables.values()]
+        for name in names:
+            cells = [self._cell(table[name], digits) for table in tables.values()]
             rows.append([_text(name), *cells, self._conclusion(name)])
         return "\n".join(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows)
 
@@ -190,12 +190,16 @@ class Study:
             arms[label(run.value)].append(run.metrics.get(metric, np.nan))
         return {name: np.array(scores, dtype=float) for name, scores in arms.items()}
 
+    def _rows(self, metric: str) -> dict[Hashable, Mapping[str, Any]]:
+        table = self.table(metric)
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.to_numpy()]
+        return dict(zip(self._scores(metric), rows, strict=True))
+
     def _conclusions(self, metric: str, higher: str, lower: str) -> dict[Hashable, str]:
         comparisons = len(self.values) - 1
-        rows = zip(self._scores(metric), self.table(metric).to_dict("records"), strict=True)
         return {
             name: conclude(row, comparisons, higher, lower)
-            for name, row in rows
+            for name, row in self._rows(metric).items()
             if name != self.reference
         }
 
@@ -207,10 +211,9 @@ class Study:
 
     def _unclear(self, metric: str) -> list[str]:
         table, comparisons = self.table(metric), len(self.values) - 1
-        arms = zip(self._scores(metric), table.to_dict("records"), strict=True)
         unclear = [
             _text(name)
-            for name, row in arms
+            for name, row in self._rows(metric).items()
             if name != self.reference and not differs(row, comparisons) and row["delta"] != 0
         ]
         if not unclear:
@@ -221,7 +224,7 @@ class Study:
             f"{_text(self.reference)}; add seeds, or do not call it a difference"
         ]
 
-    def _cell(self, row: pd.Series, digits: int) -> str:
+    def _cell(self, row: Mapping[str, Any], digits: int) -> str:
         if row["n"] == 0:
             return "failed"
         arrow = "" if not differs(row, len(self.values) - 1) else "↑" if row["delta"] > 0 else "↓"
@@ -235,7 +238,7 @@ def label(value: Any) -> Hashable:
         hash(value)
     except TypeError:
         return repr(value)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _text(name: Hashable) -> str:
