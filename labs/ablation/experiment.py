@@ -42,8 +42,8 @@ def ablate(
     cannot be imported by another process. With one they are made there, with the same numbers:
     ``processes(4)`` on this machine; ``Client(cluster).get_executor()`` on a Dask cluster, which
     ``dask_jobqueue.SLURMCluster(processes=1, cores=1, …)`` starts under SLURM (one thread per
-    worker, since a process makes one run at a time; Dask itself draws from Python's ``random`` there,
-    so only NumPy's and PyTorch's numbers repeat); ``mpi4py.futures.MPIPoolExecutor()`` under
+    worker, since a process makes one run at a time; Dask draws from Python's ``random`` itself, so
+    only NumPy's and PyTorch's numbers repeat there); ``mpi4py.futures.MPIPoolExecutor()`` under
     ``mpiexec -n 8 python -m mpi4py.futures study.py``. Set ``OMP_NUM_THREADS`` for workers that
     you start yourself.
 
