@@ -11,14 +11,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
+from timeit import timeit
 
 import torch
 from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import to_pil_image
 
+from labs.ablation import ablate, processes
 from labs.data import photos, scan_images
 from labs.hooks import capture
 from labs.repro import seed_everything, versions
@@ -87,7 +90,19 @@ def bench_photos() -> Pair:
     return pair(lambda: photos("train", 100, 64), lambda: photos("train", 100, 128), 5)
 
 
+def bench_ablation() -> Pair:
+    """Compare an ablation in two processes with the same one in one process, both started."""
+    settings = {"stmt": "sum(range(1000))", "number": 40_000}  # holds one core, and no memory
+
+    def study(pool: ProcessPoolExecutor) -> None:
+        ablate(timeit, settings, "number", [40_000, 40_001], seeds=range(4), executor=pool)
+
+    with processes(1) as one, processes(2) as two:
+        return pair(lambda: study(two), lambda: study(one), 5)
+
+
 BENCHES: dict[str, Callable[[], Pair]] = {
+    "ablate: 8 CPU-bound runs, two processes and one": bench_ablation,
     "capture: ResNet-18 forward, without and with": bench_capture,
     "photos: compose 100 images, 64 px and 128 px": bench_photos,
     "scan_images: 2000 files, in-process and two workers": bench_scan,

@@ -1,0 +1,8 @@
+"""Change one thing, repeat it over seeds, and see whether it mattered."""
+
+from labs.ablation.experiment import ablate
+from labs.ablation.pool import processes
+from labs.ablation.run import NotAScoreError, Run
+from labs.ablation.study import Study
+
+__all__ = ["NotAScoreError", "Run", "Study", "ablate", "processes"]

@@ -1,0 +1,121 @@
+"""Make one run: seed, call, and turn whatever comes of it into a record."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Score = float | Mapping[str, float]
+SEED, ERROR = "seed", "error"
+"""The names of columns, which a metric cannot have."""
+
+# The random state is one for all threads of a process, so a process makes one run at a time. The
+# lock can be taken again by the same thread: a run may hold an ablation of its own.
+_ALONE = threading.RLock()
+
+
+class NotAScoreError(TypeError):
+    """Report a function that returned neither a number nor a dict of numbers."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold what one run measured, or why it failed.
+
+    Attributes:
+        value: Of the varied setting.
+        seed: Set before the function was called.
+        metrics: By name; empty when the run failed.
+        error: One line, with the type of the exception; empty when the run finished.
+        traceback: The whole of it, as Python prints it.
+        seconds: How long the run took.
+    """
+
+    value: Any
+    seed: int
+    metrics: Mapping[str, float]
+    error: str = ""
+    traceback: str = field(default="", repr=False)
+    seconds: float = 0.0
+
+
+def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, seed: int) -> Run:
+    """Seed everything, call ``fn(**settings)``, and put the random state back.
+
+    This is what an executor runs, so it lives in a module that every worker can import.
+
+    Returns:
+        The run; if ``fn`` raised, with the error.
+
+    Raises:
+        NotAScoreError: When ``fn`` returned something else than numbers.
+    """
+    from labs.repro import seed_everything  # loads PyTorch, which only a run needs
+
+    with _ALONE, _random_state_kept():
+        seed_everything(seed)
+        started = time.perf_counter()
+        try:
+            result = fn(**settings)
+        except Exception as problem:
+            took = time.perf_counter() - started
+            return failed(settings[vary], seed, problem, took)
+        took = time.perf_counter() - started
+    return Run(settings[vary], seed, _metrics(result, vary), seconds=took)
+
+
+def failed(value: Any, seed: int, problem: BaseException, seconds: float = 0.0) -> Run:
+    """Return the record of a run that ended with an exception."""
+    said = str(problem).strip().partition("\n")[0]
+    error = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+    trace = "".join(traceback.format_exception(problem))
+    return Run(value, seed, {}, error, trace, seconds)
+
+
+def _metrics(result: Any, vary: str) -> dict[str, float]:
+    named = result if isinstance(result, Mapping) else {"score": result}
+    if not named:
+        raise NotAScoreError("ablate: fn returned an empty dict; return at least one score")
+    for name in named:
+        if not isinstance(name, str) or name in (vary, SEED, ERROR):
+            raise NotAScoreError(
+                f"ablate: fn named a metric {name!r}; expected a string other than "
+                f"{vary!r}, {SEED!r} and {ERROR!r}, which are columns already"
+            )
+    return {name: _number(name, value) for name, value in named.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        shape = getattr(value, "shape", None)
+        kind = type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+        raise NotAScoreError(
+            f"ablate: fn returned {kind} as {name!r}; expected one number, or a dict of them: "
+            "reduce it first, or add the missing `return`"
+        ) from problem
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    import torch
+
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002

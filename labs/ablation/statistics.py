@@ -1,0 +1,85 @@
+"""Compare the scores of two arms, and say in words what the seeds can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.05
+"""Below this probability a difference counts as one, after division by the number of arms."""
+
+
+def summarise(scores: np.ndarray, base: np.ndarray | None) -> dict[str, Any]:
+    """Describe one arm, and compare it with the reference.
+
+    Args:
+        scores: Of the arm's runs; those that are not finite are left out.
+        base: The scores of the reference; ``None`` when the arm is the reference.
+
+    Returns:
+        ``mean``, ``std`` (n - 1), ``ci95`` (half the width of the interval, by Student's t), ``n``,
+        ``delta`` (of the means) and ``p`` (Welch's t-test, two-sided). What these runs cannot give
+        is NaN: spread needs two scores, and the test a spread in one of the arms.
+    """
+    from scipy import stats
+
+    mean, std, n = _moments(scores)
+    other, other_std, other_n = (mean, std, n) if base is None else _moments(base)
+    testable = base is not None and min(n, other_n) > 1 and max(std, other_std) > 0
+    p = (
+        stats.ttest_ind_from_stats(mean, std, n, other, other_std, other_n, equal_var=False).pvalue
+        if testable
+        else np.nan
+    )
+    ci95 = stats.t.ppf(0.975, n - 1) * std / n**0.5 if n > 1 else np.nan
+    return {"mean": mean, "std": std, "ci95": ci95, "n": n, "delta": mean - other, "p": p}
+
+
+def differs(row: Mapping[str, Any], comparisons: int) -> bool:
+    """Say whether an arm differs from the reference.
+
+    Args:
+        row: From :func:`summarise`.
+        comparisons: With how many arms the reference is compared. Of twenty arms without any
+            effect one has p < 0.05 by luck, so the level is divided by their number (Bonferroni).
+    """
+    return bool(row["p"] < LEVEL / comparisons)
+
+
+def conclude(row: Mapping[str, Any], comparisons: int, higher: str, lower: str) -> str:
+    """Say in a few words how an arm compares with the reference.
+
+    Args:
+        row: From :func:`summarise`, of an arm that is not the reference.
+        comparisons: As in :func:`differs`.
+        higher: The word for a mean above the reference's.
+        lower: The word for one below.
+    """
+    delta, p = row["delta"], row["p"]
+    if differs(row, comparisons):
+        return f"{higher if delta > 0 else lower} by {abs(delta):.2g} ({_probability(p)})"
+    if not np.isnan(p):
+        return f"not told apart ({_probability(p)})"
+    if np.isnan(delta):
+        return "no score to compare"
+    if np.isnan(row["std"]):
+        return "too few scores to tell"
+    return "the same at every seed" if delta == 0 else f"{delta:+.2g}, but no spread to judge it by"
+
+
+def _moments(scores: np.ndarray) -> tuple[float, float, int]:
+    finite = scores[np.isfinite(scores)]
+    n = len(finite)
+    if n == 0:
+        return np.nan, np.nan, 0
+    # Rounding would give identical scores a tiny spread, and any difference would look certain.
+    identical = np.ptp(finite) == 0
+    mean = float(finite[0] if identical else finite.mean())
+    spread = 0.0 if identical else float(finite.std(ddof=1))
+    return mean, spread if n > 1 else np.nan, n
+
+
+def _probability(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
