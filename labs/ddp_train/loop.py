@@ -157,7 +157,8 @@ def measure(network: nn.Module, data: ImageSet, place: Place) -> float:
     if dist.is_initialized():
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
-    mine = data.take(list(shard(len(data), place.rank, place.world_size)))
+    indices = shard(len(data), place.rank, place.world_size)
+    mine = data.take(torch.tensor(indices, dtype=torch.int64))  # a short set leaves ranks none
     hits = torch.empty(0, dtype=torch.uint8)
     if len(mine):
         hits = (predict(network, mine.images).argmax(1) == mine.labels).byte()
