@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from labs.ddp.outcome import Failure, RankFailed, crash, failure_of, hang
+from labs.ddp.outcome import Failure, RankFailed, crash, failure_of, hang, status_of
 from labs.ddp.rank import MAIN
 
 POLL = 0.02  # seconds between two looks at the ranks
@@ -128,7 +128,7 @@ def _start(folder: Path, rank: int, world_size: int, timeout: float) -> Popen:
 
 
 def _wait(folder: Path, ranks: Sequence[Popen], deadline: float, timeout: float) -> None:
-    while any(rank.poll() is None for rank in ranks) or _failures(folder, ranks):
+    while any(status_of(rank) is None for rank in ranks) or _failures(folder, ranks):
         if _failures(folder, ranks):
             raise crash(_settled(folder, ranks), folder, len(ranks))
         if time.monotonic() > deadline:
@@ -145,7 +145,7 @@ def _settled(folder: Path, ranks: Sequence[Popen]) -> list[Failure]:
     """Return the failures once one of them is a cause, or none can come any more."""
     until = time.monotonic() + GRACE
     while True:
-        alive = any(rank.poll() is None for rank in ranks)
+        alive = any(status_of(rank) is None for rank in ranks)
         failures = _failures(folder, ranks)
         if not (alive and all(f.lost_peer for f in failures) and time.monotonic() < until):
             return failures
@@ -154,11 +154,11 @@ def _settled(folder: Path, ranks: Sequence[Popen]) -> list[Failure]:
 
 def _stacks(folder: Path, ranks: Sequence[Popen]) -> dict[int, str | None]:
     """Ask every rank that still runs where it is."""
-    running = [rank for rank, process in enumerate(ranks) if process.poll() is None]
+    running = [rank for rank, process in enumerate(ranks) if status_of(process) is None]
     files = {rank: folder / f"stack-{rank}" for rank in running}
     asked = [rank for rank in running if files[rank].exists()]
     for rank in asked:
-        ranks[rank].send_signal(signal.SIGUSR1)
+        os.kill(ranks[rank].pid, signal.SIGUSR1)
     until = time.monotonic() + ANSWER
     while not all(files[r].stat().st_size for r in asked) and time.monotonic() < until:
         time.sleep(POLL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -41,13 +42,27 @@ class Failure:
     lost_peer: bool = False
 
 
+def status_of(process: Popen) -> int | None:
+    """Return how a rank ended, or None while it runs; a negative number is a signal.
+
+    Where the system can tell without forgetting the process, its number stays taken, so that
+    killing its process group later cannot meet another one.
+    """
+    if process.returncode is not None or not hasattr(os, "waitid"):
+        return process.poll()
+    end = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if end is None:
+        return None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
 def failure_of(folder: Path, rank: int, process: Popen) -> Failure | None:
     """Return how this rank failed, or None while it runs or when it returned a result."""
     record = folder / f"failure-{rank}"
     if record.exists():
         told = json.loads(record.read_bytes())
         return Failure(rank, told["time"], told["reason"], told["text"], told["lost_peer"])
-    status = process.poll()
+    status = status_of(process)
     if status is None or (status == 0 and (folder / f"result-{rank}").exists()):
         return None
     if record.exists():  # written between our look and its end

@@ -1,5 +1,7 @@
 r"""Train DigitNet on the digits, in one process or in many on many machines: one program.
 
+The ways to start it::
+
     python -m labs.ddp_train
     torchrun --standalone --nproc-per-node=2 -m labs.ddp_train
     torchrun --standalone --nproc-per-node=2 --max-restarts=3 -m labs.ddp_train \

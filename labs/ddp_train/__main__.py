@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "labs.ddp_train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=labs.ddp_train.__doc__,
+        description=(labs.ddp_train.__doc__ or "").replace("::\n", ":\n"),
     )
     add, default = parser.add_argument, Settings()
     add("--epochs", type=int, default=default.epochs)
