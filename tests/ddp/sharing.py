@@ -1,0 +1,110 @@
+"""Keep what the ranks of the sharding, parity and training tests run."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models import mobilenet_v3_small, resnet18
+
+from labs.data import digits
+from labs.ddp import Place, accumulate, gather_exact, shard
+from labs.ddp.group import current_place
+from labs.ddp_train import Settings, build, measure, train, train_epoch
+from labs.models import DigitNet
+from labs.repro import seed_everything
+from labs.train import cross_entropy
+from tests.models import TwoConvs
+
+ALONE = Place(0, 1, 0, torch.device("cpu"))
+
+
+def gathered(rank, sizes):
+    """Gather the squares of the indices in [0, n), as pairs, for each n."""
+    world = dist.get_world_size()
+    found = []
+    for n in sizes:
+        mine = torch.tensor(list(shard(n, rank, world)), dtype=torch.int64)
+        found.append(gather_exact(torch.stack([mine, mine**2], 1), n))
+    return found
+
+
+def gathers_too_much(rank):
+    try:
+        gather_exact(torch.zeros(2), 3)
+    except ValueError as error:
+        return str(error)
+
+
+def batch_of(n):
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 1, 8, 8, generator=generator), torch.arange(n) % 3
+
+
+def accumulated(rank, n, size, steps):
+    """Return the gradients of each step over this rank's shard, and when they were exchanged."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    images, labels = batch_of(n)
+    mine = list(shard(n, rank, world))
+    parts = torch.tensor(mine).split(size)
+    seed_everything(0)
+    model = TwoConvs()
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    found, synced = [], []
+    for micro in accumulate(wrapped, [(images[p], labels[p]) for p in parts], steps):
+        synced.append(getattr(wrapped, "require_backward_grad_sync", None))
+        (micro.weight * cross_entropy(wrapped, micro.batch)).backward()
+        if micro.last:
+            found.append([p.grad.clone() for p in model.parameters()])
+            model.zero_grad()
+    return found, synced
+
+
+def runs_out(rank):
+    """Give rank 0 a step more than rank 1."""
+    model = TwoConvs()
+    batches = [batch_of(2)] * (2 - rank)
+    try:
+        for micro in accumulate(model, batches, 1):
+            cross_entropy(model, micro.batch).backward()
+    except RuntimeError as error:
+        return str(error)
+
+
+def small_mobilenet():
+    """Build a torchvision network without batch norm and without dropout."""
+    return mobilenet_v3_small(
+        num_classes=5, width_mult=0.25, norm_layer=lambda c: nn.GroupNorm(1, c), dropout=0.0
+    )
+
+
+def frozen_resnet():
+    """Build a torchvision network in eval mode: its batch norms use their running statistics."""
+    return resnet18(num_classes=5).eval()
+
+
+def short_run(rank, settings):
+    """Train two steps of 16 without batch norm, and return the weights and the loss."""
+    place = current_place() if dist.is_initialized() else ALONE
+    data = digits("train", 32)
+    seed_everything(0)
+    run = build(settings, place, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    loss = train_epoch(run, settings, place, data, 0)
+    return [p.detach() for p in run.network.parameters()], loss
+
+
+def measured(rank, n):
+    """Return the accuracy of an untrained network whose buffers differ from rank to rank."""
+    place = current_place() if dist.is_initialized() else ALONE
+    seed_everything(0)
+    network = DigitNet()
+    network.bn1.running_mean.fill_(float(rank))
+    return measure(network, digits("test", n), place)
+
+
+def whole_run(rank, settings, folder, save_every):
+    """Train; the checkpoint is the result."""
+    train(settings, current_place(), folder, save_every)
+
+
+def settings_of(**changes):
+    return Settings(**{"epochs": 1, "batch_size": 16, "limit": 32} | changes)

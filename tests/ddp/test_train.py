@@ -1,0 +1,188 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from labs.ddp import Place, launch
+from labs.ddp_train import Run, Settings, build, learning_rate, loop, train
+from labs.ddp_train.__main__ import main
+from tests.ddp import sharing
+from tests.ddp.sharing import ALONE, settings_of
+
+ROOT = Path(__file__).parents[2]
+LONG = Settings(epochs=2, batch_size=16, accumulate=2, limit=512, ema=0.9, amp=True)
+
+
+def state(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(a, b):
+    """Compare two checkpoints to the last bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_the_rate_rises_and_falls_to_almost_nothing():
+    rates = [learning_rate(step, 100, 0.1) for step in range(100)]
+    assert max(rates) == rates[30] == pytest.approx(0.1)
+    assert rates == sorted(rates[:30]) + sorted(rates[30:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize("stop", [3, 16, 20], ids=["mid epoch", "end of epoch", "second epoch"])
+def test_a_run_that_was_cut_off_ends_as_if_it_was_not(stop, tmp_path, monkeypatch):
+    settings = settings_of(epochs=2, limit=256, accumulate=2, ema=0.9, amp=True)
+    train(settings, ALONE, tmp_path / "whole")
+    real = loop.take_step
+
+    def cut(run: Run, rate):
+        if run.step == stop:
+            raise KeyboardInterrupt
+        real(run, rate)
+
+    monkeypatch.setattr(loop, "take_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, ALONE, tmp_path / "cut", save_every=2)
+    monkeypatch.setattr(loop, "take_step", real)
+    assert 0 < state(tmp_path / "cut")["step"] <= stop
+    train(settings, ALONE, tmp_path / "cut", resume=True)
+    assert_same(state(tmp_path / "whole"), state(tmp_path / "cut"))
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_is_neither_overwritten_nor_mixed_up(tmp_path):
+    train(settings_of(), ALONE, tmp_path)
+    with pytest.raises(FileExistsError, match="pass --resume"):
+        train(settings_of(), ALONE, tmp_path)
+    with pytest.raises(ValueError, match=r"made with lr=0\.01: use the same"):
+        train(settings_of(lr=0.5), ALONE, tmp_path, resume=True)
+
+
+def test_each_option_changes_the_run(capsys):
+    def weights(**changes):
+        run = train(settings_of(**changes), ALONE)
+        return run.best_guess.fc.weight
+
+    plain = weights()
+    torch.testing.assert_close(weights(accumulate=1), plain, atol=0, rtol=0)
+    for changes in ({"amp": True}, {"ema": 0.5}, {"seed": 1}, {"lr": 0.1}, {"epochs": 2}):
+        assert not torch.equal(weights(**changes), plain), changes
+    assert re.match(r"epoch 1 step 2 loss [\d.]+ accuracy [\d.]+\n", capsys.readouterr().out)
+
+
+def test_two_ranks_that_accumulate_train_as_one_process_does():
+    weights, loss = sharing.short_run(0, settings_of(lr=1e-3))
+    for found, mean in launch(sharing.short_run, 2, (settings_of(lr=1e-3, accumulate=2),)):
+        torch.testing.assert_close(found, weights, atol=1e-6, rtol=0)
+        assert mean == pytest.approx(loss, abs=1e-6)
+
+
+def test_the_accuracy_of_the_same_weights_does_not_depend_on_the_ranks():
+    alone = sharing.measured(0, 501)
+    assert launch(sharing.measured, 2, (501,)) == [alone, alone]
+    assert launch(sharing.measured, 2, (1,)) == [sharing.measured(0, 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--sync-bn"], "SyncBatchNorm works on CUDA only", id="sync on CPU"),
+        pytest.param(["--batch-size=15", "--accumulate=2"], "1 ranks x 2 micro", id="indivisible"),
+        pytest.param(["--limit=8", "--batch-size=16"], "at most 8 images", id="too few images"),
+        pytest.param(["--epochs=0"], "epochs >= 1", id="no epoch"),
+    ],
+)
+def test_a_bad_choice_ends_with_one_sentence(arguments, message, monkeypatch):
+    monkeypatch.setenv("LABS_DEVICE", "cpu")
+    with pytest.raises(SystemExit, match=message):
+        main(["--limit", "64", *arguments])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_batch_norm_is_synchronised_and_the_loss_scaled():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    place = Place(0, 1, 0, torch.device("cuda", 0))
+    run = build(settings_of(sync_bn=True, amp=True), place)
+    assert isinstance(run.network.bn1, torch.nn.SyncBatchNorm)
+    assert run.scaler.is_enabled()
+    run = train(settings_of(amp=True, limit=256), place)
+    assert run.scaler.get_scale() > 1
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return the checkpoint of two ranks that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    launch(sharing.whole_run, 2, (LONG, folder, 0))
+    return state(folder)
+
+
+def torchrun(folder, *options):
+    """Start an agent that runs the trainer with the settings LONG."""
+    trainer = ["--epochs=2", "--batch-size=16", "--accumulate=2", "--limit=512", "--ema=0.9"]
+    trainer += ["--amp", f"--checkpoint={folder}", "--save-every=1", "--resume"]
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LABS_DEVICE": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "labs.ddp_train", *trainer],
+        env=os.environ | env | {"GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid):
+    """Return the processes that this one started and that still run."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def lines_of(agent):
+    out, errors = agent.communicate(timeout=240)
+    assert agent.returncode == 0, errors
+    return re.findall(r"^epoch (\d) step (\d+) ", out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_torchrun_restarts_a_killed_rank_and_nothing_is_lost(uninterrupted, tmp_path):
+    agent = torchrun(tmp_path, "--standalone", "--nproc-per-node=2", "--max-restarts=2")
+    end = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    workers = children(agent.pid)
+    os.kill(workers[-1], signal.SIGKILL)
+    assert 0 < state(tmp_path)["step"] < 64
+    assert lines_of(agent) == [("1", "32"), ("2", "64")]
+    assert_same(state(tmp_path), uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_agents_train_as_two_machines_do(uninterrupted, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meet = ("--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}")
+    agents = [torchrun(tmp_path / str(i), *meet, f"--node-rank={i}") for i in range(2)]
+    assert [lines_of(agent) for agent in agents] == [[("1", "32"), ("2", "64")], []]
+    assert_same(state(tmp_path / "0"), uninterrupted)
+    assert not (tmp_path / "1").exists()
