@@ -243,9 +243,9 @@ def test_existing_gradients_statistics_and_noise_stay(no_trace):
 
 def test_a_batch_norm_used_twice_keeps_its_statistics(no_trace):
     norm = nn.BatchNorm1d(3)
-    model = nn.Sequential(norm, norm)
+    model, x = nn.Sequential(norm, norm), torch.randn(8, 3)
     with no_trace(model):
-        assert first_bad(model, torch.randn(8, 3)) is None
+        assert first_bad(model, x) is None
     assert model[0].num_batches_tracked is model[1].num_batches_tracked
     assert norm.num_batches_tracked == 0
 
