@@ -163,9 +163,7 @@ def _run(model: Any, names: list[str], sizes: dict[str, Sequence[int]]) -> list[
     return findings
 
 
-def _try(
-    runner: Session, model: Any, at: dict[str, int], name: str, batches: set[int | str]
-) -> Finding:
+def _try(runner: Session, model: Any, at: dict[str, int], name: str, batches: set[str]) -> Finding:
     what = f"{name}={at[name]}"
     try:
         got = _shapes(runner, model, at)

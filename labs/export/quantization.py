@@ -120,7 +120,8 @@ def _nodes_of(proto: Any, layers: Iterable[str]) -> list[str]:
             known = sorted({name for node in proto.graph.node for name in scopes(node) if name})
             near = ", ".join(get_close_matches(layer, known)) or ", ".join(known[:5])
             raise KeyError(f"quantize: no node of layer {layer!r} in the file; near: {near}")
-        found += nodes
+        # The quantiser splits a Gemm, and names its product so.
+        found += [*nodes, *(f"{node}_MatMul" for node in nodes)]
     return found
 
 
