@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labs.machine import ROOT, Facts, look
+from labs.machine import ROOT, Facts, look, look_at_provider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,19 @@ def judge(facts: Mapping[str, Facts]) -> Report:
         _judge_threads(facts["threads"], torch),
     )
     return Report(findings)
+
+
+def why_not(provider: str) -> str:
+    """Say in one line why ONNX Runtime cannot use a provider here; ``""`` when it can.
+
+    The provider is loaded in a Python of its own, where a crash or a line on stderr hurts nobody.
+
+    Args:
+        provider: Its full name, such as ``CUDAExecutionProvider``.
+    """
+    facts = look_at_provider(provider)
+    finding = _judge_provider(provider, facts["provider"], "version" in facts["driver"])
+    return "" if finding.status == "ok" else finding.seen
 
 
 def main(arguments: Sequence[str] = ()) -> int:

@@ -52,6 +52,12 @@ def look() -> dict[str, Facts]:
     return facts
 
 
+def look_at_provider(name: str) -> dict[str, Facts]:
+    """Look only at the driver and at one execution provider of ONNX Runtime; never raises."""
+    asked = f"provider={name}"
+    return {"driver": _guarded(_see_driver), "provider": _ask(asked)[asked]}
+
+
 def first_line(said: object) -> str:
     """Return the first line that says something, without colours; of an error, with its type."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(said)).strip()

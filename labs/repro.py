@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -35,6 +37,19 @@ def seed_everything(seed: int = 0) -> torch.Generator:
     np.random.seed(seed)  # noqa: NPY002  torchvision and older libraries still draw from it
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the random state of Python, NumPy and PyTorch (CPU and CUDA) back after the block."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def device() -> torch.device:

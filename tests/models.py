@@ -341,3 +341,93 @@ class TiedWeights(nn.Module):
 
     def forward(self, x):
         return self.outer(self.inner(x).tanh())
+
+
+class ThreeBlocks(nn.Module):
+    """Run three blocks of a convolution, a batch norm and a ReLU, and classify: [N,1,h,w] to [N,4].
+
+    The number ``scale`` multiplies what the third block makes.
+    """
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.blocks = nn.Sequential(*(ConvNormReLU(1 if i == 0 else 4) for i in range(3)))
+        self.blocks[2].scale = scale
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.blocks(x).mean((2, 3)))
+
+
+class ConvNormReLU(nn.Module):
+    """Run a convolution, a batch norm and a ReLU, and multiply the result with ``scale``."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.scale = 1.0
+
+    def forward(self, x):
+        return self.relu(self.norm(self.conv(x))) * self.scale
+
+
+class FoldedBatch(nn.Module):
+    """Put the whole batch into one row, as a reshape with a constant 1 does: [N,4] to [1,4N]."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.scale(x).reshape(1, -1)
+
+
+class FixedBatch(nn.Module):
+    """Reshape to a batch of two, whatever came in: [2,4] to [2,2,2]."""
+
+    def forward(self, x):
+        return (x * 2).reshape(2, 2, 2)
+
+
+class TwoInputs(nn.Module):
+    """Take two tensors of one batch, and return a sum and a count: [N,3], [N,2] to [N,1], [N]."""
+
+    def forward(self, left, right):
+        return left.sum(1, keepdim=True) + right.sum(1, keepdim=True), (left > 0.5).sum(1)
+
+
+class DictInput(nn.Module):
+    """Take a dict and return a dict with a list and a None in it."""
+
+    def forward(self, sample):
+        both = sample["image"] * sample["weight"]
+        return {"out": both, "aux": [both + 1, None]}
+
+
+class CallsAnUnknownOperator(nn.Module):
+    """Call in ``inner`` an operator that ONNX does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Returns(torch.special.bessel_j0)
+
+    def forward(self, x):
+        return self.inner(x) + 1
+
+
+class BranchesOnValues(nn.Module):
+    """Choose what to compute by looking at the values, which no exported graph can do."""
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+class BranchesOnSize(nn.Module):
+    """Double a batch of even size only, which an exporter bakes in."""
+
+    def forward(self, x):
+        return x * 2 if x.shape[0] % 2 == 0 else x * 1

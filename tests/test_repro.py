@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from labs.repro import budget, device, seed_everything, versions
+from labs.repro import budget, device, random_state_kept, seed_everything, versions
 
 
 def draw(generator):
@@ -51,3 +51,17 @@ def test_versions_name_what_ran():
     table = versions().table().set_index("what")["version"]
     assert table["torch"] == torch.__version__
     assert set(table.index) >= {"python", "torchvision", "device", "threads"}
+
+
+def draw_and_raise():
+    with random_state_kept():
+        draw(seed_everything(4))
+        raise ZeroDivisionError
+
+
+def test_the_random_state_is_kept_also_when_the_block_raises():
+    expected = draw(seed_everything(3))
+    generator = seed_everything(3)
+    with pytest.raises(ZeroDivisionError):
+        draw_and_raise()
+    assert draw(generator) == expected

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 Score = float | Mapping[str, float]
 SEED, ERROR = "seed", "error"
@@ -58,9 +54,9 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
     Raises:
         NotAScoreError: When ``fn`` returned something else than numbers.
     """
-    from labs.repro import seed_everything  # loads PyTorch, which only a run needs
+    from labs.repro import random_state_kept, seed_everything  # PyTorch, which only a run needs
 
-    with _ALONE, _random_state_kept():
+    with _ALONE, random_state_kept():
         seed_everything(seed)
         started = time.perf_counter()
         try:
@@ -105,17 +101,3 @@ def _number(name: str, value: Any) -> float:
             f"ablate: fn returned {kind} as {name!r}; expected one number, or a dict of them: "
             "reduce it first, or add the missing `return`"
         ) from problem
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    import torch
-
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(cuda):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from labs.hooks.layers import bare, eager, find_layers, own_tensors
 from labs.hooks.nested import map_tensors, named_tensors, tensors
+from labs.repro import random_state_kept
 
 LOSS = "(loss)"
 
@@ -96,7 +95,7 @@ def first_bad(
     trace = _Trace({parameter: name for name, parameter in model.named_parameters()})
     find_layers(model, [name for name, _ in model.named_modules()])  # refuses what hooks cannot see
     try:
-        with eager(), _random_state_kept(), torch.inference_mode(False), torch.enable_grad():
+        with eager(), random_state_kept(), torch.inference_mode(False), torch.enable_grad():
             copies = map_tensors(_private_copy, inputs)
             private = {id(buffer): buffer.clone() for buffer in model.buffers()}
             own = own_tensors(model).items()
@@ -278,16 +277,3 @@ def _total(output: Any) -> Tensor:
 def _private_copy(tensor: Tensor) -> Tensor:
     """Copy an input, because the model may write over it."""
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Put the random state of Python, NumPy and PyTorch (CPU and CUDA) back after the block."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  the global generator
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(cuda):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
+
+from labs.repro import random_state_kept, seed_everything
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def examine(hunt: str, candidate: Any, probes: Mapping[str, Callable[[Any], str]
 
 def _ask(question: str, probe: Callable[[Any], str], candidate: Any) -> Probe:
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with random_state_kept():
+            seed_everything(0)
             return Probe(question, True, probe(candidate))
     except AssertionError as wrong:
         return Probe(question, False, _one_line(str(wrong)) or "the assertion failed")

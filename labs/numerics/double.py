@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from labs.hooks.layers import own_tensors
 from labs.hooks.nested import map_tensors, tensors
+from labs.repro import random_state_kept
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class DoubleRun:
 
     def __call__(self) -> Tensor:
         """Call the function once, from the same random state and buffers as the last time."""
-        cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         inputs = map_tensors(torch.clone, self.inputs)  # it may write over what it is given
-        with torch.random.fork_rng(cuda):
+        with random_state_kept():
             if not isinstance(self.fn, nn.Module):
                 return _weighted_sum(self.fn(*inputs))
             buffers = {id(buffer) for buffer in self.fn.buffers()}

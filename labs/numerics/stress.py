@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labs.numerics.cases import Case, cases
 from labs.numerics.smallest import Smallest, shrink
+from labs.repro import random_state_kept
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -180,8 +181,7 @@ def _look(loss_fn: Callable[..., Tensor], inputs: tuple[Any, ...], wrt: tuple[in
     """Call the loss once and differentiate it; whatever it raises is a finding."""
     wanted = {index % len(inputs) for index in wrt}
     leaves = {i: inputs[i].detach().clone().requires_grad_() for i in sorted(wanted)}
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(cuda), torch.inference_mode(False), torch.enable_grad():
+    with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
         # The loss gets copies, which it may write over as it may over what a layer returned.
         given = [_copy(leaves.get(i, value)) for i, value in enumerate(inputs)]
         try:
