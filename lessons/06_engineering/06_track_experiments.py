@@ -475,7 +475,7 @@ def strike(net, step):
 
 
 # %% [markdown]
-# Their record had the loss of every twentieth step. A better one has the [gradient health](../../book/api/hooks) of each parameter in every step; `fit` calls `watch` while the gradients are fresh.
+# Their record had the loss of every twentieth step. A better one has, for each parameter and every step, two numbers of its [gradient health](../../book/api/hooks): the norm of the gradient and that of the values; `fit` calls `watch` while the gradients are fresh.
 
 # %%
 from labs.hooks import gradient_health
@@ -487,33 +487,40 @@ def watched_run(config):
         def watch(net, step):
             strike(net, step)
             health = gradient_health(net).table().set_index("parameter")
-            run.log({f"grad/{name}": norm for name, norm in health["grad_norm"].items()}, step=step)
+            for kind in ("grad_norm", "weight_norm"):
+                norms = {f"{kind}/{name}": norm for name, norm in health[kind].items()}
+                run.log(norms, step=step)
 
-        net, history = train(config, watch=watch)
+        _, history = train(config, watch=watch)
         for row in history.steps[::20]:
             run.log({"sparse/loss": row["loss"], "sparse/step": row["step"]})
-    return run.id, net
+    return run.id
 
 
-watched, victim_net = watched_run(config)
-_, _, log = read_wandb(folder, watched)
+_, _, log = read_wandb(folder, watched_run(config))
 
 # %%
 sparse = pd.DataFrame([row for row in log if "sparse/loss" in row])
 sparse[["sparse/step", "sparse/loss"]].astype({"sparse/step": int}).round(2)
 
 # %% [markdown]
-# Three numbers cannot say when it happened, and certainly not where.
+# At the end the loss is that of guessing, $\ln 10 \approx 2.3$. Three numbers cannot say when that began, and certainly not where.
 #
 # :::{admonition} Predict
 # :class: predict
-# A batch norm's bias becomes $-1000$, and a ReLU follows. Which gradients become exactly zero: those of the layers before it, after it, or both? Is there one that stays alive in any case?
+# A batch norm's bias becomes $-1000$, and a ReLU follows. Which gradients become exactly zero: those of the layers before it, after it, or both?
 # :::
 
+
 # %%
-grads = pd.DataFrame([row for row in log if any(key.startswith("grad/") for key in row)])
-grads = grads.set_index("_step").filter(like="grad/").rename(columns=lambda name: name[5:])
-grads = grads[[name for name, _ in victim_net.named_parameters()]]  # in the order of the network
+def norms_in(log, kind):
+    """Return one row per step and one column per parameter, in the order of the network."""
+    frame = pd.DataFrame([row for row in log if f"{kind}/fc.bias" in row]).set_index("_step")
+    frame = frame.filter(like=kind).rename(columns=lambda name: name.removeprefix(f"{kind}/"))
+    return frame[[name for name, _ in original_net.named_parameters()]]
+
+
+grads, weights = norms_in(log, "grad_norm"), norms_in(log, "weight_norm")
 
 # %%
 figure, ax = plot.new(8, 3)
@@ -534,27 +541,31 @@ plot.show(
 )
 
 # %% [markdown]
-# The black area has a left edge and a lower edge. The left edge is the step after the accident. The lower edge says where. The broken ReLU lets nothing back, so everything *before* it gets no gradient. It lets
-# only zeros through, so a weight *directly behind* it, which multiplies them, gets none either. What still gets one is the next *bias*. So go down a column inside the black area to the first parameter that is alive: the break is
-# at `bn1` if that is `bn2.bias`, and at `bn2` if it is `fc.bias`.
+# Both. The broken ReLU lets nothing back, so what lies *before* it gets no gradient. It lets only zeros through, so the weights *behind* it, which multiply them, get none either. Only biases behind it can stay alive, and the last one does.
+# So the left edge of the black area says *when*: the step before. It does not say *where*. For that, ask the other half of the record: which parameter changed its length most around that step?
 
 
 # %%
-def locate(grads):
-    dead = grads.eq(0)
-    step = int(dead.any(axis=1).idxmax()) - 1  # the accident came after that step's forward pass
-    alive = dead.columns[~dead.loc[step + 1]][0]  # the first that still gets a gradient
-    return step, {"bn2.bias": "bn1", "fc.bias": "bn2"}[alive]
+def locate(grads, weights):
+    step = int(grads.eq(0).any(axis=1).idxmax()) - 1  # the last step with all its gradients
+    jump = weights.loc[step + 1] / weights.loc[step - 1]
+    return step, jump.idxmax().removesuffix(".bias")
 
 
-found_step, found_layer = locate(grads)
+found_step, found_layer = locate(grads, weights)
 
 # %% tags=["nbval-check-output"]
+after = grads.loc[accident[0] + 1 :]
+claim(
+    "after the accident the first layer gets exactly no gradient",
+    (after["conv1.weight"] == 0).all(),
+)
+claim("the last bias still gets one in every step", (after["fc.bias"] > 0).all())
 claim("from the record alone: the step of the accident", found_step == accident[0], found_step)
 claim("from the record alone: the layer of the accident", found_layer == accident[1], found_layer)
 
 # %%
-print(found_step, found_layer)
+print(f"it struck {found_layer} in step {found_step}")
 
 # %% [markdown]
 # ## Experiment: a sweep in the record, and what each field is worth
@@ -813,12 +824,14 @@ figure, (left, right) = plot.new(9, 3, columns=2)
 for place, (name, shares) in enumerate(churn.items()):
     colour = plot.COLOURS[place]
     smooth = pd.Series(gap[name]).rolling(10, min_periods=1).mean()
-    left.semilogy(smooth.where(smooth > 0), color=colour, label=name)
+    if smooth.max() > 0:  # a logarithmic axis cannot show the exact zeros
+        left.semilogy(smooth, color=colour, label=name)
     right.plot(
         [100 * share for share in shares], [place] * len(shares), "o", color=colour, alpha=0.6
     )
 left.set(xlabel="training step", ylabel="difference of the loss (nats)")
 left.set_title("One bit grows by orders of magnitude")
+left.legend(title="changed")
 right.set_yticks(range(3), churn)
 right.set(xlabel="test digits answered differently (%)", ylim=(2.5, -0.5))
 right.set_title("and changes answers")
@@ -828,7 +841,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Left, the orange line: it starts in the last digits, as the arithmetic did above, and it does not stay there. (With nothing changed the difference is exactly zero, which a logarithmic axis cannot show.) Right: in the end, some pictures get another answer.
+# Left, the orange line: it starts in the last digits, as the arithmetic did above, and it does not stay there. (With nothing changed the difference is exactly zero, and there is no line.) Right: in the end, some pictures get another answer.
 
 # %%
 pd.DataFrame(
