@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from labs.export.conversion import refuse_train_mode
 from labs.export.layers import copied
 from labs.export.optional import optional
 from labs.export.session import CPU, CUDA, TENSORRT, Session, session
+from labs.hooks.layers import refuse_train_mode
 from labs.hooks.nested import map_tensors
 from labs.machine import first_line
 

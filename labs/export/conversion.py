@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from labs.export import onnx_file
 from labs.export.optional import optional
-from labs.hooks.layers import bare
+from labs.hooks.layers import bare, refuse_train_mode
 from labs.hooks.nested import map_tensors, tensors
 
 
@@ -85,21 +85,6 @@ def to_onnx(
     )
     _describe(proto, tensors(arguments), _per_tensor(names, arguments))
     return onnx_file.write(proto, path)
-
-
-def refuse_train_mode(verb: str, model: nn.Module) -> None:
-    """Raise when a module of the model is in train mode.
-
-    Raises:
-        ValueError: It names the verb that refuses and the first modules in train mode.
-    """
-    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
-    if training:
-        raise ValueError(
-            f"{verb}: expected every module in eval mode, got {len(training)} in train mode "
-            f"({', '.join(training[:3])}{', ...' if len(training) > 3 else ''}); dropout and batch "
-            "norm compute something else there; call model.eval() first"
-        )
 
 
 # --- Dynamic dimensions ------------------------------------------------------------------------

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from labs.export import onnx_file
-from labs.export.conversion import refuse_train_mode
 from labs.export.session import load
 from labs.hooks import capture
-from labs.hooks.layers import bare
+from labs.hooks.layers import bare, refuse_train_mode
 from labs.hooks.nested import map_tensors, tensors
 
 if TYPE_CHECKING:

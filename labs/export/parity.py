@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from labs.export.conversion import refuse_train_mode
 from labs.export.layers import compare_layers, copied, exact
 from labs.export.session import CPU, Session, session
+from labs.hooks.layers import refuse_train_mode
 from labs.hooks.nested import tensors
 from labs.machine import first_line
 

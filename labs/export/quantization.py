@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from labs.export import onnx_file
-from labs.export.conversion import refuse_train_mode
 from labs.export.layers import scopes
 from labs.export.optional import optional
 from labs.export.session import CPU, session
+from labs.hooks.layers import refuse_train_mode
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labs.hooks.layers import bare, eager, find_layers
+from labs.hooks.layers import bare, eager, find_layers, refuse_train_mode
 
 
 def grad_cam(
@@ -41,7 +41,7 @@ def grad_cam(
         FloatingPointError: When the feature maps or their gradients are not finite.
     """
     model = bare(model)
-    _refuse_train_mode(model)
+    refuse_train_mode("grad_cam", model)
     module = _only_layer(model, layer)
     maps: list[Tensor] = []
 
@@ -109,13 +109,3 @@ def _checked_maps(output: Any, n_images: int, layer: str) -> Tensor:
             f"got {shape}; choose a convolution or a stage of them"
         )
     return output
-
-
-def _refuse_train_mode(model: nn.Module) -> None:
-    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
-    if training:
-        raise ValueError(
-            f"grad_cam: expected every module in eval mode, got {len(training)} in train mode "
-            f"({', '.join(training[:3])}{', ...' if len(training) > 3 else ''}); their dropout "
-            "draws at random and their batch norms mix the images; call model.eval() first"
-        )

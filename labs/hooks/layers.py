@@ -105,6 +105,21 @@ def _refuse_replicas(model: nn.Module) -> None:
             )
 
 
+def refuse_train_mode(verb: str, model: nn.Module) -> None:
+    """Raise when a module of the model is in train mode.
+
+    Raises:
+        ValueError: It names the verb that refuses and the first modules in train mode.
+    """
+    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ValueError(
+            f"{verb}: expected every module in eval mode, got {len(training)} in train mode "
+            f"({', '.join(training[:3])}{', ...' if len(training) > 3 else ''}); dropout draws "
+            "at random there, and batch norms mix the samples; call model.eval() first"
+        )
+
+
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers, by one name for each module that holds them.
 
