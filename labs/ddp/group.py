@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from labs.repro import device
+
+POLL = 0.01  # seconds between two looks into the store
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,63 @@ def join(store: dist.Store | None = None, timeout: float = 1800) -> Iterator[Pla
     if "RANK" not in os.environ:
         yield Place(0, 1, 0, device())
         return
-    place = current_place()
+    place, patience = current_place(), timedelta(seconds=timeout)
     on_gpu = place.device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(place.device)
+    if store is None:
+        shared, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=patience))
+        store = unused_part(shared, place.rank, place.world_size, timeout)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,
         rank=place.rank,
         world_size=place.world_size,
-        timeout=timedelta(seconds=timeout),
+        timeout=patience,
     )
     yield place
     dist.destroy_process_group()
+
+
+def unused_part(store: dist.Store, rank: int, world_size: int, timeout: float) -> dist.Store:
+    """Agree on a part of the store that no earlier attempt has written to.
+
+    ``torchrun`` keeps one store through all restarts. A rank that starts faster than rank 0 would
+    find there the address at which the last rank 0 listened, and knock at a closed door.
+
+    Args:
+        store: What all ranks reach, with whatever earlier attempts left in it. No process of
+            theirs runs any more.
+        rank: The rank of this process.
+        world_size: How many processes do the same.
+        timeout: How long to wait for the others, in seconds.
+
+    Returns:
+        The store behind a prefix that rank 0 drew.
+
+    Raises:
+        TimeoutError: On rank 0, when others do not come; it names them.
+        torch.distributed.DistError: On the others, when rank 0 does not come.
+    """
+    if rank > 0:
+        question = uuid4().hex  # an answer to it cannot be an old one
+        store.set(f"question/{rank}", question)
+        store.wait([f"answer/{question}"], timedelta(seconds=timeout))
+        name = store.get(f"answer/{question}").decode()
+        store.set(f"heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    name, missing = uuid4().hex, set(range(1, world_size))
+    deadline = time.monotonic() + timeout
+    while missing:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"join: ranks {sorted(missing)} did not come within {timeout:g} s")
+        for other in sorted(missing):
+            if store.check([f"question/{other}"]):  # perhaps still the one of an earlier attempt
+                store.set(f"answer/{store.get(f'question/{other}').decode()}", name)
+            if store.check([f"heard/{name}/{other}"]):
+                missing.remove(other)
+        time.sleep(POLL)
+    return dist.PrefixStore(name, store)
 
 
 def current_place() -> Place:

@@ -157,7 +157,11 @@ def children(pid):
 
 
 def lines_of(agent):
-    out, errors = agent.communicate(timeout=240)
+    try:
+        out, errors = agent.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        agent.terminate()  # it ends its ranks
+        raise
     assert agent.returncode == 0, errors
     return re.findall(r"^epoch (\d) step (\d+) ", out, re.MULTILINE)
 
