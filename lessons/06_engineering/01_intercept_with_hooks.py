@@ -556,7 +556,8 @@ claim("Grad-CAM by hand equals every library installed here to 1e-4", worst < 1e
 #
 # Hooks may also *change* gradients. The well-known recipe to freeze a layer is a hook that returns zeros. Train a small network on
 # clothes for 20 steps, freeze its first convolution, train for 20 more, and measure how far the frozen weights moved, in percent of
-# their length.
+# their length. Compare the recipe with `requires_grad` and with `labs.hooks.edit_gradients`, which takes a mapping from layer names to what happens to their
+# gradients: a number scales them, `0.0` freezes, and a function such as `clip_norm(1.0)` edits them.
 
 # %%
 from dataclasses import replace
@@ -737,14 +738,13 @@ def note_norm(optimizer, args, kwargs):
 
 seed_everything(0)
 train_through(True, 1e9, note_norm)
-before = pd.Series(norms[:WHEN])
-{
-    "usual norm": round(before.median(), 1),
-    "largest so far": round(before.max(), 1),
-    "bad batch": round(norms[WHEN]),
-}
+usual = pd.Series(norms[:WHEN]).quantile([0.5, 1.0])
+table = pd.Series([*usual, norms[WHEN]], index=["usual", "largest before", "bad batch"])
+table.rename("gradient norm").round(1).to_frame()
 
 # %% [markdown]
+# One step uses a gradient that is longer than all before it by orders of magnitude.
+#
 # :::{admonition} Predict
 # :class: predict
 # Try the bounds 10, 1, 0.1 and 0.01. From which on does clipping save the run, and from which on does it hurt?
@@ -787,6 +787,10 @@ plot.show(
 # %% tags=["nbval-check-output"]
 mean = clipping.frame().groupby("bound").mean()
 bad_runs, clean_runs = mean["with the bad batch"], mean["without"]
+claim(
+    "the gradient of the bad batch is at least 10 times longer than any before it",
+    norms[WHEN] > 10 * max(norms[:WHEN]),
+)
 claim(
     "without clipping, one bad batch costs more than 25 points",
     clean_runs[1e9] - bad_runs[1e9] > 0.25,
