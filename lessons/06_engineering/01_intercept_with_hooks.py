@@ -1294,7 +1294,7 @@ all(torch.allclose(a, b) for a, b in zip(usual.parameters(), early.parameters(),
 # the *direction* of the gradient?
 #
 # :::{dropdown} Solution 3
-# It bounds every step too, so it saves many runs. But the largest values are cut and the small ones are not, so the direction changes; `clip_norm` keeps it. The cosine
+# It does: a bound on every value is a bound on the step. But the largest values are cut and the small ones are not, so the direction changes; `clip_norm` keeps it. The cosine
 # between the gradient before and after is 1 for the norm, and less for the value. See the next cell.
 # :::
 
