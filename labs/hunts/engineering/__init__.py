@@ -1,7 +1,9 @@
 """Check the hunts of stage 06, one module per hunt."""
 
+from labs.hunts.engineering.explainer import check_explainer
 from labs.hunts.engineering.tracker import check_tracker
 
 __all__ = [
+    "check_explainer",
     "check_tracker",
 ]
