@@ -5,7 +5,7 @@
 # :class: card
 #
 # **You will be able to** turn a PyTorch model into an ONNX file that is right for sizes it has never seen · name the layer
-# in which two versions of a model part · make a model four times smaller with 8-bit numbers, and know what that costs.
+# in which two versions of a model part · store its weights in a quarter of the space, as 8-bit numbers, and know what that costs.
 #
 # **You need** convolutions and batch normalisation; `labs.hooks.capture` from
 # [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) helps.
@@ -113,7 +113,7 @@ def share_right(scores):
     return (scores.argmax(1) == labels).float().mean().item()
 
 
-{"one at a time": share_right(singly), "in one batch": share_right(together)}
+f"right one at a time: {share_right(singly):.1%}, in one batch: {share_right(together):.1%}"
 
 # %% [markdown]
 # The same file, the same pictures, and the accuracy is that of guessing. No error, no warning. By the end of this lesson
@@ -122,7 +122,7 @@ def share_right(scores):
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
-claim("one at a time, at least 90 % of the digits are right", share_right(singly) > 0.9)
+claim("one at a time, at least 85 % of the digits are right", share_right(singly) > 0.85)
 claim("in one batch, at most 30 % are right, and nothing is raised", share_right(together) < 0.3)
 
 # %% [markdown]
@@ -167,7 +167,7 @@ reshape_target(folder / "labelled.onnx"), tuple(together.shape)
 # %%
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 good = to_onnx(reader, test.images[:2], folder / "good.onnx", DYNAMIC, outputs=["scores"])
-onnx.load(good).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+session(good, [CPU]).inputs
 
 # %% [markdown]
 # Draw the new file, one box for each layer. Graphviz makes the picture; without it, the drawing is a text.
@@ -186,8 +186,8 @@ Image(
 ) if shutil.which("dot") else "Graphviz is not installed here: see `labs doctor`."
 
 # %% [markdown]
-# Each block is a `Conv` and a `Relu`: the batch norm is gone, because the exporter multiplied it into the weights. The nodes without
-# a layer belong to the head: now they *read* the batch size from the input (`Shape`) and hand it to the reshape.
+# Each block is a `Conv` and a `Relu`: the batch norm is gone, because the exporter multiplied it into the weights. The box `sizes` is new: it *reads*
+# the sizes from the input, and hands them to the reshape. In the first file there was only the constant.
 #
 # To see every node, attribute and weight, open the file in [Netron](https://netron.app): `pip install netron`, then `netron model.onnx`.
 
@@ -197,10 +197,13 @@ Image(
 # %%
 from labs.export import check
 
+import pandas as pd
+
+pd.set_option("display.max_colwidth", None)
 check(folder / "labelled.onnx").table()
 
 # %%
-check(good).table()[["what", "ok", "seen"]]
+check(good).table()
 
 # %% tags=["nbval-check-output"]
 problems = check(folder / "labelled.onnx").problems
@@ -299,7 +302,7 @@ unseen = [torch.rand(1, 1, 28, 28), torch.rand(7, 1, 28, 28), torch.rand(3, 1, 2
 parity(reader, good, unseen).table().round(8)
 
 # %% [markdown]
-# Every value agrees to about seven digits, which is all that float32 has. Now plant a fault. A colleague rebuilds the network in another framework,
+# Every value agrees, up to the rounding of float32: `excess` is the difference over what is tolerated, and it is far below 1. Now plant a fault. A colleague rebuilds the network in another framework,
 # where the default `eps` of batch normalisation is 0.001 and not 0.00001. The weights are yours. To have one place to look for, the
 # fault is in the third block only.
 
@@ -319,10 +322,10 @@ rebuilt.blocks[2].norm.eps = 1e-3
 from labs.export import ParityError
 
 try:
-    parity(rebuilt, good, unseen)
+    parity(rebuilt, good, unseen, rtol=1e-4)
 except ParityError as error:
     said = str(error)
-accuracy(reader, test), accuracy(rebuilt, test), said
+f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after", said
 
 # %% [markdown]
 # The accuracy shows nothing, or next to nothing. `parity` names the norm of the third block, and the last layer before it that agrees. It compares what
@@ -362,8 +365,8 @@ claim(
 # %% [markdown]
 # ### Run it anywhere, and know where it runs
 #
-# ONNX Runtime computes with *execution providers*. You name them in the order that you prefer, and it falls back without an error. `session` keeps the
-# reason.
+# ONNX Runtime computes with *execution providers*. You name them in the order that you prefer, and where one cannot work it takes the next, without an error.
+# `session` keeps the reason.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -533,14 +536,14 @@ study.table("accuracy").round(3)
 figure, ax = plot.new(7, 3)
 study.plot(ax)
 ax.axhline(0.1, color="0.5", linestyle=":")
-ax.set(title="Calibration needs few images, but the right ones", ylim=(0, 1.02))
+ax.set(title="Calibration needs few images, at the right scale", ylim=(0, 1.02))
 plot.show(
     figure,
     alt="int8 accuracy by calibration data: digits and noise keep it, wrongly scaled images lose it.",
 )
 
 # %% [markdown]
-# The dotted line is guessing. A single digit does almost as well as 64, since these pictures are so alike. What ruins the file is a wrong *scale*: times 255, all
+# The dotted line is guessing. A single digit does as well as 64, since these pictures are so alike, and even noise covers the same range. What ruins the file is a wrong *scale*: times 255, all
 # real activations fall into the first few levels; over 255, they all hit the ceiling. The network has not changed, and the float file is right, so the
 # preprocessing of the calibration data is the last place where people look. It has to be the preprocessing of the deployment, to the digit.
 
@@ -588,7 +591,8 @@ def photo_accuracy(net):
 
 
 # %% [markdown]
-# Fold the norms into the convolutions, as every exporter does, and look at the range of the weights per output channel in the first depthwise layer.
+# Fold the norms into the convolutions, as every exporter does, and look at the weights of the depthwise layers: how many times larger is the largest channel
+# than a small one (the tenth percentile)?
 
 # %%
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -604,8 +608,9 @@ def folded(net):
     return net
 
 
-def ranges(net):
-    return net.features[1].conv[0][0].weight.detach().abs().amax(dim=(1, 2, 3)).sort().values
+def spread(conv):
+    size = conv.weight.detach().abs().amax(dim=(1, 2, 3)).cpu()  # of each output channel
+    return (size.max() / size.quantile(0.1)).item()
 
 
 merged = folded(backbone)
@@ -613,23 +618,23 @@ merged = folded(backbone)
 # %%
 figure, ax = plot.new(7, 3)
 for net, name, colour in [(backbone, "before folding", 0), (merged, "after folding", 1)]:
-    ax.semilogy(ranges(net.cpu()), "o-", color=plot.COLOURS[colour], label=name)
-step = ranges(merged).max().item() / 31
-ax.axhline(step / 2, color="0.4", linestyle=":", label="half a step of 6 bits")
+    depthwise = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    ax.semilogy([spread(conv) for conv in depthwise], "o-", color=plot.COLOURS[colour], label=name)
 ax.set(
-    xlabel="channel of features.1.conv.0.0, sorted",
-    ylabel="largest weight",
-    title="After folding, some channels lie below the first step",
+    xlabel="depthwise layer, from input to output",
+    ylabel="largest / small channel",
+    title="Folding makes the channels of a layer unequal",
 )
 ax.legend()
 plot.show(
     figure,
-    alt="Largest weight by channel, before and after folding; after folding they span more.",
+    alt="Ratio of largest to small channel by depthwise layer: mostly several times higher after folding.",
 )
 
 
 # %% [markdown]
-# A channel below the dotted line becomes all zeros if the layer has one scale of 6 bits: the network loses it. Now quantise the weights with the functions of the
+# In most layers folding multiplies the spread. With one scale per layer, the largest channel sets the step for all, so that a channel 20 times smaller is left with
+# a twentieth of the levels. (The first layer stands out in both: some of its channels are nearly dead.) Now quantise the weights with the functions of the
 # block, per layer (`per_channel=False`) and per channel.
 
 
@@ -645,8 +650,6 @@ def with_coarse_weights(net, bits, per_channel):
 
 
 # %%
-import pandas as pd
-
 results = {("float", ""): photo_accuracy(merged)}
 for bits in (8, 6):
     for per_channel, name in [(False, "per layer"), (True, "per channel")]:
@@ -656,7 +659,8 @@ for bits in (8, 6):
 pd.Series(results, name="accuracy").round(3)
 
 # %% [markdown]
-# At 8 bits, one scale per layer costs these weights little; at 6 bits it costs nearly everything, while one scale per channel costs next to nothing. Chance is 0.125.
+# At 8 bits, one scale per layer costs these weights a few points at most; at 6 bits it costs nearly everything, while one scale per channel costs next to nothing.
+# Chance is 0.125.
 #
 # Then the repair without data. Between two convolutions stands only a ReLU, and $\mathrm{relu}(a x) = a\, \mathrm{relu}(x)$ for $a > 0$. So you may divide a
 # channel by $a$ in one layer and multiply it by $a$ in the next: the function is the same, and with the right $a$ both have the same range.
@@ -816,7 +820,8 @@ check(folder / "mended.onnx").ok, share_right(session(folder / "mended.onnx", [C
 # float file.
 #
 # :::{dropdown} Solution 3
-# See the next cell. The differences are of the same size: no layer is to blame, and keeping one helps little. On a network where one line stands out, `keep` it and pay only there.
+# See the next cell. Keeping a block helps little. Keeping the vote mostly helps more: it is the last layer, so its rounding goes into the scores as it is, and no ReLU and no
+# later layer smooths it. That is why many recipes keep the last layer in float32.
 # :::
 
 # %% tags=["hide-cell"]
