@@ -117,7 +117,7 @@ f"right one at a time: {share_right(singly):.1%}, in one batch: {share_right(tog
 
 # %% [markdown]
 # The same file, the same pictures, and the accuracy is that of guessing. No error, no warning. By the end of this lesson
-# you know what happened, and which two lines would have told you.
+# you know what happened, and which line would have told you.
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
@@ -170,7 +170,7 @@ good = to_onnx(reader, test.images[:2], folder / "good.onnx", DYNAMIC, outputs=[
 session(good, [CPU]).inputs
 
 # %% [markdown]
-# Draw the new file, one box for each layer. Graphviz makes the picture; without it, the drawing is a text.
+# Draw the new file, one box for each layer. Graphviz's `dot` makes the picture; without it, `drawing.source` still is the graph as a text.
 
 # %%
 import shutil
@@ -180,7 +180,7 @@ from IPython.display import Image
 from labs.export import draw
 
 drawing = draw(good, depth=2)
-drawing.graph_attr |= {"rankdir": "LR", "dpi": "60"}
+drawing.graph_attr |= {"dpi": "72", "ranksep": "0.25"}
 Image(
     drawing.pipe(format="png"), alt="The graph: three blocks, the vote, and a computed reshape."
 ) if shutil.which("dot") else "Graphviz is not installed here: see `labs doctor`."
@@ -319,13 +319,16 @@ rebuilt.blocks[2].norm.eps = 1e-3
 # :::
 
 # %%
+from textwrap import fill
+
 from labs.export import ParityError
 
 try:
     parity(rebuilt, good, unseen, rtol=1e-4)
 except ParityError as error:
     said = str(error)
-f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after", said
+print(f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after\n")
+print(fill(said, 88))
 
 # %% [markdown]
 # The accuracy shows nothing, or next to nothing. `parity` names the norm of the third block, and the last layer before it that agrees. It compares what
@@ -396,7 +399,7 @@ parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][["part", "status"
 # | NVIDIA driver | new enough for the CUDA version of the wheels; a newer driver runs older CUDA |
 # | PyTorch | brings the CUDA and cuDNN libraries as wheels |
 # | `onnxruntime-gpu` | built for **one major version** of CUDA, the same as PyTorch's: the line *CUDA versions* |
-# | TensorRT | not part of either; the version that ONNX Runtime's page for its release names |
+# | TensorRT | in neither of them: `pip install tensorrt`, in the version that ONNX Runtime's page names for your release |
 #
 # Install `onnxruntime-gpu` or `onnxruntime`, never both: they overwrite each other's files. Where the majors agree, `session` loads the libraries that PyTorch
 # brought, so you need no system-wide CUDA. On a machine without a GPU there is nothing to mend.
@@ -448,7 +451,7 @@ try:
     to_onnx(gated, example, folder / "gated.onnx", {0: "batch"})
 except ExportError as error:
     refusal = str(error)
-refusal
+print(fill(refusal, 88))
 
 # %% [markdown]
 # The error names the operator, the layer that calls it, and three ways out. Take the first: say it in operators that ONNX has. A translation
@@ -499,7 +502,7 @@ scores.table().round(4)
 #
 # :::{admonition} Predict
 # :class: predict
-# How many images does calibration need: 1, 64 or 1,000? Would noise do? What if the images were divided by 255 once too often, or not at all?
+# How many images does calibration need, 1 or 64? Would noise do? What if the images were divided by 255 once too often, or not at all?
 # :::
 #
 # One variable changes: what calibration sees. Five seeds draw other images (or other noise); the network stays the same.
