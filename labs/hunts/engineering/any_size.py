@@ -49,9 +49,8 @@ def _build(net: MakeNet) -> nn.Module:
     shapes = [tuple(m.weight.shape) for m in kinds]
     assert shapes == [(4, 1, 4, 4), (4, 1, 4, 4)], f"weights of shapes {shapes}; they must stay"
     with torch.no_grad():
-        for conv in kinds:  # drawn wide, so that no mistake drowns in a ReLU that is off
-            conv.weight.normal_()
-            conv.bias.uniform_(0.5, 1)  # type: ignore[union-attr]  both layers have one
+        for parameter in module.parameters():  # wide: no mistake drowns in a ReLU that is off
+            parameter.normal_() if parameter.ndim > 1 else parameter.uniform_(0.5, 1)
     return module
 
 
