@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
 FILL = "#9ecae1"
+SIZES = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's layer for arithmetic on sizes
 
 
 def draw(path: str | Path, depth: int = 1, layer: str = "") -> graphviz.Digraph:
@@ -83,7 +84,8 @@ def _boxes(proto: Any, depth: int, layer: str) -> dict[int, str]:
 def _label(box: str, operators: Counter[str]) -> str:
     counted = [op if n == 1 else f"{n} {op}" for op, n in operators.most_common()]
     said = ", ".join(counted[:4]) + (", ..." if len(counted) > 4 else "")
-    return f"{box.removeprefix('layer ')}\n{said}" if box.startswith("layer ") else said
+    layer = box.removeprefix("layer ").replace(SIZES, "sizes")
+    return f"{layer}\n{said}" if box.startswith("layer ") else said
 
 
 def _arrows(proto: Any, boxes: dict[int, str], ends: bool) -> Counter[tuple[str, str]]:

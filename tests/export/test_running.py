@@ -11,6 +11,8 @@ from labs.export import (
     compare_scores,
     contenders,
     draw,
+    layers,
+    onnx_file,
     parity,
     quantize,
     session,
@@ -174,6 +176,15 @@ def test_a_drawing_opens_layers_as_deep_as_asked(exported):
         draw(exported[1], layer="stage")
     with pytest.raises(ValueError, match="depth >= 1, got 0"):
         draw(exported[1], depth=0)
+
+
+def test_a_drawing_names_the_arithmetic_on_sizes(path):
+    proto = onnx_file.read(path)
+    (noted,) = [e for e in proto.graph.node[0].metadata_props if e.key == layers.SCOPES]
+    noted.value = str(["_empty_nn_module_stack_from_metadata_hook", "node"])
+    onnx_file.write(proto, path)
+    pytest.importorskip("graphviz")
+    assert '[label="sizes\nConv"]' in draw(path).source
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")

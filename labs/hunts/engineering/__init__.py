@@ -1,9 +1,11 @@
 """Check the hunts of stage 06, one module per hunt."""
 
+from labs.hunts.engineering.any_size import check_any_size
 from labs.hunts.engineering.explainer import check_explainer
 from labs.hunts.engineering.tracker import check_tracker
 
 __all__ = [
+    "check_any_size",
     "check_explainer",
     "check_tracker",
 ]

@@ -1,0 +1,858 @@
+# %% [markdown]
+# # Export to ONNX and run anywhere
+#
+# :::{admonition} Your card
+# :class: card
+#
+# **You will be able to** turn a PyTorch model into an ONNX file that is right for sizes it has never seen · name the layer
+# in which two versions of a model part · store its weights in a quarter of the space, as 8-bit numbers, and know what that costs.
+#
+# **You need** convolutions and batch normalisation; `labs.hooks.capture` from
+# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) helps.
+#
+# **Time** read 20 min · debug 25 min · experiment 20 min · reproduce 20 min
+# :::
+
+# %% [markdown]
+# ## The symptom
+#
+# You train a small network that reads digits. It has three blocks and a head that lets every position of the picture vote
+# for a class. Nothing in it depends on the size of the picture.
+
+# %%
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(c_out)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)))
+
+
+# %%
+class Reader(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        widths = [(1, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 1)]
+        self.blocks = nn.Sequential(*(Block(*shape) for shape in widths))
+        self.vote = nn.Conv2d(4 * width, 10, 3)
+
+    def forward(self, x):
+        votes = self.vote(self.blocks(x)).permute(0, 2, 3, 1)  # [N,h,w,10]
+        return votes.reshape(x.shape[0], -1, 10).mean(1)  # [N,10]
+
+
+# %%
+from labs.data import digits
+from labs.evaluate import accuracy
+from labs.repro import budget, device, seed_everything
+from labs.train import fit
+
+train, test = digits("train", n=4000), digits("test", n=1000)
+STEPS = budget(cpu=300, gpu=600)
+
+
+def batches(steps):
+    for _ in range(steps):
+        rows = torch.randint(len(train), (64,))
+        yield train.images[rows], train.labels[rows]
+
+
+# %%
+def train_reader(seed):
+    seed_everything(seed)
+    net = Reader().to(device())
+    adam = torch.optim.AdamW(net.parameters(), lr=0.02)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=0.02, total_steps=STEPS)
+    fit(net, batches(STEPS), adam, scheduler=cycle)
+    return net.cpu().eval()  # what is exported is what it computes in eval mode
+
+
+reader = train_reader(0)
+f"{accuracy(reader, test):.1%} of the test digits are right"
+
+# %% [markdown]
+# Now you export it, as many scripts do: with one picture as the example. The height and the width may change, and you
+# say so. Then someone needs batches, and puts the name `batch` on the first dimension with a tool that comes with ONNX.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx.tools.update_model_dims import update_inputs_outputs_dims
+
+from labs.export import session, to_onnx
+
+folder = Path(tempfile.mkdtemp())
+one = to_onnx(
+    reader, test.images[:1], folder / "one.onnx", {2: "height", 3: "width"}, outputs=["scores"]
+)
+labelled = update_inputs_outputs_dims(
+    onnx.load(one), {"x": ["batch", 1, "height", "width"]}, {"scores": ["batch", 10]}
+)
+onnx.save(labelled, folder / "labelled.onnx")
+
+# %% [markdown]
+# ONNX Runtime loads the file without a word. Give it the first 200 test digits: one at a time, and all in one batch.
+
+# %%
+CPU = "CPUExecutionProvider"
+run = session(folder / "labelled.onnx", [CPU])
+images, labels = test.images[:200], test.labels[:200]
+singly = torch.cat([run(image[None])[0] for image in images])
+together = run(images)[0]
+
+
+def share_right(scores):
+    return (scores.argmax(1) == labels).float().mean().item()
+
+
+f"right one at a time: {share_right(singly):.1%}, in one batch: {share_right(together):.1%}"
+
+# %% [markdown]
+# The same file, the same pictures, and the accuracy is that of guessing. No error, no warning. By the end of this lesson
+# you know what happened, and which line would have told you.
+
+# %% tags=["nbval-check-output"]
+from labs.claims import claim
+
+claim("one at a time, at least 85 % of the digits are right", share_right(singly) > 0.85)
+claim("in one batch, at most 30 % are right, and nothing is raised", share_right(together) < 0.3)
+
+# %% [markdown]
+# ## The idea: a recording, not a program
+#
+# An ONNX file holds a graph: operators, the values that flow between them, and the weights. It holds no Python. To get
+# it, the exporter runs `forward` once and writes down what was done with *tensors*. Whatever Python computed on the way
+# is gone: an `if` became one of its branches, and a number became a constant.
+#
+# Try it on numbers that you can check by hand: two pictures, two votes each, two classes. With one picture as the
+# example, `x.shape[0]` was 1, and so 1 was written down. Replay that for two pictures.
+
+# %%
+votes = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])  # [2,2,2]
+recorded, meant = votes.reshape(1, -1, 2).mean(1), votes.reshape(2, -1, 2).mean(1)
+recorded.tolist(), meant.tolist()
+
+# %% [markdown]
+# The recorded version puts the votes of both pictures into one heap, and returns one row. This is the **folded batch**.
+# Look for that 1 in the file: it is the second input of the node `Reshape`.
+
+# %%
+from onnx import numpy_helper
+
+
+def reshape_target(path):
+    graph = onnx.load(path).graph
+    (node,) = [node for node in graph.node if node.op_type == "Reshape"]
+    weights = {weight.name: weight for weight in graph.initializer}
+    return numpy_helper.to_array(weights[node.input[1]]).tolist()
+
+
+reshape_target(folder / "labelled.onnx"), tuple(together.shape)
+
+# %% [markdown]
+# There it is, and 200 pictures came back as one row. Comparing one guess with 200 labels then *broadcasts*, so that even
+# the accuracy was computed without an error.
+#
+# The name `batch` on the input was only a label; the graph behind it did not change. Say what may change *before* the
+# recording, and the exporter keeps the size as a value to be computed. The example needs a batch of two.
+
+# %%
+DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+good = to_onnx(reader, test.images[:2], folder / "good.onnx", DYNAMIC, outputs=["scores"])
+session(good, [CPU]).inputs
+
+# %% [markdown]
+# Draw the new file, one box for each layer. Graphviz's `dot` makes the picture; without it, `drawing.source` still is the graph as a text.
+
+# %%
+import shutil
+
+from IPython.display import Image
+
+from labs.export import draw
+
+drawing = draw(good, depth=2)
+drawing.graph_attr |= {"dpi": "72", "ranksep": "0.25"}
+Image(
+    drawing.pipe(format="png"), alt="The graph: three blocks, the vote, and a computed reshape."
+) if shutil.which("dot") else "Graphviz is not installed here: see `labs doctor`."
+
+# %% [markdown]
+# Each block is a `Conv` and a `Relu`: the batch norm is gone, because the exporter multiplied it into the weights. The box `sizes` is new: it *reads*
+# the sizes from the input, and hands them to the reshape. In the first file there was only the constant.
+#
+# To see every node, attribute and weight, open the file in [Netron](https://netron.app): `pip install netron`, then `netron model.onnx`.
+
+# %% [markdown]
+# `check` runs a file at sizes other than the example's, and holds the results against what the file declares.
+
+# %%
+from labs.export import check
+
+import pandas as pd
+
+pd.set_option("display.max_colwidth", None)
+check(folder / "labelled.onnx").table()
+
+# %%
+check(good).table()
+
+# %% tags=["nbval-check-output"]
+problems = check(folder / "labelled.onnx").problems
+claim("check finds the folded batch", any("batch=" in line for line in problems))
+claim("check accepts the file that was exported with a dynamic batch", check(good).ok)
+
+# %% [markdown]
+# ## The block: eight bits by hand
+#
+# A file can also be made smaller. Each float becomes an 8-bit integer $q$ with a *scale* $s$ and a *zero point* $z$:
+#
+# $$q = \mathrm{round}(x / s) + z, \qquad x \approx s\,(q - z).$$
+#
+# The scale spreads the 256 levels over the range of $x$; the zero point makes sure that zero itself is exact, because padding and
+# ReLU are full of zeros. Weights are spread around zero, so they take $z = 0$, and one scale per output channel. Then a linear layer
+# needs whole numbers only, until the very last step {cite:p}`jacob2018quantization`:
+#
+# $$y \approx s_x s_w \sum_i (q_{x,i} - z_x)\, q_{w,i} + b.$$
+
+
+# %%
+def choose(x):
+    """Spread 256 levels over the range of x, with zero among them."""
+    low, high = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
+    scale = (high - low) / 255
+    return scale, round(-128 - low / scale)
+
+
+def quantise(x, scale, zero=0, bits=8):
+    level = torch.round(x / scale) + zero
+    return level.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).int()
+
+
+def dequantise(q, scale, zero=0):
+    return (q - zero) * scale
+
+
+def linear_int8(x, layer, of_input, of_output):
+    """Compute a linear layer [N,I] -> [N,O] with whole numbers."""
+    (s_x, z_x), (s_y, z_y) = of_input, of_output
+    s_w = layer.weight.abs().amax(1, keepdim=True) / 127  # one scale per output channel, [O,1]
+    q_x, q_w = quantise(x, s_x, z_x), quantise(layer.weight, s_w)
+    scale = s_x * s_w.T  # [1,O]
+    bias = torch.round(layer.bias / scale).int()
+    total = (q_x - z_x) @ q_w.T + bias  # whole numbers of 32 bits
+    return dequantise(quantise(total * scale, s_y, z_y), s_y, z_y)
+
+
+# %% [markdown]
+# Four numbers first, to check by hand: from -1 to 2 there are 255 steps of 3/255, and zero sits at level -43.
+
+# %%
+few = torch.tensor([-1.0, 0.0, 0.5, 2.0])
+scale, zero = choose(few)
+levels = quantise(few, scale, zero)
+levels.tolist(), dequantise(levels, scale, zero).tolist()
+
+# %% [markdown]
+# The two ends and zero come back exactly, up to the rounding of floats; 0.5 is off by less than half a step. Now a layer.
+
+# %%
+seed_everything(0)
+layer = nn.Linear(16, 4).eval()
+x = torch.randn(64, 16) + torch.arange(16) / 8  # not centred, so that zero points matter
+with torch.no_grad():
+    y = layer(x)
+    ours = linear_int8(x, layer, choose(x), choose(y))
+tuple(x.shape), tuple(ours.shape), (ours - y).abs().max().item()
+
+# %% [markdown]
+# The result is close to the float one, though not equal. It should be equal to what `labs.export.quantize` makes of the same layer: a
+# file in which ONNX Runtime does all of this. Compare in steps of the output's scale.
+
+# %%
+from labs.export import quantize
+
+float_file = to_onnx(layer, x[:2], folder / "linear.onnx", {0: "batch"})
+int8_file = quantize(float_file, folder / "linear_int8.onnx", [x])
+theirs = session(int8_file, [CPU])(x)[0]
+steps = (ours - theirs).abs() / choose(y)[0]
+
+# %% tags=["nbval-check-output"]
+claim("by hand and in ONNX Runtime, no value differs by more than one step", steps.max() < 1.01)
+claim("at least 99 % of the values are the same", (steps < 0.01).float().mean() > 0.99)
+
+# %% [markdown]
+# ## Debug: where the numbers part
+#
+# `check` asks whether a file does what it *declares*. `parity` asks whether it computes what the *model* computes. Give it sizes that
+# the exporter never saw.
+
+# %%
+from labs.export import parity
+
+unseen = [torch.rand(1, 1, 28, 28), torch.rand(7, 1, 28, 28), torch.rand(3, 1, 20, 36)]
+parity(reader, good, unseen).table().round(8)
+
+# %% [markdown]
+# Every value agrees, up to the rounding of float32: `excess` is the difference over what is tolerated, and it is far below 1. Now plant a fault. A colleague rebuilds the network in another framework,
+# where the default `eps` of batch normalisation is 0.001 and not 0.00001. The weights are yours. To have one place to look for, the
+# fault is in the third block only.
+
+# %%
+from copy import deepcopy
+
+rebuilt = deepcopy(reader)
+rebuilt.blocks[2].norm.eps = 1e-3
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Does the accuracy on the 1,000 test digits show the fault? Which layer will `parity` name: the convolution, the norm, or the vote?
+# :::
+
+# %%
+from textwrap import fill
+
+from labs.export import ParityError
+
+try:
+    parity(rebuilt, good, unseen, rtol=1e-4)
+except ParityError as error:
+    said = str(error)
+print(f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after\n")
+print(fill(said, 88))
+
+# %% [markdown]
+# The accuracy shows nothing, or next to nothing. `parity` names the norm of the third block, and the last layer before it that agrees. It compares what
+# `capture` saw in PyTorch with the same values inside the graph. See them all.
+
+# %%
+from labs import plot
+from labs.export import compare_layers
+
+figure, ax = plot.new(7, 3.2)
+for net, name, colour in [(reader, "same model", 0), (rebuilt, "rebuilt model", 1)]:
+    table = compare_layers(net, good, unseen[1]).table()
+    names = table["layer"].replace("", "output")
+    ax.semilogy(names, table["relative"], "o-", color=plot.COLOURS[colour], label=name)
+ax.set(ylabel="relative error", title="Rounding grows slowly; a fault jumps")
+ax.tick_params(axis="x", rotation=30)
+ax.legend()
+plot.show(
+    figure,
+    alt="Relative error by layer: the same model stays near 1e-7, the rebuilt one jumps at blocks.2.norm.",
+)
+
+# %% [markdown]
+# Up to the second block the two curves are one. Then the rebuilt model jumps by more than a factor of a hundred, and stays there. The
+# convolutions are missing on the axis: they were merged with their norms, so the file has no value that is theirs alone.
+
+# %% tags=["nbval-check-output"]
+first = compare_layers(rebuilt, good, unseen[1]).first
+claim("the same model: no layer stands out", compare_layers(reader, good, unseen[1]).first is None)
+claim("the rebuilt model: the fault is in the third block", first.layer == "blocks.2.norm")
+claim("parity says so by itself", "'blocks.2.norm'" in said)
+claim(
+    "the accuracy moves by at most one point",
+    abs(accuracy(reader, test) - accuracy(rebuilt, test)) < 0.01,
+)
+
+# %% [markdown]
+# ### Run it anywhere, and know where it runs
+#
+# ONNX Runtime computes with *execution providers*. You name them in the order that you prefer, and where one cannot work it takes the next, without an error.
+# `session` keeps the reason.
+#
+# :::{admonition} Predict
+# :class: predict
+# You ask for TensorRT, then CUDA. On the machine that made this page there is no GPU, but PyTorch and ONNX Runtime are the builds for CUDA. Does the
+# session start?
+# :::
+
+# %%
+asked = session(good, ["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+asked.table()
+
+# %% [markdown]
+# It starts, and `provider` says what computes. `onnxruntime.get_available_providers()` would have listed both of the others: it says what was compiled in,
+# not what works. `labs doctor` tells you what is missing, and the command that mends it.
+
+# %%
+from labs.doctor import examine_machine
+
+parts = examine_machine().table()
+parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][["part", "status", "seen", "mend"]]
+
+# %% [markdown]
+# Read the table from the top. Four versions have to fit:
+#
+# | what | rule |
+# |---|---|
+# | NVIDIA driver | new enough for the CUDA version of the wheels; a newer driver runs older CUDA |
+# | PyTorch | brings the CUDA and cuDNN libraries as wheels |
+# | `onnxruntime-gpu` | built for **one major version** of CUDA, the same as PyTorch's: the line *CUDA versions* |
+# | TensorRT | in neither of them: `pip install tensorrt`, in the version that ONNX Runtime's page names for your release |
+#
+# Install `onnxruntime-gpu` or `onnxruntime`, never both: they overwrite each other's files. Where the majors agree, `session` loads the libraries that PyTorch
+# brought, so you need no system-wide CUDA. On a machine without a GPU there is nothing to mend.
+#
+# Now time them. `contenders` names every way to run the model; one that cannot run becomes a row with its reason.
+# `torch.compile` needs a C++ compiler and half a minute here, so this cell leaves it out. Take it in when you measure your own model.
+
+# %%
+from labs.export import benchmark, contenders
+
+ways = {name: way for name, way in contenders(reader, good).items() if name != "torch compiled"}
+timings = benchmark(ways, test.images[:64], rounds=20)
+timings.table().drop(columns=["p90_ms", "n"]).round(2)
+
+# %% [markdown]
+# The column `ratio` compares each with the first in the same round, so that a busy machine disturbs all alike. No claim is made here: speed depends on the
+# machine, the batch, and the number of threads, which is why the table names it.
+
+# %% [markdown]
+# ### When an operator is missing
+#
+# Custom operators are common in vision: deformable convolutions, pooling on rotated boxes, fused activations. The exporter has never heard of yours.
+
+# %%
+from torch import Tensor
+
+
+@torch.library.custom_op("book::soft_step", mutates_args=())
+def soft_step(x: Tensor, top: float) -> Tensor:
+    return x.clamp(0.0, top) / top
+
+
+@soft_step.register_fake
+def _(x, top):
+    return torch.empty_like(x)
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return soft_step(x, 3.0)
+
+
+# %%
+from labs.export import ExportError
+
+gated = nn.Sequential(nn.Linear(4, 4), Gate()).eval()
+example = torch.randn(2, 4)
+try:
+    to_onnx(gated, example, folder / "gated.onnx", {0: "batch"})
+except ExportError as error:
+    refusal = str(error)
+print(fill(refusal, 88))
+
+# %% [markdown]
+# The error names the operator, the layer that calls it, and three ways out. Take the first: say it in operators that ONNX has. A translation
+# is a Python function on graph values, written with `onnxscript`; the attribute `top` arrives as a number.
+
+# %%
+from onnxscript import opset18 as op
+
+
+def translate_soft_step(x, top):
+    limit = op.Constant(value_float=top)
+    return op.Div(op.Clip(x, op.Constant(value_float=0.0), limit), limit)
+
+
+translations = {torch.ops.book.soft_step.default: translate_soft_step}
+path = to_onnx(gated, example, folder / "gated.onnx", {0: "batch"}, translations=translations)
+[node.op_type for node in onnx.load(path).graph.node]
+
+# %% tags=["nbval-check-output"]
+claim("the refusal names the operator", "torch.ops.book.soft_step" in refusal)
+many = torch.linspace(-6, 6, 400).reshape(100, 4)
+claim("the translated model equals the PyTorch one on 100 rows", parity(gated, path, [many]).ok)
+
+# %% [markdown]
+# A translation can be wrong like any other code: the second claim is not optional. The other two ways are to rewrite the layer from standard operators, or to end
+# the file before it and to do the rest outside, as detectors often do with their last step.
+
+# %% [markdown]
+# ## Experiment: what calibration sees
+#
+# Quantise the reader. The weights are known; the ranges of the *activations* are not, so the file is run on some data, and the smallest
+# and the largest value of each tensor are written down. That is *calibration*.
+
+# %%
+from labs.export import compare_scores
+
+
+def score(predict):
+    return (predict(test.images).argmax(1) == test.labels).float().mean().item()
+
+
+small = quantize(good, folder / "int8.onnx", train.images[:64].split(16))
+scores = compare_scores({"PyTorch": reader, "float32 file": good, "int8 file": small}, score)
+scores.table().round(4)
+
+# %% [markdown]
+# Eight bits cost next to nothing. The file is smaller too, though not by four: with so few weights, the text of the graph is most of it.
+#
+# :::{admonition} Predict
+# :class: predict
+# How many images does calibration need, 1 or 64? Would noise do? What if the images were divided by 255 once too often, or not at all?
+# :::
+#
+# One variable changes: what calibration sees. Five seeds draw other images (or other noise); the network stays the same.
+
+# %%
+from labs.ablation import ablate
+
+CALIBRATION = {
+    "64 digits": lambda: train.images[torch.randint(len(train), (64,))],
+    "1 digit": lambda: train.images[torch.randint(len(train), (1,))],
+    "noise": lambda: torch.rand(64, 1, 28, 28),
+    "times 255": lambda: train.images[torch.randint(len(train), (64,))] * 255,
+    "over 255": lambda: train.images[torch.randint(len(train), (64,))] / 255,
+}
+
+
+def int8_accuracy(model, calibration):
+    seen = CALIBRATION[calibration]()
+    target = quantize(model, folder / "trial.onnx", seen.split(16))
+    return {"accuracy": score(lambda images: session(target, [CPU])(images)[0])}
+
+
+# %%
+study = ablate(
+    int8_accuracy,
+    base={"model": good, "calibration": "64 digits"},
+    vary="calibration",
+    values=list(CALIBRATION),
+    seeds=range(5),
+)
+study.table("accuracy").round(3)
+
+# %%
+figure, ax = plot.new(7, 3)
+study.plot(ax)
+ax.axhline(0.1, color="0.5", linestyle=":")
+ax.set(title="Calibration needs few images, at the right scale", ylim=(0, 1.02))
+plot.show(
+    figure,
+    alt="int8 accuracy by calibration data: digits and noise keep it, wrongly scaled images lose it.",
+)
+
+# %% [markdown]
+# The dotted line is guessing. A single digit does as well as 64, since these pictures are so alike, and even noise covers the same range. What ruins the file is a wrong *scale*: times 255, all
+# real activations fall into the first few levels; over 255, they all hit the ceiling. The network has not changed, and the float file is right, so the
+# preprocessing of the calibration data is the last place where people look. It has to be the preprocessing of the deployment, to the digit.
+
+# %% tags=["nbval-check-output"]
+means = study.table("accuracy")["mean"]
+claim("64 digits: int8 costs at most 2 points", means["64 digits"] > scores.scores[1].score - 0.02)
+claim("a single digit costs at most 5 points more", means["1 digit"] > means["64 digits"] - 0.05)
+worst = means[["times 255", "over 255"]].max()
+claim("a wrong scale costs at least 30 points", worst < means["64 digits"] - 0.3)
+
+# %% [markdown]
+# ## Reproduce: one scale for all channels breaks MobileNet
+#
+# **The papers say.** {cite:t}`krishnamoorthi2018quantizing` quantises the weights of trained networks to 8 bits. With one scale per layer, MobileNetV2 falls to the
+# accuracy of guessing on ImageNet; with one scale per output channel it stays within about two points of the float network. {cite:t}`nagel2019datafree` show why:
+# once batch norm is folded into the weights, the channels of a depthwise layer have very different ranges, and one scale cannot serve both a large and a small one.
+# They repair it *without data*, by moving factors between neighbouring layers.
+#
+# **We measure** MobileNetV2 with the shipped ImageNet weights, on photographs of 8 classes, 64 pixels wide, with a linear head fitted by least squares.
+
+# %%
+from labs.data import photos
+from labs.models import mobilenet_v2
+
+backbone = mobilenet_v2().eval()
+known, new = photos("train", n=480), photos("test", n=240)
+
+
+@torch.no_grad()
+def embed(net, images):
+    net = net.to(device())
+    return torch.cat([net.embed(batch.to(device())).cpu() for batch in images.split(80)])
+
+
+z = embed(backbone, known.images).double()  # [480,1280]
+target = nn.functional.one_hot(known.labels, 8).double() - 1 / 8
+centre, ridge = z.mean(0), 30 * torch.eye(z.shape[1], dtype=z.dtype)
+head = torch.linalg.solve((z - centre).T @ (z - centre) + ridge, (z - centre).T @ target)
+
+
+# %%
+def photo_accuracy(net):
+    guess = ((embed(net, new.images).double() - centre) @ head).argmax(1)
+    return (guess == new.labels).float().mean().item()
+
+
+# %% [markdown]
+# Fold the norms into the convolutions, as every exporter does, and look at the weights of the depthwise layers: how many times larger is the largest channel
+# than a small one (the tenth percentile)?
+
+# %%
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def folded(net):
+    net = deepcopy(net).cpu()
+    for stack in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
+        for i in range(len(stack) - 1):
+            if isinstance(stack[i + 1], nn.BatchNorm2d):
+                stack[i] = fuse_conv_bn_eval(stack[i], stack[i + 1])
+                stack[i + 1] = nn.Identity()
+    return net
+
+
+def spread(conv):
+    size = conv.weight.detach().abs().amax(dim=(1, 2, 3)).cpu()  # of each output channel
+    return (size.max() / size.quantile(0.1)).item()
+
+
+merged = folded(backbone)
+
+# %%
+figure, ax = plot.new(7, 3)
+for net, name, colour in [(backbone, "before folding", 0), (merged, "after folding", 1)]:
+    depthwise = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    ax.semilogy([spread(conv) for conv in depthwise], "o-", color=plot.COLOURS[colour], label=name)
+ax.set(
+    xlabel="depthwise layer, from input to output",
+    ylabel="largest / small channel",
+    title="Folding makes the channels of a layer unequal",
+)
+ax.legend()
+plot.show(
+    figure,
+    alt="Ratio of largest to small channel by depthwise layer: mostly several times higher after folding.",
+)
+
+
+# %% [markdown]
+# In most layers folding multiplies the spread. With one scale per layer, the largest channel sets the step for all, so that a channel 20 times smaller is left with
+# a twentieth of the levels. (The first layer stands out in both: some of its channels are nearly dead.) Now quantise the weights with the functions of the
+# block, per layer (`per_channel=False`) and per channel.
+
+
+# %%
+def with_coarse_weights(net, bits, per_channel):
+    net = deepcopy(net)
+    for conv in [m for m in net.modules() if isinstance(m, nn.Conv2d)]:
+        top = conv.weight.abs()
+        top = top.amax(dim=(1, 2, 3), keepdim=True) if per_channel else top.max()
+        scale = top / (2 ** (bits - 1) - 1)
+        conv.weight.data = dequantise(quantise(conv.weight.data, scale, bits=bits), scale)
+    return net
+
+
+# %%
+results = {("float", ""): photo_accuracy(merged)}
+for bits in (8, 6):
+    for per_channel, name in [(False, "per layer"), (True, "per channel")]:
+        results[f"{bits} bits", name] = photo_accuracy(
+            with_coarse_weights(merged, bits, per_channel)
+        )
+pd.Series(results, name="accuracy").round(3)
+
+# %% [markdown]
+# At 8 bits, one scale per layer costs these weights a few points at most; at 6 bits it costs nearly everything, while one scale per channel costs next to nothing.
+# Chance is 0.125.
+#
+# Then the repair without data. Between two convolutions stands only a ReLU, and $\mathrm{relu}(a x) = a\, \mathrm{relu}(x)$ for $a > 0$. So you may divide a
+# channel by $a$ in one layer and multiply it by $a$ in the next: the function is the same, and with the right $a$ both have the same range.
+# (MobileNetV2 has ReLU6, where this does not hold, so it is first replaced by ReLU, as in the paper.)
+
+
+# %%
+from itertools import pairwise
+
+
+@torch.no_grad()
+def equalised(net, rounds=2):
+    net = deepcopy(net)
+    for stack in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
+        for i in range(len(stack)):
+            stack[i] = nn.ReLU() if isinstance(stack[i], nn.ReLU6) else stack[i]
+    for block in list(net.features)[1:-1] * rounds:
+        convs = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+        for one, other in pairwise(convs):
+            depthwise = other.groups > 1  # then its input channels are its output channels
+            own = one.weight.abs().amax(dim=(1, 2, 3))
+            next_ = other.weight.abs().amax(dim=(1, 2, 3) if depthwise else (0, 2, 3))
+            a = torch.where((own > 0) & (next_ > 0), (own / next_).sqrt().clamp(1e-4, 1e4), 1.0)
+            one.weight /= a.view(-1, 1, 1, 1)
+            one.bias /= a
+            other.weight *= a.view(-1, 1, 1, 1) if depthwise else a.view(1, -1, 1, 1)
+    return net
+
+
+# %%
+even = equalised(merged)
+results["float, equalised", ""] = photo_accuracy(even)
+results["6 bits, equalised", "per layer"] = photo_accuracy(with_coarse_weights(even, 6, False))
+pd.Series(results, name="accuracy").round(3)
+
+# %% tags=["nbval-check-output"]
+layerwise, channelwise = results["6 bits", "per layer"], results["6 bits", "per channel"]
+claim(
+    "6 bits: a scale per channel is at least 10 points better than one per layer",
+    channelwise > layerwise + 0.1,
+)
+claim(
+    "8 bits per channel: at most 6 points are lost",
+    results["8 bits", "per channel"] > results["float", ""] - 0.06,
+)
+claim(
+    "6 bits per layer: equalising gives at least 8 points back, without data",
+    results["6 bits, equalised", "per layer"] > layerwise + 0.08,
+)
+
+# %% [markdown]
+# **Why they differ.** The order is that of the papers, but it takes 6 bits to see it. The papers use weights of another training, and each training has
+# ranges of its own; in these weights, 8 bits still reach the small channels. The cause is the same, and it shows with every bit that you take
+# away. Our task is small too: objects and backgrounds that the head has not seen, at 64 pixels instead of 224.
+
+# %% [markdown]
+# ## Bug hunt: the padding that depends on the example
+#
+# This network maps a picture of any size to a map of the same size. It works in strides of 4, so it pads at the right and the bottom, and crops at the end.
+# It is right in PyTorch for every size. It exports without a warning. Yet the file returns maps of the wrong size for some pictures, and for others it is fine.
+#
+# The same lines were met, and mended, in Grounding DINO
+# ([ailia-ai/ailia-models#1493](https://github.com/ailia-ai/ailia-models/issues/1493)); see also
+# [facebookresearch/detectron2#1208](https://github.com/facebookresearch/detectron2/pull/1208) and
+# [open-mmlab/mmdetection#3504](https://github.com/open-mmlab/mmdetection/issues/3504).
+
+# %% tags=["hunt-bug"]
+from torch import nn
+from torch.nn.functional import pad
+
+
+class AnySize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(1, 4, kernel_size=4, stride=4)
+        self.up = nn.ConvTranspose2d(4, 1, kernel_size=4, stride=4)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        if height % 4 or width % 4:
+            x = pad(x, (0, -width % 4, 0, -height % 4))  # left, right, top, bottom
+        return self.up(self.down(x).relu())[..., :height, :width]
+
+
+# %%
+from labs.hunts.engineering import check_any_size
+
+check_any_size(AnySize)
+
+# %% [markdown]
+# Repair the network in a copy of the cell. The weights, and what it computes in PyTorch, must stay as they are.
+#
+# :::{dropdown} Hint 1
+# Which probes pass? Compare the sizes of their examples with the sizes that they run.
+# :::
+#
+# :::{dropdown} Hint 2
+# Export it yourself from 32 by 32 and from 30 by 30, and list the operators of the two files. One of them has no `Pad`.
+# :::
+#
+# :::{dropdown} Hint 3
+# The exporter can compute with sizes; it cannot take two roads. What does `pad` do when it is asked for a padding of zero?
+# :::
+
+# %% tags=["hunt-solution", "hide-cell"]
+from torch import nn
+from torch.nn.functional import pad
+
+
+class AnySize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(1, 4, kernel_size=4, stride=4)
+        self.up = nn.ConvTranspose2d(4, 1, kernel_size=4, stride=4)
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        x = pad(x, (0, -width % 4, 0, -height % 4))  # always: by zero where nothing is missing
+        return self.up(self.down(x).relu())[..., :height, :width]
+
+
+# %% tags=["nbval-check-output"]
+claim("the repaired network passes every probe", check_any_size(AnySize).passed)
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Mend `labelled.onnx` without a new export. In ONNX, a 0 in the target of a `Reshape` means: as large as in the input, unless the node says `allowzero=1`.
+#
+# :::{dropdown} Solution 1
+# Put a 0 in the place of the 1, and set `allowzero` to 0. `check` accepts the file, and in one batch the digits are right again. This works when you have the file and not the
+# code; with the code, export anew.
+# :::
+
+# %% tags=["hide-cell"]
+mended = onnx.load(folder / "labelled.onnx")
+(node,) = [node for node in mended.graph.node if node.op_type == "Reshape"]
+for attribute in node.attribute:
+    attribute.i = 0  # its only attribute is allowzero
+for weight in mended.graph.initializer:
+    if weight.name == node.input[1]:
+        shape = numpy_helper.to_array(weight).copy()
+        shape[0] = 0
+        weight.CopyFrom(numpy_helper.from_array(shape, weight.name))
+onnx.save(mended, folder / "mended.onnx")
+check(folder / "mended.onnx").ok, share_right(session(folder / "mended.onnx", [CPU])(images)[0])
+
+# %% [markdown]
+# **Exercise 2.** `parity` compares a file with its model. Write a model for which `parity` is content at every size, and `check` still finds a folded batch.
+#
+# :::{dropdown} Solution 2
+# Fold in the model itself: `votes.reshape(1, -1, 10).mean(1)`. The file does what the model does, so `parity` has nothing to say. That two programs agree does not
+# make either of them right; `check` knows something that `parity` does not: the first dimension of the output should follow that of the input.
+# :::
+#
+# **Exercise 3.** Which layer of the reader suffers from 8 bits? Keep one layer at a time in float32 (`keep=`), and compare the largest difference of the scores with that of the
+# float file.
+#
+# :::{dropdown} Solution 3
+# See the next cell. Keeping a block helps little. Keeping the vote mostly helps more: it is the last layer, so its rounding goes into the scores as it is, and no ReLU and no
+# later layer smooths it. That is why many recipes keep the last layer in float32.
+# :::
+
+# %% tags=["hide-cell"]
+exact = session(good, [CPU])(test.images)[0]
+kept = {}
+for name in [None, "blocks.0", "blocks.1", "blocks.2", "vote"]:
+    trial = quantize(
+        good, folder / "trial.onnx", train.images[:64].split(16), keep=[name] if name else []
+    )
+    kept[name or "none"] = (session(trial, [CPU])(test.images)[0] - exact).abs().max().item()
+pd.Series(kept, name="largest difference").round(3)
+
+# %% [markdown]
+# ## In practice
+#
+# - Export in eval mode, from an example with a batch of at least two, and name what may change *in the export*. Then `check`, then `parity` at sizes that the
+#   exporter never saw. Keep both in your tests: an upgrade of PyTorch is a new exporter.
+# - Do not mend dimensions with a label. Exercise 1 shows what a real mend looks like.
+# - An `if` on a size, `int(...)`, `len(...)` and a loop over a batch in `forward` are what to look for when a file is right for one size only.
+# - Ask `session(...).provider` what computes. A fallback to the CPU raises nothing and costs a factor.
+# - Quantise convolutional networks with calibration data (`quantize(path, target, images)`), preprocessed exactly as in deployment; transformers without
+#   (`quantize(path, target)`). Always `compare_scores` on data that calibration did not see.
+# - Libraries: `onnxruntime.quantization` is what `quantize` calls; `onnxslim` simplifies graphs; `torchao` quantises inside PyTorch; `optimum` exports the models of
+#   Hugging Face; TensorRT's `trtexec` times an engine. Where the target is a phone, look at ExecuTorch before ONNX.
+
+# %% [markdown]
+# ## You can now
+#
+# - export a network with dynamic sizes, and find a batch that is dynamic in name only;
+# - name the first layer in which a file and a model part, and say why a session fell back to the CPU;
+# - quantise by hand and with a library, and say which scale, and which data, the accuracy hangs on.
