@@ -113,7 +113,7 @@ def check_report(train_and_report: Report) -> Verdict:
 def _train_one_epoch(net: nn.Module) -> None:
     assert isinstance(net, _Scripted)
     with torch.no_grad():
-        net.age += 1  # in place, as optimizers do
+        net.age += 1  # type: ignore[misc]  # in place, as optimizers do
     net.events.append(("train", net.epoch, net.training))
 
 
