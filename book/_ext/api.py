@@ -31,7 +31,17 @@ from sphinx.util.nodes import make_refnode
 # still fails the build.
 ELSEWHERE = {
     *("collections", "concurrent", "contextlib", "pathlib", "types", "typing"),
-    *("matplotlib", "numpy", "onnx", "onnxruntime", "pandas", "PIL", "torch", "torchvision"),
+    *(
+        "graphviz",
+        "matplotlib",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "pandas",
+        "PIL",
+        "torch",
+        "torchvision",
+    ),
 }
 HIDDEN = "\ue000"  # a character of nobody's, in place of a colon while napoleon reads
 FIELD = re.compile(r"^:ivar (\w+): (.*(?:\n +.*)*)\n?", re.MULTILINE)

@@ -2,10 +2,12 @@
 
 from labs.hunts.engineering.any_size import check_any_size
 from labs.hunts.engineering.explainer import check_explainer
+from labs.hunts.engineering.reporting import check_report
 from labs.hunts.engineering.tracker import check_tracker
 
 __all__ = [
     "check_any_size",
     "check_explainer",
+    "check_report",
     "check_tracker",
 ]
