@@ -306,8 +306,9 @@ def to_module(*functions):
 
 # %% [markdown]
 # :::{admonition} Predict
-# :class: predict Two ranks, 64 images. By how much, relative to its size, does the gradient of one rank differ from that of all images:
-# before the exchange, and after it?
+# :class: predict
+# Two ranks, 64 images. By how much, relative to its size, does the gradient of one rank differ from that of all images: before the
+# exchange, and after it?
 # :::
 
 # %%
@@ -408,7 +409,8 @@ def follow(rank):
 
 # %% [markdown]
 # A second experiment for the same two processes, since starting them takes longer than running it. Rank 0 has three batches, rank 1 has
-# two: the last batch of an epoch that did not divide. The group gives up after two seconds; the default is half an hour.
+# two: the last batch of an epoch that did not divide. The group gives up after two seconds; the default is ten minutes with nccl and half
+# an hour with gloo.
 
 
 # %%
@@ -444,9 +446,10 @@ def clock(rank, images, labels):
     for n in [4**k for k in range(4, 12)]:
         vector = torch.ones(n, device=home)
         by_bytes[4 * n] = best_time(lambda v=vector: dist.all_reduce(v))
-    return by_bytes, {on: best_time(lambda on=on: step(on)) for on in (False, True)}
+    return by_bytes, {on: best_time(lambda on=on: step(on), 25) for on in (False, True)}
 
 
+# %%
 def best_time(act, repeats=10):
     times = []
     for _ in range(repeats):
@@ -468,14 +471,17 @@ def three_experiments(rank, images, labels):
 
 # %% [markdown]
 # :::{admonition} Predict
-# :class: predict DDP fills its buckets in the *reverse* order of `net.parameters()`, since the last layers get their gradients first.
-# Here `head` is listed first. Which gradients travel first in step 1? And in step 2? Does rank 0 notice that rank 1 has finished?
+# :class: predict
+# DDP fills its buckets in the *reverse* order of `net.parameters()`, since the last layers get their gradients first. Here `head` is
+# listed first. Which gradients travel first in step 1? And in step 2? Does rank 0 notice that rank 1 has finished?
 # :::
 
 # %%
 workers = to_module(make_net, out_of_order, follow, uneven, clock, best_time, three_experiments)
 ranks = launch(workers.three_experiments, 2, (x_train[:128], train.labels[:128]))
 steps = [r[0] for r in ranks]
+
+# %%
 for number, (log, _) in enumerate(steps[0], 1):
     print(f"step {number}")
     for what, names, *_ in log:
@@ -495,6 +501,7 @@ def gap(a, b):
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+# %%
 rows = []
 for (log_0, end_0), (log_1, end_1) in zip(*steps, strict=True):
     ready_0, ready_1 = ({e[1]: e[2] for e in log if e[0] == "ready"} for log in (log_0, log_1))
@@ -605,7 +612,8 @@ claim(
 
 # %% [markdown]
 # :::{admonition} Predict
-# :class: predict A shuffling sampler draws its order from its seed. Which samples does rank 0 get in the first three epochs?
+# :class: predict
+# A shuffling sampler draws its order from its seed. Which samples does rank 0 get in the first three epochs?
 # :::
 
 # %%
@@ -659,6 +667,8 @@ norms = {"batch norm": nn.BatchNorm2d, "group norm": lambda c: nn.GroupNorm(2, c
 distance = pd.DataFrame(
     {name: [shard_gap(make, s) for s in sizes] for name, make in norms.items()}, index=sizes
 )
+
+# %%
 figure, ax = plot.new(6, 2.8)
 for name, colour in zip(norms, plot.COLOURS, strict=False):
     ax.loglog(distance[name], "o-", color=colour, label=name)
@@ -721,8 +731,8 @@ claim("batch norm, 2 images per device: more than 5 % off", distance["batch norm
 # ### Start it with `torchrun`
 #
 # `labs.ddp_train` is a whole trainer built from these pieces. `torchrun` starts one process per device, tells each its rank in
-# environment variables, and restarts all when one dies. It is the same as `python -m torch.distributed.run`. Run it for real: two ranks,
-# each step accumulated from two micro-batches.
+# environment variables, and, with `--max-restarts`, starts all of them again when one dies. It is the same as `python -m
+# torch.distributed.run`. Run it for real: two ranks, each step accumulated from two micro-batches.
 
 # %%
 import subprocess
@@ -793,8 +803,9 @@ ax.set(
     ylabel="test accuracy",
     xlabel="rule for the learning rate",
     title="Eight devices need a larger step",
+    ylim=(0.4, 1.05),
 )
-ax.legend(loc="lower right")
+ax.legend(loc="lower center")
 plot.show(
     figure,
     alt="Accuracy of eight devices: poor with the old rate, near one device with the scaled one.",
@@ -803,7 +814,7 @@ plot.show(
 # %% [markdown]
 # Each dot is one seed. With a rate eight times as large, eight devices come close to one device in an eighth of the steps. The bug of the
 # symptom was no bug of the communication at all; it was a setting that silently meant something else. The warm-up adds nothing here;
-# remember that for the next section.
+# remember that for the section on the paper.
 
 # %% tags=["nbval-check-output"]
 scores = study.frame().groupby("rule")["score"]
@@ -917,7 +928,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The lower edge of a band is an exchange after the computation, the upper edge one that hides behind it, as the buckets do. From two
+# The lower edge of a band is an exchange after the computation, the upper edge one that hides behind it, as the buckets do. From four
 # devices to some dozens the curves are almost flat: the volume per device stays below two gradients. On the right the other term wins:
 # the ring has $2(n-1)$ steps in a row, so latency grows with the number of devices however small the chunks become. Real libraries switch
 # to trees there (exercise 1).
