@@ -409,14 +409,14 @@ def follow(rank):
 
 # %% [markdown]
 # A second experiment for the same two processes, since starting them takes longer than running it. Rank 0 has three batches, rank 1 has
-# two: the last batch of an epoch that did not divide. The group gives up after two seconds; the default is ten minutes with nccl and half
-# an hour with gloo.
+# two: the last batch of an epoch that did not divide. The group gives up after five seconds; the default is ten minutes with nccl and
+# half an hour with gloo.
 
 
 # %%
 def uneven(rank):
     """Train three steps on rank 0, and two on rank 1; return how many were done, and the error."""
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=2))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=5))
     net, done = DistributedDataParallel(nn.Linear(3, 2), process_group=group), 0
     try:
         for _ in range(3 - rank):
@@ -528,6 +528,32 @@ claim(
 )
 claim("after backward with exchange the ranks are equal, bit for bit", gaps.iloc[:2, 1].max() == 0)
 claim("while it is computed, a gradient is the rank's own", gaps["ready"].min() > 0)
+
+# %% [markdown]
+# ### Small batches, added up
+#
+# When the batch that a recipe wants does not fit, add up the gradients of several backward passes before one step. It is the same mean,
+# in time instead of in space, with the same trap: micro-batches of different sizes. `labs.ddp.accumulate` gives each its weight, enters
+# `no_sync` for all but the last, and works without a group too.
+
+# %%
+from labs.ddp import accumulate
+
+net, weights = make_net(), []
+parts = [(x_train[a:b], train.labels[a:b]) for a, b in [(0, 32), (32, 56), (56, 64)]]
+for micro in accumulate(net, parts, steps=3):
+    (micro.weight * mean_loss(net, micro.batch)).backward()
+    weights.append(micro.weight)
+added_up = flat(net)
+weights
+
+# %% tags=["nbval-check-output"]
+net.zero_grad()
+mean_loss(net, (x_train[:64], train.labels[:64])).backward()
+claim(
+    "three uneven micro-batches give the gradient of the whole to 1e-6",
+    (added_up - flat(net)).abs().max() < 1e-6,
+)
 
 # %% [markdown]
 # ### Ranks with different numbers of batches
