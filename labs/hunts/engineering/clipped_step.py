@@ -148,7 +148,7 @@ def _steps_are_apart(train_step: TrainStep) -> str:
         shrink = min(1.0, 0.4 * norm / _norm(gradient))
         with torch.no_grad():
             for p, g in zip(model.parameters(), gradient, strict=True):
-                p -= RATE * shrink * g
+                p.sub_(RATE * shrink * g)
     expected = [s - p.detach() for s, p in zip(start, model.parameters(), strict=True)]
     # A small scale: a large one would divide away what the first step left behind.
     moved, _ = _run(train_step, 0.4 * norm, SCALES[0], steps=2)
