@@ -1003,7 +1003,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Up to four devices nothing is lost. With sixteen the seeds begin to part, and with 64 every run is far behind.
+# Up to four devices nothing is lost. With sixteen some accuracy is, and with 64 every run is far behind.
 
 # %% tags=["nbval-check-output"]
 mean = growing.table()["mean"]
