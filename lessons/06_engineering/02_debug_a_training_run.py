@@ -35,7 +35,7 @@ x_test, y_test = avg_pool2d(test.images, 2).to(HERE), test.labels.to(HERE)
 x_train.shape, y_train.shape
 
 # %% [markdown]
-# The next cell builds the four runs. It is folded, because it holds the answer: leave it closed until you have asked all the
+# The next two cells build the four runs. They are folded, because they hold the answer: leave them closed until you have asked all the
 # questions. A run knows how to `make` its network, its pictures and labels, how it takes one `step`, and its learning rate.
 
 # %% tags=["hide-cell"]
@@ -51,7 +51,6 @@ def stage(c_in, c_out, stride):
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
 
 
-# %% tags=["hide-cell"]
 class Reader(nn.Module):
     def __init__(self, container=nn.ModuleList, width=16):
         super().__init__()
@@ -66,7 +65,6 @@ class Reader(nn.Module):
         return self.head(x.flatten(1))
 
 
-# %% tags=["hide-cell"]
 def step(net, optimizer, images, labels, clear=True):
     if clear:
         optimizer.zero_grad()
@@ -90,7 +88,6 @@ class Run(NamedTuple):
         return net, torch.optim.SGD(net.parameters(), self.lr)
 
 
-# %% tags=["hide-cell"]
 RUNS = {
     "A": Run(step=partial(step, clear=False), lr=0.003),
     "B": Run(),
@@ -130,7 +127,7 @@ trained = {name: train_run(run) for name, run in RUNS.items()}
 # %%
 from labs import plot
 
-figure, ax = plot.new(6, 2.4)
+figure, ax = plot.new(5.4, 2.2)
 for (name, (_, losses)), colour in zip(trained.items(), plot.COLOURS, strict=False):
     smooth = pd.Series(losses).rolling(10, min_periods=1).mean()
     ax.plot(smooth, color=colour, label=f"run {name}")
@@ -226,8 +223,8 @@ def overfit_one_batch(net, images, labels, loss=cross_entropy, steps=100, lr=0.0
         if losses[-1] < target:
             break
     learned = losses[-1] < target
-    verdict = "learned by heart" if learned else f"stuck above {target}: do not start the run"
-    return Overfit(losses[0], losses[-1], len(losses), verdict)
+    verdict = "learned by heart" if learned else "stuck"
+    return Overfit(round(losses[0], 6), round(losses[-1], 6), len(losses), verdict)
 
 
 # %%
@@ -330,13 +327,15 @@ from matplotlib import image
 
 def graph_of(net):
     loss = cross_entropy(net(images), labels)
-    return torchviz.make_dot(loss, params=dict(net.named_parameters()))
+    graph = torchviz.make_dot(loss, params=dict(net.named_parameters()))
+    graph.graph_attr.update(ranksep="0.12", nodesep="0.06")  # close together
+    return graph
 
 
 # %%
 graphs = {cut: graph_of(WithSkip(cut).to(HERE)) for cut in (False, True)}
 if which("dot"):
-    figure, axes = plot.new(5, 3.1, columns=2)
+    figure, axes = plot.new(5, 2.5, columns=2)
     for ax, cut in zip(axes, graphs, strict=True):
         ax.imshow(image.imread(BytesIO(graphs[cut].pipe("png"))))
         ax.set_axis_off()
@@ -424,7 +423,7 @@ for name, report in health.items():
     flow[name] = table.loc[table.index.str.endswith("weight"), "ratio"]
 
 # %%
-figure, ax = plot.new(5.6, 2.4)
+figure, ax = plot.new(5.2, 2.2)
 for name, colour in zip(flow, plot.COLOURS, strict=False):
     ax.semilogy(flow[name].to_numpy(), "o-", color=colour, label=name)
 ax.set_xticks(range(9), [*map(str, range(1, 9)), "fc"])
@@ -707,15 +706,15 @@ for lr in (SLOW, FAST):
     lives[lr] = pd.DataFrame({"loss": history.table()["loss"], "dead": deaths})
 
 # %%
-figure, axes = plot.new(6.4, 2.4, columns=2)
+figure, axes = plot.new(6, 2.3, columns=2)
 for (lr, life), colour in zip(lives.items(), plot.COLOURS, strict=False):
-    axes[0].plot(life["loss"], color=colour, label=f"learning rate {lr:g}")
-    axes[1].plot(100 * life["dead"], color=colour)
-axes[0].axhline(log(10), color="0.5", linestyle=":", label="ln 10")
+    axes[0].plot(life["loss"], color=colour)
+    axes[1].plot(100 * life["dead"], color=colour, label=f"{lr:g}")
+axes[0].axhline(log(10), color="0.5", linestyle=":")
 axes[0].set(
     xlabel="training step", ylabel="training loss (nats)", title="Flat, at the loss of guessing"
 )
-axes[0].legend()
+axes[1].legend(title="learning rate", loc="center right")
 axes[1].set(
     xlabel="training step",
     ylabel="dead units in the worst layer (%)",
@@ -728,7 +727,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and the loss stays near that of guessing, for ever. A flat
+# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and the loss stays near that of guessing, for ever. A flat
 # loss at $\ln C$ says *nothing reaches the head*; the activation statistics say in which layer.
 
 # %%
@@ -936,7 +935,7 @@ def box(ax, x, y, text, colour, face="white", ink="#222222"):
 
 
 # %%
-figure, ax = plot.new(6.2, 3.9)
+figure, ax = plot.new(6, 3.7)
 for row, (question, instrument, suspect) in enumerate(CHART):
     box(ax, 0.44, -row, question, SUSPECT[suspect])
     ax.text(0.80, -row + 0.14, instrument, ha="center", fontsize=7.5, family="monospace")
@@ -1040,7 +1039,7 @@ study = ablate(
 study.table("accuracy")[["mean", "std", "ci95", "n", "delta", "p"]].round(3)
 
 # %%
-figure, axes = plot.new(6.6, 2.4, columns=2)
+figure, axes = plot.new(6.2, 2.3, columns=2)
 for ax, metric in zip(axes, study.metrics, strict=True):
     study.plot(ax, metric)
     ax.set(xlabel="factor on the rate that was found", ylim=(-0.05, 1.05))
@@ -1127,14 +1126,14 @@ measured = pd.DataFrame({width: born_dead(width) for width in WIDTHS}, index=lay
 bound = pd.DataFrame({width: 1 - (1 - 0.5**width) ** layers for width in WIDTHS}, index=layers)
 
 # %%
-figure, ax = plot.new(5.6, 2.6)
+figure, ax = plot.new(5.2, 2.4)
 for width, colour in zip(WIDTHS, plot.COLOURS, strict=False):
     ax.plot(layers, measured[width], "o", markersize=3, color=colour, label=f"width {width}")
     ax.plot(layers, bound[width], color=colour, linewidth=1)
 ax.set(
     xlabel="hidden layers",
     ylabel="share of networks born dead",
-    title="Deep and narrow networks are born dead",
+    title="Deep and narrow: born dead",
 )
 ax.legend()
 plot.show(
