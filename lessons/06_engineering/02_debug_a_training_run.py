@@ -1,0 +1,1314 @@
+# %% [markdown]
+# # Debug a training run
+#
+# :::{admonition} Your card
+# :class: card
+#
+# **You will be able to** ask a training run eight questions in a fixed order, each with an instrument that answers
+# yes or no · find the first NaN, a cut in the graph, a dead layer and a wrong learning rate · unmask a run whose loss
+# curve looks fine although the run is wrong.
+#
+# **You need** the training loop and `cross_entropy`; `capture` from
+# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits).
+#
+# **Time** read 25 min · debug 30 min · experiment 30 min · reproduce 15 min
+# :::
+
+# %% [markdown]
+# ## The symptom
+#
+# Four people train a reader of digits, 14 by 14 pixels. Each chose a learning rate until the curve looked right, and each
+# kept some pictures aside to measure accuracy. One of the four runs is sound. The other three have bugs that people really shipped.
+
+# %%
+import torch
+from torch.nn.functional import avg_pool2d
+
+from labs.data import digits
+from labs.repro import device, seed_everything
+
+HERE = device()
+# %%
+train, test = digits("train", n=4000), digits("test", n=1000)
+x_train, y_train = avg_pool2d(train.images, 2).to(HERE), train.labels.to(HERE)
+x_test, y_test = avg_pool2d(test.images, 2).to(HERE), test.labels.to(HERE)
+x_train.shape, y_train.shape
+
+# %% [markdown]
+# The next two cells build the four runs. They are folded, because they hold the answer: leave them closed until you have asked all the
+# questions. A run knows how to `make` its network, its pictures and labels, how it takes one `step`, and its learning rate.
+
+# %% tags=["hide-cell"]
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+
+def stage(c_in, c_out, stride):
+    conv = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+class Reader(nn.Module):
+    def __init__(self, container=nn.ModuleList, width=16):
+        super().__init__()
+        self.stem = stage(1, width, 1)
+        self.body = container([stage(width, width, 2), stage(width, 2 * width, 2)])
+        self.head = nn.Linear(2 * width * 16, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.body:
+            x = layer(x)
+        return self.head(x.flatten(1))
+
+
+def step(net, optimizer, images, labels, clear=True):
+    if clear:
+        optimizer.zero_grad()
+    loss = cross_entropy(net(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+# %% tags=["hide-cell"]
+class Run(NamedTuple):
+    make: Any = Reader
+    images: Any = x_train
+    labels: Any = y_train
+    step: Any = step
+    lr: float = 0.1
+
+    def build(self):
+        with HERE:  # parameters are created on the device
+            net = self.make()
+        return net, torch.optim.SGD(net.parameters(), self.lr)
+
+
+RUNS = {
+    "A": Run(step=partial(step, clear=False), lr=0.003),
+    "B": Run(),
+    "C": Run(images=x_train.mT),
+    "D": Run(make=partial(Reader, container=list)),
+}
+
+# %% [markdown]
+# Train each for the same number of steps, and measure it the way its author did: on pictures of its own source that it did not train on.
+
+# %%
+import pandas as pd
+
+from labs.evaluate import predict
+
+STEPS, BATCH, KEPT = 120, 32, 1000
+
+
+def share_right(net, images, labels):
+    return (predict(net, images).argmax(1) == labels.cpu()).float().mean().item()
+
+
+# %%
+def train_run(run, seed=0):
+    seed_everything(seed)
+    net, optimizer = run.build()
+    losses = []
+    for _ in range(STEPS):
+        rows = torch.randint(len(run.images) - KEPT, (BATCH,), device=HERE)
+        losses.append(run.step(net, optimizer, run.images[rows], run.labels[rows]))
+    return net, losses
+
+
+# %%
+trained = {name: train_run(run) for name, run in RUNS.items()}
+
+# %%
+from labs import plot
+
+figure, ax = plot.new(5.4, 2.2)
+for (name, (_, losses)), colour in zip(trained.items(), plot.COLOURS, strict=False):
+    smooth = pd.Series(losses).rolling(10, min_periods=1).mean()
+    ax.plot(smooth, color=colour, label=f"run {name}")
+ax.set(
+    xlabel="training step",
+    ylabel="training loss (nats)",
+    ylim=(0, None),
+    title="Four runs that train; three of them are wrong",
+)
+ax.legend()
+plot.show(figure, alt="Four training losses by step; all fall and flatten like a healthy run.")
+
+# %%
+own = {
+    name: share_right(net, RUNS[name].images[-KEPT:], RUNS[name].labels[-KEPT:])
+    for name, (net, _) in trained.items()
+}
+pd.Series(own, name="accuracy on pictures kept aside").round(2)
+
+# %% tags=["nbval-check-output"]
+from labs.claims import claim
+
+ends = {name: sum(losses[-20:]) / 20 for name, (_, losses) in trained.items()}
+claim("every run ends with a loss below 0.9; guessing costs 2.3", max(ends.values()) < 0.9)
+claim("every run reads more than 75 % of its own pictures kept aside", min(own.values()) > 0.75)
+
+# %% [markdown]
+# All four learn. Nothing in these numbers tells you which one to trust: some are a few points behind, but so is many a healthy run. You need
+# better questions than "does the loss go down?".
+
+# %% [markdown]
+# ## The idea
+#
+# A training run has three parts: the **data**, the **model**, and the **loop** with its loss and its optimiser. A good question clears
+# one of them, and **its answer is known before you look**. Then a surprise is a bug, and not a matter of taste. Three such answers
+# can be checked by hand:
+#
+# - Before the first step a reader of ten classes knows nothing, so each class gets about one tenth, and the loss is $-\ln 0.1$.
+# - The same picture and the same weights give the same gradient. With $L = \frac12 (wx)^2$, $w = 3$ and $x = 2$ it is $wx^2 = 12$,
+#   the second time too.
+# - A ReLU whose input is negative passes no gradient. With $L = \max(0, wx)$, $w = -1$ and $x = 2$ the gradient is 0, and no step can ever change it.
+
+# %%
+from math import log
+
+w = torch.tensor(3.0, requires_grad=True)
+deposits = []
+for _ in range(3):  # nobody clears w.grad
+    (0.5 * (w * 2.0) ** 2).backward()
+    deposits.append(w.grad.item())
+
+# %%
+v = torch.tensor(-1.0, requires_grad=True)
+torch.relu(v * 2.0).backward()
+uniform = cross_entropy(torch.zeros(1, 10), torch.tensor([7])).item()
+{"-ln 0.1": round(uniform, 3), "w.grad after each backward": deposits, "v.grad": v.grad.item()}
+
+# %% [markdown]
+# The first and the last number are as promised. The middle one is not: 12, then 24, then 36. `backward()` does not *set* `.grad`, it *adds* to it.
+# You knew the answer, so you can see that something is off. That is the method of this lesson, and {cite:t}`karpathy2019recipe` is
+# its best short text.
+
+# %% tags=["nbval-check-output"]
+claim("ten equal scores cost ln 10", abs(uniform - log(10)) < 1e-5)
+claim("backward() adds: the gradients of three passes are 12, 24, 36", deposits == [12, 24, 36])
+claim("no gradient passes a ReLU with a negative input", v.grad.item() == 0)
+
+# %% [markdown]
+# ## The block
+#
+# The first question clears model, loss and optimiser at once, in a second: **can it learn one batch by heart?** Sixteen pictures, always the
+# same, no augmentation. A network with thousands of weights must bring their loss close to zero. If it does not, do not start the long run.
+
+
+# %%
+class Overfit(NamedTuple):
+    first: float
+    last: float
+    steps: int
+    verdict: str
+
+
+# %%
+def overfit_one_batch(net, images, labels, loss=cross_entropy, steps=100, lr=0.01, target=0.05):
+    adam = torch.optim.Adam(net.parameters(), lr)
+    losses = []
+    for _ in range(steps):
+        adam.zero_grad()
+        value = loss(net(images), labels)
+        value.backward()
+        adam.step()
+        losses.append(value.item())
+        if losses[-1] < target:
+            break
+    learned = losses[-1] < target
+    verdict = "learned by heart" if learned else "stuck"
+    return Overfit(round(losses[0], 6), round(losses[-1], 6), len(losses), verdict)
+
+
+# %%
+seed_everything(0)
+net, _ = Run().build()
+images, labels = x_train[:16], y_train[:16]
+print(tuple(images.shape), tuple(net(images).shape))
+overfit_one_batch(net, images, labels)
+
+# %% [markdown]
+# Sixteen pictures, sixteen rows of ten scores, and after a few steps nothing left to learn. Now a loss that you met in
+# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits): softmax in front of the cross entropy.
+
+
+# %%
+def softmax_twice(scores, labels):
+    return cross_entropy(scores.softmax(1), labels)
+
+
+seed_everything(0)
+net, _ = Run().build()
+stuck = overfit_one_batch(net, images, labels, loss=softmax_twice)
+stuck
+
+# %% [markdown]
+# Stuck. The verdict took a second, and the real run would have taken a night. Does the loop written here do what `labs.train.fit` does? Give
+# both the same weights and the same batch.
+
+# %%
+from labs.train import fit
+
+seed_everything(0)
+net, _ = Run().build()
+by_hand = overfit_one_batch(net, images, labels, steps=20, target=0.0)
+seed_everything(0)
+net, _ = Run().build()
+history = fit(net, [(images, labels)] * 20, torch.optim.Adam(net.parameters(), 0.01))
+difference = abs(by_hand.last - history.table()["loss"].iloc[-1])
+
+# %% tags=["nbval-check-output"]
+claim("the loop written here takes the same 20 steps as labs.train.fit, to 1e-4", difference < 1e-4)
+claim("softmax before cross entropy cannot learn sixteen pictures by heart", stuck.last > 1.4)
+
+# %% [markdown]
+# ## Debug: eight questions in a fixed order
+#
+# The order goes from cheap to dear, and each answer makes the next one worth asking.
+#
+# 1. Does it learn one batch by heart? (You have just asked.)
+# 2. Is the graph in one piece?
+# 3. Does a gradient of a sane size reach every weight?
+# 4. Where is the first value that is not finite?
+# 5. Does the loss survive extreme inputs?
+# 6. Are the units alive?
+# 7. Is the step the right length?
+# 8. Is it the data or the model?
+#
+# ### Question 2: is the graph in one piece?
+#
+# An encoder for laser scans sent its skip connections through `detach()`, and one convolution served a skip only
+# ([PRBonn/lidar-bonnetal#99](https://github.com/PRBonn/lidar-bonnetal/issues/99)). Here is the same wiring in small.
+
+
+# %%
+class WithSkip(nn.Module):
+    def __init__(self, cut):
+        super().__init__()
+        self.conv1a, self.conv1b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 1)
+        self.head, self.cut = nn.Linear(8 * 14 * 14, 10), cut
+
+    def forward(self, x):
+        skip = self.conv1b(x)
+        skip = skip.detach() if self.cut else skip
+        return self.head((torch.relu(self.conv1a(x)) + skip).flatten(1))
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# `conv1b` gets no gradient at all. Can this network still learn sixteen pictures by heart?
+# :::
+
+# %%
+seed_everything(0)
+cut_net = WithSkip(cut=True).to(HERE)
+overfit_one_batch(cut_net, images, labels)
+
+# %% [markdown]
+# It can. The head alone has weights enough. So the first question did not see the cut, and you need the second: draw the graph that `backward()` will walk.
+# `torchviz.make_dot` draws one box per operation, and one with a name per parameter. The picture is made by Graphviz; without it, look at
+# which names are in the graph.
+
+# %%
+from io import BytesIO
+from shutil import which
+
+import torchviz
+from matplotlib import image
+
+
+def graph_of(net):
+    loss = cross_entropy(net(images), labels)
+    graph = torchviz.make_dot(loss, params=dict(net.named_parameters()))
+    graph.graph_attr.update(ranksep="0.12", nodesep="0.06")  # close together
+    return graph
+
+
+# %%
+graphs = {cut: graph_of(WithSkip(cut).to(HERE)) for cut in (False, True)}
+if which("dot"):
+    figure, axes = plot.new(5, 2.5, columns=2)
+    for ax, cut in zip(axes, graphs, strict=True):
+        ax.imshow(image.imread(BytesIO(graphs[cut].pipe("png"))))
+        ax.set_axis_off()
+        ax.set_title("conv1b is gone" if cut else "in one piece", fontsize=9)
+    plot.show(
+        figure,
+        alt="Two autograd graphs. Left: three layers lead to the loss. Right: the branch of conv1b is missing.",
+    )
+else:
+    print("Graphviz is not installed (the program dot), so there is no picture; read on.")
+
+# %% [markdown]
+# On the left, six named boxes flow into the loss. On the right, after `detach()`, the two boxes of `conv1b` are gone, and nothing in the loss tells of it. The
+# names can be counted without a picture.
+
+# %%
+named = {
+    cut: [name for name, _ in WithSkip(cut).named_parameters() if name in graph.source]
+    for cut, graph in graphs.items()
+}
+# %%
+every = [name for name, _ in WithSkip(False).named_parameters()]
+pd.DataFrame(
+    {
+        "in one piece": ["yes" if name in named[False] else "NO" for name in every],
+        "cut": ["yes" if name in named[True] else "NO" for name in every],
+    },
+    index=pd.Index(every, name="in the graph?"),
+)
+
+# %% [markdown]
+# ### Question 3: does a gradient of a sane size reach every weight?
+#
+# A drawing is good for ten boxes. For a real network ask `gradient_health`, after one `backward()`. Compare three networks of eight convolutions: one sound, one with
+# sigmoids as in the 1990s, and one cut in the middle.
+
+
+# %%
+from labs.hooks import gradient_health
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+# %%
+def deep(activation, cut_at=None):
+    net = nn.Sequential()
+    for number in range(1, 9):
+        net.add_module(f"conv{number}", nn.Conv2d(1 if number == 1 else 8, 8, 3, padding=1))
+        net.add_module(f"act{number}", activation())
+        if activation is nn.ReLU:
+            nn.init.kaiming_normal_(net[-2].weight)
+        if number == cut_at:
+            net.add_module("cut", Cut())
+    net.add_module("flat", nn.Flatten())
+    net.add_module("fc", nn.Linear(8 * 14 * 14, 10))
+    return net
+
+
+# %%
+seed_everything(0)
+deep_nets = {
+    "sound": deep(nn.ReLU),
+    "sigmoids": deep(nn.Sigmoid),
+    "cut": deep(nn.ReLU, cut_at=4),
+}
+# %%
+health = {}
+for name, net in deep_nets.items():
+    net.to(HERE)
+    cross_entropy(net(x_train[:64]), y_train[:64]).backward()
+    health[name] = gradient_health(net)
+health
+
+# %% [markdown]
+# Each report counts its verdicts: the network that was cut has *missing* gradients, the one with sigmoids *vanishing* ones. The plot of the gradient's size by layer,
+# relative to the weights, is the **gradient-flow plot**.
+
+# %%
+flow = {}
+for name, report in health.items():
+    table = report.table().set_index("parameter")
+    flow[name] = table.loc[table.index.str.endswith("weight"), "ratio"]
+
+# %%
+figure, ax = plot.new(5.2, 2.2)
+for name, colour in zip(flow, plot.COLOURS, strict=False):
+    ax.semilogy(flow[name].to_numpy(), "o-", color=colour, label=name)
+ax.set_xticks(range(9), [*map(str, range(1, 9)), "fc"])
+ax.set(
+    xlabel="layer, from input to output",
+    ylabel="gradient norm / weight norm",
+    title="A gradient can vanish, or never arrive",
+)
+ax.legend()
+plot.show(
+    figure,
+    alt="Relative gradient by layer: level when sound, falling by orders of magnitude with sigmoids, absent below the cut.",
+)
+
+# %% [markdown]
+# Read it from right to left, as the gradient travels. The sound network is level. With sigmoids each layer takes away a factor, because the slope of a sigmoid is at
+# most one quarter. In the network that was cut, the line stops: there are no points for the layers in front.
+
+# %% tags=["nbval-check-output"]
+lost = set(every) - set(named[True])
+claim("without detach() every parameter is in the graph", named[False] == every)
+claim("detach() takes out conv1b, no more", lost == {"conv1b.weight", "conv1b.bias"})
+by_heart = overfit_one_batch(WithSkip(True).to(HERE), images, labels)
+claim("the network with one skip cut still learns its batch by heart", by_heart.last < 0.05)
+
+# %% tags=["nbval-check-output"]
+first, last = flow["sigmoids"].iloc[[0, -1]]
+claim("sigmoids: the gradient shrinks more than 1,000 times on its way", first < last / 1000)
+claim("sound: it stays within a factor of 100", flow["sound"].max() < 100 * flow["sound"].min())
+front = {f"conv{n}.{kind}" for n in (1, 2, 3, 4) for kind in ("weight", "bias")}
+claim("cut: it is missing exactly in front of the cut", set(health["cut"].missing) == front)
+
+# %% [markdown]
+# ### Question 4: where is the first value that is not finite?
+#
+# A well-known image distance divides each pixel's features by their length, and adds a small number so that nothing is divided by zero. Users
+# met NaN all the same ([richzhang/PerceptualSimilarity#69](https://github.com/richzhang/PerceptualSimilarity/issues/69)).
+
+
+# %%
+def unit_length(features, eps=1e-10):
+    length = features.square().sum(1, keepdim=True).sqrt()  # [N,1,H,W]
+    return features / (length + eps)
+
+
+# %%
+class Unit(nn.Module):
+    def forward(self, x):
+        return unit_length(x)
+
+
+# %%
+def with_unit():
+    layers = {
+        "conv1": nn.Conv2d(1, 16, 3, 2, padding=1, bias=False),
+        "unit": Unit(),
+        "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(16, 16, 3, 2, padding=1),
+        "relu2": nn.ReLU(),
+        "flat": nn.Flatten(),
+        "fc": nn.Linear(16 * 16, 10),
+    }
+    net = nn.Sequential()
+    for name, layer in layers.items():
+        net.add_module(name, layer)
+    return net.to(HERE)
+
+
+# %%
+def batches(steps):
+    for _ in range(steps):
+        rows = torch.randint(len(x_train), (BATCH,), device=HERE)
+        yield x_train[rows], y_train[rows]
+
+
+# %%
+seed_everything(0)
+net = with_unit()
+try:
+    fit(net, batches(50), torch.optim.SGD(net.parameters(), 0.1))
+except FloatingPointError as error:
+    crash = error
+    print(error)
+
+# %% [markdown]
+# The run is dead, but its last moment is not lost. An exception carries the frames in which it was raised, with all their variables. In a notebook,
+# type `%debug` in the next cell; in a script, call `pdb.post_mortem()`. Both wait for you to type, and this book has to run on its own. So the
+# next cell types for you: it gives the debugger a script instead of a keyboard.
+
+# %%
+import io
+import pdb
+import re
+
+
+def ask_debugger(error, *commands):
+    script, transcript = io.StringIO("\n".join([*commands, "q"])), io.StringIO()
+    debugger = pdb.Pdb(stdin=script, stdout=transcript, nosigint=True, readrc=False)
+    debugger.prompt = "(Pdb) "  # inside IPython it would be "ipdb> "
+    debugger.reset()
+    debugger.interaction(None, error.__traceback__)  # what pdb.post_mortem does
+    plain_text = re.sub(r"\x1b\[[\d;]*m", "", transcript.getvalue())  # no colours
+    _, *replies = plain_text.split("(Pdb) ")
+    for command, reply in zip(commands, replies, strict=False):
+        first_line = reply.partition("\n")[0]
+        print(f"(Pdb) {command}\n{re.sub(r'> .*/', '> ', first_line)}")
+
+
+# %%
+ask_debugger(
+    crash,
+    "up",
+    "p len(steps)",
+    "p bool(batch[0].isfinite().all())",
+    "p [name for name, w in model.named_parameters() if w.isnan().any()]",
+)
+
+# %% [markdown]
+# `up` went from the function that raised to `fit`, and there the evidence lies: one step had been taken; the batch at hand is finite, so it is innocent; but the weights of
+# `conv1` *already were* NaN. The loss is the last to know. The damage was done in the step before, on its way back: by a gradient.
+#
+# `first_bad` runs a fresh network once, forwards and backwards, and names the first module that spoils a value.
+
+# %%
+from labs.hooks import first_bad
+
+seed_everything(0)
+net = with_unit()
+culprit = first_bad(
+    net, x_train[:BATCH], loss=lambda scores: cross_entropy(scores, y_train[:BATCH])
+)
+culprit
+
+# %% [markdown]
+# The forward pass is clean. The gradient is not, and it is `unit` that spoils it: where all features of a pixel are zero, as on black paper, the square root has
+# an infinite slope, and infinity times zero is NaN. The small number stands in the wrong place: it protects the division, not the root.
+#
+# To stop in the middle of a run, write `breakpoint()` into the loop. It calls `sys.breakpointhook`, which is yours to replace: with a function that only takes notes,
+# `breakpoint()` becomes a probe that stops nobody.
+
+# %%
+import sys
+
+notes, usual = [], sys.breakpointhook
+sys.breakpointhook = lambda: notes.append(sys._getframe(1).f_locals["number"])
+try:
+    for number, (pictures, _) in enumerate(batches(20)):
+        if pictures.flatten(1).sum(1).min() < 10:  # a nearly black picture
+            breakpoint()
+finally:
+    sys.breakpointhook = usual
+f"{len(notes)} of 20 batches hold a nearly black picture"
+
+# %% [markdown]
+# In a terminal, with the usual hook, the run would have stopped in those batches and handed you a prompt. A condition in front of `breakpoint()` is what
+# makes it useful in a run of a million steps.
+#
+# ### Question 5: does the loss survive extreme inputs?
+#
+# Do not wait for the one batch in a thousand. `stress` drives a function over extreme inputs and reports value *and* gradient. Try the bad normalisation and a mended one; then a
+# cross entropy as one writes it from the formula, and PyTorch's.
+
+
+# %%
+from labs.numerics import stress
+
+
+def mended(features, eps=1e-10):
+    return features / (features.square().sum(1, keepdim=True) + eps).sqrt()
+
+
+def from_the_formula(scores, labels):
+    return -scores.softmax(1).log().gather(1, labels[:, None]).mean()
+
+
+# %%
+float32 = [torch.float32]
+reports = {
+    "unit_length": stress(lambda x: unit_length(x[None]), "elementwise", dtypes=float32),
+    "mended": stress(lambda x: mended(x[None]), "elementwise", dtypes=float32),
+    "from_the_formula": stress(from_the_formula, "logits", dtypes=float32),
+    "cross_entropy": stress(cross_entropy, "logits", dtypes=float32),
+}
+
+# %%
+pd.DataFrame(
+    {
+        name: {
+            "cases": len(report.outcomes),
+            "failed": len(report.failures),
+            "first failure": report.failures[0].case if report.failures else "",
+            "what": report.failures[0].verdict if report.failures else "",
+        }
+        for name, report in reports.items()
+    }
+).T
+
+# %% [markdown]
+# `stress` names the zero vector at once, and the mended version passes. The formula fails where a score is far from the others, which is where a network that learns will
+# end up. Even PyTorch's cross entropy has two cases in which it returns NaN, and they are the mean of nothing: no samples, or all of them ignored. Know them, for a batch of crops can be empty.
+#
+# `check_gradients` asks the other question: is the gradient the slope? A loss that once passed through `.item()`, `.detach()` or NumPy is finite everywhere and wrong.
+
+# %%
+from labs.numerics import check_gradients
+
+
+def scaled(x):
+    return (x / x.norm().item()).square().sum() + x.sum()  # .item(): a constant to autograd
+
+
+check_gradients(scaled, torch.tensor([1.0, 2.0, 2.0]))
+
+# %% tags=["nbval-check-output"]
+who, what = culprit.name, culprit.kind
+claim("the first bad value is a gradient, that of `unit`", (who, what) == ("unit", "gradient"))
+checked = check_gradients(scaled, torch.tensor([1.0, 2.0, 2.0]))
+claim("check_gradients sees that .item() hides a part of the slope", not checked.ok)
+
+# %% tags=["nbval-check-output"]
+failed = {name: {o.case for o in report.failures} for name, report in reports.items()}
+claim("stress finds the zero vector in the bad normalisation", "zeros" in failed["unit_length"])
+claim("the mended one passes every case in float32", not failed["mended"])
+of_nothing = {"no samples", "all ignored"}
+claim("cross_entropy fails only on the mean of nothing", failed["cross_entropy"] <= of_nothing)
+claim("the formula fails on more than that", failed["from_the_formula"] > failed["cross_entropy"])
+
+# %% [markdown]
+# ### Question 6: are the units alive?
+#
+# A ReLU unit that is negative on *every* picture is dead: you know from the idea above that it gets no gradient, so it stays dead. Watch a network die. `capture` with `reduce`
+# keeps one number per unit, its largest output, so that you can afford it at every step.
+
+
+# %%
+from labs.hooks import capture
+
+
+def plain(width=16):
+    net, channels = nn.Sequential(), [1, width, width, 2 * width]
+    for n in (1, 2, 3):
+        conv = nn.Conv2d(channels[n - 1], channels[n], 3, stride=min(n, 2), padding=1)
+        nn.init.kaiming_normal_(conv.weight)
+        net.add_module(f"conv{n}", conv)
+        net.add_module(f"relu{n}", nn.ReLU())
+    net.add_module("flat", nn.Flatten())
+    net.add_module("fc", nn.Linear(2 * width * 16, 10))
+    return net.to(HERE)
+
+
+# %%
+def dead_share(net, probe=x_train[:256]):
+    with torch.no_grad(), capture(net, "relu*", reduce=lambda m: m.amax((0, 2, 3))) as maps:
+        net(probe)
+    return {name: (maps[name] == 0).float().mean().item() for name in maps}
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Two runs, the same network and data; the second has a learning rate ten times as large. Its loss does not become NaN. What will
+# you see in the loss, and what in the units?
+# :::
+
+# %%
+SLOW, FAST = 0.04, 0.4
+
+
+def note_the_dead(deaths, net, _):
+    deaths.append(max(dead_share(net).values()))
+
+
+# %%
+lives = {}
+for lr in (SLOW, FAST):
+    seed_everything(0)
+    net, deaths = plain(), []
+    sgd = torch.optim.SGD(net.parameters(), lr, momentum=0.9)
+    history = fit(net, batches(60), sgd, watch=partial(note_the_dead, deaths))
+    lives[lr] = pd.DataFrame({"loss": history.table()["loss"], "dead": deaths})
+
+# %%
+figure, axes = plot.new(6, 2.3, columns=2)
+for (lr, life), colour in zip(lives.items(), plot.COLOURS, strict=False):
+    axes[0].plot(life["loss"], color=colour)
+    axes[1].plot(100 * life["dead"], color=colour, label=f"{lr:g}")
+axes[0].axhline(log(10), color="0.5", linestyle=":")
+axes[0].set(
+    xlabel="training step", ylabel="training loss (nats)", title="Flat, at the loss of guessing"
+)
+axes[1].legend(title="learning rate", loc="center right")
+axes[1].set(
+    xlabel="training step",
+    ylabel="dead units in the worst layer (%)",
+    ylim=(-3, 103),
+    title="A few large steps killed it",
+)
+plot.show(
+    figure,
+    alt="Left: the fast run's loss is flat at ln 10. Right: almost all units of one of its layers die within some steps.",
+)
+
+# %% [markdown]
+# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and the loss stays near that of guessing, for ever. A flat
+# loss at $\ln C$ says *nothing reaches the head*; the activation statistics say in which layer.
+
+# %%
+seed_everything(0)
+net = plain()
+fit(net, batches(60), torch.optim.SGD(net.parameters(), FAST, momentum=0.9))
+with torch.no_grad(), capture(net, "conv*", "relu*") as maps:
+    net(x_train[:256])
+maps.table()[["layer", "mean", "std", "max", "zeros"]].round(2)
+
+# %% [markdown]
+# Look for a layer with `max` or `std` at zero, and at `zeros`, the share of exact zeros: about one half is normal behind a ReLU, all of them is death. In a sound network, the `std` neither
+# grows nor shrinks much from layer to layer.
+
+# %% tags=["nbval-check-output"]
+ends = {lr: (life["dead"].iloc[-1], life["loss"].tail(10).mean()) for lr, life in lives.items()}
+claim("fast: in some layer more than half of the units end up dead", ends[FAST][0] > 0.5)
+claim("fast: the loss ends above 1.8; guessing costs 2.3", ends[FAST][1] > 1.8)
+claim("slow: fewer than a quarter of the units die in any layer", ends[SLOW][0] < 0.25)
+claim("slow: the loss ends below 1.2", ends[SLOW][1] < 1.2)
+
+# %% [markdown]
+# Question 7, the length of the step, is the experiment below. Take the last question first, and then the four runs.
+#
+# ### Question 8: is it the data or the model?
+#
+# Bisect. Swap one part at a time for one that you *know* to be good: your model on known good data, and a known good model on your data. Judge each on the same
+# known good pictures. Here the known good data are the digits of `labs.data`, and the known good model is a residual network of `labs.models`. The suspect is run C.
+
+# %%
+from labs.models import resnet_cifar
+
+
+def known_good_model():
+    return resnet_cifar(8, 16, in_channels=1)
+
+
+# %%
+def bisect(run):
+    right = {}
+    for data, images in [("my data", run.images), ("known good data", x_train)]:
+        for model, make in [("my model", run.make), ("known good model", known_good_model)]:
+            net, _ = train_run(run._replace(images=images, make=make))
+            right[data, model] = share_right(net, x_test, y_test)
+    return pd.Series(right).unstack()
+
+
+# %%
+bisection = bisect(RUNS["C"])
+bisection.round(2)
+
+# %% [markdown]
+# Both models fail on one row and are good on the other: the *row* decides, so the data are guilty. Look at them, which you should have done first.
+
+# %%
+figure, axes = plot.new(6, 1.6, rows=2, columns=8)
+plot.images(axes[0], RUNS["C"].images[:8])
+plot.images(axes[1], x_test[:8])
+plot.show(
+    figure,
+    alt="Eight pictures of run C above eight known good digits; those above are mirrored about the diagonal.",
+)
+
+# %% [markdown]
+# Above run C, below the test digits. Every picture of run C is transposed, as in the files of EMNIST, which are stored column by column
+# ([tensorflow/datasets#812](https://github.com/tensorflow/datasets/issues/812), [pytorch/vision#8783](https://github.com/pytorch/vision/issues/8783)). Its own pictures kept aside
+# are transposed as well, so its accuracy was honest, for a world in which paper is mirrored.
+
+# %% tags=["nbval-check-output"]
+mine, good = bisection.loc["my data"], bisection.loc["known good data"]
+claim("trained on my data, both models read fewer than 40 % of the good digits", mine.max() < 0.4)
+claim("trained on known good data, both read more than 60 %", good.min() > 0.6)
+
+# %% [markdown]
+# ### Which question unmasks which run?
+#
+# Put the questions to all four runs. Two are new, and both come from the idea: a gradient must not depend on what was asked before, and a step must move every weight that the loss
+# depends on. For the second, walk the graph yourself, as torchviz does, and collect its leaves.
+
+
+# %%
+def leaves(loss):
+    found, seen, todo = [], set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found += [node.variable] if hasattr(node, "variable") else []
+        todo += [following for following, _ in node.next_functions]
+    return found
+
+
+# %%
+def moves_every_leaf(run):
+    net, optimizer = run.build()
+    weights = leaves(cross_entropy(net(run.images[:16]), run.labels[:16]))
+    before = [w.detach().clone() for w in weights]
+    run.step(net, optimizer, run.images[:16], run.labels[:16])
+    return all(not torch.equal(w, b) for w, b in zip(weights, before, strict=True))
+
+
+# %%
+def same_gradient_twice(run):
+    net, optimizer = run._replace(lr=0.0).build()
+    norms = []
+    for _ in range(2):
+        run.step(net, optimizer, run.images[:16], run.labels[:16])
+        norms.append(gradient_health(net).table()["grad_norm"].sum())
+    return bool(abs(norms[1] / norms[0] - 1) < 0.01)
+
+
+# %%
+def starts_at_ln10(run):
+    net, _ = run.build()
+    return abs(cross_entropy(net(run.images[:256]), run.labels[:256]).item() - log(10)) < 0.5
+
+
+def learns_by_heart(run):
+    net, _ = run.build()
+    return overfit_one_batch(net, run.images[:16], run.labels[:16]).last < 0.05
+
+
+# %%
+def gradients_are_healthy(run):
+    net, optimizer = run.build()
+    run.step(net, optimizer, run.images[:64], run.labels[:64])
+    return {row.verdict for row in gradient_health(net).parameters} == {"ok"}
+
+
+def nothing_is_nan(run):
+    net, _ = run.build()
+    return first_bad(net, run.images[:16]) is None
+
+
+# %%
+def reads_known_good_digits(run):
+    return share_right(train_run(run)[0], x_test, y_test) > 0.75
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Which of the seven answers will be "no", and for which run?
+# :::
+
+# %%
+QUESTIONS = [
+    starts_at_ln10,
+    learns_by_heart,
+    gradients_are_healthy,
+    nothing_is_nan,
+    same_gradient_twice,
+    moves_every_leaf,
+    reads_known_good_digits,
+]
+# %%
+answers = {}
+for name, run in RUNS.items():
+    seed_everything(0)
+    answers[name] = {question.__name__: question(run) for question in QUESTIONS}
+answers = pd.DataFrame(answers)
+answers.replace({True: "yes", False: "NO"})
+
+# %% [markdown]
+# One run passes everything: B is the sound one. Each of the others is unmasked by one question, and by one only. The popular ones, from the first loss to the health of the gradients, see nothing.
+#
+# - **A** gives another gradient for the same batch: nobody calls `optimizer.zero_grad()`. Each step uses the sum of all gradients so far, which works like a
+#   momentum that never decays; a tiny learning rate hides it ([yastrebksv/TennisCourtDetector#7](https://github.com/yastrebksv/TennisCourtDetector/issues/7)).
+# - **C** has transposed pictures.
+# - **D** has weights in its graph that no step moves: its layers sit in a Python list, where `parameters()` does not find them. The optimiser does not train them, and `gradient_health`
+#   does not report them ([pytorch/pytorch#59925](https://github.com/pytorch/pytorch/issues/59925)). The head learns to read random features, quite well.
+
+# %% tags=["nbval-check-output"]
+no = {name: set(answers.index[~answers[name].astype(bool)]) for name in RUNS}
+claim("the sound run passes all seven questions", not no["B"])
+claim("A is unmasked by asking twice, and by nothing else", no["A"] == {"same_gradient_twice"})
+claim("C is unmasked by good data, and by nothing else", no["C"] == {"reads_known_good_digits"})
+claim("D is unmasked by its leaves, and by nothing else", no["D"] == {"moves_every_leaf"})
+
+# %% [markdown]
+# ### The chart to keep
+#
+# Enter at your symptom on the left, and go down from there. On the right stands the part to open first when the answer is *no*.
+
+# %%
+CHART = [  # question, instrument, guilty when the answer is no
+    ("1  one batch by heart", "overfit_one_batch", "loop"),
+    ("2  graph in one piece", "torchviz.make_dot", "model"),
+    ("3  gradient at every weight", "gradient_health", "model"),
+    ("4  all values finite", "first_bad, %debug", "model"),
+    ("5  loss at extremes", "stress, check_gradients", "loop"),
+    ("6  units alive", "capture(reduce=...)", "model"),
+    ("7  length of a step", "find_lr", "loop"),
+    ("8  known good data", "bisect", "data"),
+]
+ENTRIES = {"flat loss": 0, "NaN": 3, "slow": 6, "fine, but wrong": 7}
+SUSPECT = dict(zip(["data", "model", "loop"], plot.COLOURS, strict=False))
+
+
+# %%
+def box(ax, x, y, text, colour, face="white", ink="#222222"):
+    style = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": colour}
+    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=ink, bbox=style)
+
+
+# %%
+figure, ax = plot.new(6, 3.7)
+for row, (question, instrument, suspect) in enumerate(CHART):
+    box(ax, 0.44, -row, question, SUSPECT[suspect])
+    ax.text(0.80, -row + 0.14, instrument, ha="center", fontsize=7.5, family="monospace")
+    ax.annotate("", (0.93, -row), (0.60, -row), arrowprops={"arrowstyle": "->", "color": "0.5"})
+    box(ax, 0.98, -row, suspect, SUSPECT[suspect], SUSPECT[suspect], "white")
+    if row:
+        ax.annotate(
+            "",
+            (0.44, -row + 0.3),
+            (0.44, -row + 0.7),
+            arrowprops={"arrowstyle": "->", "color": "0.5"},
+        )
+for entry, row in ENTRIES.items():
+    box(ax, 0.08, -row, entry, "#222222", "#EEEEEA")
+    ax.annotate("", (0.26, -row), (0.19, -row), arrowprops={"arrowstyle": "->", "color": "0.2"})
+ax.set(xlim=(-0.02, 1.04), ylim=(-7.6, 0.6))
+ax.set_axis_off()
+plot.show(
+    figure,
+    alt="Decision chart: four symptoms lead to eight numbered questions; each no leads to data, model or loop.",
+)
+
+# %% [markdown]
+# The two new questions belong to it as well: *same gradient twice* next to 1, for the loop; *every leaf moves* next to 3, for the model.
+
+# %% [markdown]
+# ## Experiment: how long may a step be?
+#
+# Question 7. {cite:t}`smith2017cyclical` lets the learning rate grow during one short run and watches the loss: the **range test**. Too short a step, and nothing happens; then the loss falls; then it
+# breaks. A common rule takes a tenth of the rate at which the loss was lowest: a margin, because that rate was survived for a few steps only.
+
+
+# %%
+from math import exp
+
+
+def find_lr(net, batches, low=1e-4, high=10.0, steps=100, momentum=0.9):
+    sgd = torch.optim.SGD(net.parameters(), low, momentum=momentum)
+    growth, smooth, rows = exp(log(high / low) / (steps - 1)), 0.0, []
+    for number, (images, labels) in enumerate(batches):
+        rate = sgd.param_groups[0]["lr"] = low * growth**number
+        sgd.zero_grad()
+        value = cross_entropy(net(images), labels)
+        value.backward()
+        sgd.step()
+        smooth = 0.9 * smooth + 0.1 * value.item()
+        rows.append({"lr": rate, "loss": smooth / (1 - 0.9 ** (number + 1))})  # unbiased
+        if not rows[-1]["loss"] < 2 * rows[0]["loss"]:
+            break  # it has broken, or it is NaN
+    curve = pd.DataFrame(rows)
+    return curve, float(curve["lr"][curve["loss"].idxmin()]) / 10
+
+
+# %%
+seed_everything(0)
+curve, found = find_lr(plain(), batches(100))
+# %%
+figure, ax = plot.new(5.6, 2.4)
+ax.semilogx(curve["lr"], curve["loss"], color=plot.COLOURS[0])
+ax.axvline(found, color=plot.COLOURS[1], linestyle="--", label="a tenth of the lowest")
+ax.set(
+    xlabel="learning rate",
+    ylabel="smoothed loss (nats)",
+    ylim=(0, 4),
+    title="Nothing, learning, ruin",
+)
+ax.legend()
+plot.show(
+    figure,
+    alt="Loss against a growing learning rate: flat, then falling, then shooting up; the rate to use is marked, well to the left of the lowest point.",
+)
+
+# %% [markdown]
+# One short run drew the whole range, from nothing to ruin. Is its advice any good? Make it an ablation: train for 100 steps with the rate that was found times a hundredth, a tenth, one, and thirty, which is three times the rate of
+# the lowest loss. Everything else stays; five seeds.
+#
+# :::{admonition} Predict
+# :class: predict
+# Which of the four factors is the most accurate? For which will the units die?
+# :::
+
+# %%
+from labs.ablation import ablate
+
+
+def train_and_score(factor):
+    net = plain()
+    fit(net, batches(100), torch.optim.SGD(net.parameters(), found * factor, momentum=0.9))
+    dead = max(dead_share(net).values())
+    return {"accuracy": share_right(net, x_test, y_test), "dead units": dead}
+
+
+# %%
+study = ablate(
+    train_and_score,
+    base={"factor": 1.0},
+    vary="factor",
+    values=[0.01, 0.1, 1.0, 30.0],
+    seeds=range(5),
+)
+study.table("accuracy")[["mean", "std", "ci95", "n", "delta", "p"]].round(3)
+
+# %%
+figure, axes = plot.new(6.2, 2.3, columns=2)
+for ax, metric in zip(axes, study.metrics, strict=True):
+    study.plot(ax, metric)
+    ax.set(xlabel="factor on the rate that was found", ylim=(-0.05, 1.05))
+axes[0].set_title("Thirty times more ruins it")
+axes[1].set(title="because the units die", ylabel="dead units in the worst layer")
+plot.show(
+    figure,
+    alt="Accuracy and dead units by factor: accuracy peaks at one; at thirty it is chance, and most units are dead.",
+)
+
+# %% [markdown]
+# The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; both would get there with more steps. Thirty times more cannot be bought back
+# by anything: the right panel shows why. (Where a few units are dead at every rate, they were born so: next section.) So when you doubt, err to the left. Which of the differences do five seeds prove?
+
+# %%
+print(study.verdict("accuracy"))
+print(study.verdict("dead units"))
+
+# %% tags=["nbval-check-output"]
+runs = study.frame().groupby("factor")["accuracy"].agg(["min", "max", "mean"])
+gain = runs.loc[1.0, "min"] - runs.loc[0.01, "max"]
+claim("every run at the rate found beats every one at a hundredth by 10 points", gain > 0.10)
+loss_of_thirty = runs.loc[1.0, "mean"] - runs.loc[30.0, "mean"]
+claim("thirty times the rate costs more than 40 points", loss_of_thirty > 0.4)
+
+# %% tags=["nbval-check-output"]
+dead = study.frame().groupby("factor")["dead units"].agg(["min", "max"])
+claim("thirty times: over half of some layer is dead, in every run", dead.loc[30.0, "min"] > 0.5)
+claim("at the rate found: under a quarter, in every run", dead.loc[1.0, "max"] < 0.25)
+
+# %% [markdown]
+# Is the range test by hand an honest training? It should take the same steps as `labs.train.fit` with an exponential schedule.
+
+# %%
+seed_everything(0)
+net = plain()
+sgd = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+growth = torch.optim.lr_scheduler.ExponentialLR(sgd, 10 ** (5 / 99))
+history = fit(net, batches(40), sgd, scheduler=growth).table()
+
+# %% tags=["nbval-check-output"]
+rates = history["lr"] / curve["lr"][:40] - 1
+smooth = history["loss"].ewm(alpha=0.1).mean() - curve["loss"][:40]  # the same average, by pandas
+claim("the same rates, to 1e-6", rates.abs().max() < 1e-6)
+claim("and the same smoothed losses, to 1e-4", smooth.abs().max() < 1e-4)
+
+# %% [markdown]
+# ## Reproduce: networks that are born dead
+#
+# **The paper says.** {cite:t}`lu2020dying` prove that a ReLU network with weights drawn symmetrically around zero can be dead *before the first step*, and that it is, with a probability
+# that tends to one, when depth grows and width does not. Their upper bound for $L$ hidden layers of width $N$ comes from one line of thought that you can check: a unit is negative for a given input
+# with probability one half; all $N$ units of a layer with probability $2^{-N}$; so the signal survives $L$ layers with probability $(1 - 2^{-N})^L$. For the network to be dead,
+# it must be so for *every* input, which is rarer:
+#
+# $$P(\text{born dead}) \le 1 - (1 - 2^{-N})^L.$$
+#
+# **We measure** it on real pictures: hundreds of networks at once, four widths, up to thirty layers. A network is dead when its last hidden layer is zero for each of 100 digits.
+
+# %%
+import numpy as np
+
+from labs.repro import budget
+
+NETS, DEPTH, WIDTHS = budget(cpu=400, gpu=4000), 30, [2, 3, 4, 8]
+probe = x_train[:100].flatten(1)
+
+
+# %%
+def born_dead(width):
+    signal, shares = probe.expand(NETS, -1, -1), []  # [NETS,100,196]
+    for _ in range(DEPTH):
+        weights = torch.randn(NETS, signal.shape[2], width, device=HERE)
+        signal = torch.relu(signal @ weights)  # [NETS,100,width]
+        largest = signal.amax((1, 2), keepdim=True)
+        signal = signal / largest.clamp(min=1e-30)  # its size does not matter, its sign does
+        shares.append((largest == 0).float().mean().item())
+    return shares
+
+
+# %%
+seed_everything(0)
+layers = np.arange(1, DEPTH + 1)
+measured = pd.DataFrame({width: born_dead(width) for width in WIDTHS}, index=layers)
+bound = pd.DataFrame({width: 1 - (1 - 0.5**width) ** layers for width in WIDTHS}, index=layers)
+
+# %%
+figure, ax = plot.new(5.2, 2.4)
+for width, colour in zip(WIDTHS, plot.COLOURS, strict=False):
+    ax.plot(layers, measured[width], "o", markersize=3, color=colour, label=f"width {width}")
+    ax.plot(layers, bound[width], color=colour, linewidth=1)
+ax.set(
+    xlabel="hidden layers",
+    ylabel="share of networks born dead",
+    title="Deep and narrow: born dead",
+)
+ax.legend()
+plot.show(
+    figure,
+    alt="Share of dead networks by depth: dots measured, lines the bound; narrow ones approach one.",
+)
+
+# %%
+pd.concat({"measured": measured, "bound": bound}, axis=1).loc[[5, 10, 20, 30]].round(2)
+
+# %% tags=["nbval-check-output"]
+excess, at_10 = (measured - bound).to_numpy().max(), measured.loc[10]
+claim("no measured share lies above the bound by more than 0.06", excess < 0.06)
+claim("width 2, 30 layers: more than 97 % are born dead", measured.loc[30, 2] > 0.97)
+claim("width 8, 30 layers: fewer than 20 %", measured.loc[30, 8] < 0.20)
+claim("at 10 layers, the narrower the more often", at_10.is_monotonic_decreasing)
+
+# %% [markdown]
+# **Why they differ.** The dots (measured) stay below the lines (the bound), as they must, and meet them where it is deep and narrow. The bound looks at one input; a network has to fail on a hundred digits at
+# once, and in the first layers they still differ. Each layer squeezes them closer to one direction, and then one input is as good as all. At the widths of this book the effect is nil: what kills real
+# networks is not birth but the learning rate, as you saw.
+
+# %% [markdown]
+# ## Bug hunt: the loss that compares everyone with everyone
+#
+# A small network shall say where a digit stands: one number per picture, its shift to the right. The loss falls, and then it stays where it is. It is no NaN, no unit is dead,
+# and every gradient is healthy. The bug was met in [pytorch/pytorch#16045](https://github.com/pytorch/pytorch/issues/16045) and in
+# [deepset-ai/FARM#229](https://github.com/deepset-ai/FARM/issues/229), and it hides in every loss that is written by hand.
+
+# %% tags=["hunt-bug"]
+import torch
+from torch import nn
+
+
+class Locator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, stride=2, padding=1)
+        self.fc = nn.Linear(8 * 7 * 7, 1)
+
+    def forward(self, images):  # [N,1,14,14]
+        return self.fc(torch.relu(self.conv(images)).flatten(1))
+
+
+def loss(net, batch):
+    images, shifts = batch  # [N,1,14,14], [N]
+    return (net(images) - shifts).square().mean()
+
+
+# %% [markdown]
+# Train it, and compare the spread of its answers with the spread of the truth.
+
+# %%
+seed_everything(0)
+shifts = torch.randint(-3, 4, (512,), device=HERE)
+moved = torch.stack([x.roll(int(s), -1) for x, s in zip(x_train[:512], shifts, strict=True)])
+# %%
+locator = Locator().to(HERE)
+batch = [(moved, shifts.float())]
+history = fit(locator, batch * 60, torch.optim.Adam(locator.parameters(), 0.01), loss=loss)
+answers = predict(locator, moved)
+{
+    "last loss": round(float(history.table()["loss"].iloc[-1]), 2),
+    "variance of the truth": round(shifts.float().var().item(), 2),
+    "variance of the answers": round(answers.var().item(), 2),
+}
+
+# %%
+from labs.hunts.engineering import check_regression_loss
+
+check_regression_loss(Locator, loss)
+
+# %% [markdown]
+# The loss stops at the variance of the truth, and the answers have next to none: the network says the same for every picture. Repair it in a copy of the cell, and check until all probes pass.
+#
+# :::{dropdown} Hint 1
+# Which question of the chart would have seen it? Ask it: sixteen pictures, by heart.
+# :::
+#
+# :::{dropdown} Hint 2
+# The smallest possible value of a mean square is zero. Which constant answer makes it as small as the variance? And why would the best answer be a constant?
+# :::
+#
+# :::{dropdown} Hint 3
+# Put a `breakpoint()` in front of the `return`, or print: the shape of the prediction, the shape of the truth, and the shape of their difference.
+# :::
+
+# %% tags=["hunt-solution", "hide-cell"]
+import torch
+from torch import nn
+
+
+class Locator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, stride=2, padding=1)
+        self.fc = nn.Linear(8 * 7 * 7, 1)
+
+    def forward(self, images):  # [N,1,14,14]
+        return self.fc(torch.relu(self.conv(images)).flatten(1)).squeeze(1)  # [N], not [N,1]
+
+
+def loss(net, batch):
+    images, shifts = batch  # [N,1,14,14], [N]
+    predicted = net(images)
+    assert predicted.shape == shifts.shape  # [N,1] - [N] would be [N,N]
+    return (predicted - shifts).square().mean()
+
+
+# %% tags=["nbval-check-output"]
+claim("the repaired loss passes every probe", check_regression_loss(Locator, loss).passed)
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Let runs A and B go on for four times as many steps. Does the loss tell them apart in the end? Which one number, recorded at each step, would have told you early?
+#
+# :::{dropdown} Solution 1
+# The loss hardly tells: batch norm forgives steps of almost any size, so A goes on learning. (Take the batch norms out, and it does not.) The largest gradient tells within a few steps. In a sound
+# run it shrinks as the loss falls; in A it grows, and then stays large however small the loss. Run the next cell.
+# :::
+
+# %% tags=["hide-cell"]
+long = {}
+for name in "AB":
+    seed_everything(0)
+    net, optimizer = RUNS[name].build()
+    for number, batch in enumerate(batches(4 * STEPS)):
+        long[name, "loss", number] = RUNS[name].step(net, optimizer, *batch)
+        if number % STEPS == STEPS - 1 or number == 0:
+            norm = gradient_health(net).table()["grad_norm"].max()
+            long[name, "largest gradient", number] = norm
+pd.Series(long).unstack([0, 1]).dropna().round(2)
+
+# %% [markdown]
+# **Exercise 2.** The mended normalisation passed `stress` in float32. Run it in float16, as mixed precision would. Why does it fail, and which `eps` repairs it?
+#
+# :::{dropdown} Solution 2
+# The smallest positive number of float16 is about $6 \cdot 10^{-8}$, so `1e-10` becomes zero, and you are back at the square root of zero. Take `eps=1e-6`, or compute the length in float32, as
+# `autocast` does for many norms. The next cell tries both constants.
+# :::
+
+# %% tags=["hide-cell"]
+half = [torch.float16]
+{
+    eps: "zeros"
+    in {
+        o.case
+        for o in stress(lambda x, e=eps: mended(x[None], e), "elementwise", dtypes=half).failures
+    }
+    for eps in (1e-10, 1e-6)
+}
+
+# %% [markdown]
+# **Exercise 3.** Add batch normalisation behind each convolution of `plain`, and repeat the range test. What happens to the rate that is found, and to the one that ruins? Why does the network no longer die so easily?
+#
+# :::{dropdown} Solution 3
+# The loss keeps falling up to larger rates. A batch norm centres the input of each ReLU, so that about half of the batch is positive whatever the step did to the weights; a unit can be killed only through the norm's own
+# shift. Try it: insert `nn.BatchNorm2d(channels[n])` before the ReLU.
+# :::
+
+# %% [markdown]
+# ## In practice
+#
+# - Look at a batch as the network gets it, pictures *with* labels, before anything else. No instrument replaces it.
+# - Overfit one batch in every pull request that touches model, loss or loop. It takes a second and catches most of what is loud. You saw what it cannot see: bad data, a cut, layers that are not trained, a sum of gradients.
+# - Keep a known good data set and a known good model at hand, small enough to train in seconds: you cannot bisect without them.
+# - `torch.autograd.set_detect_anomaly(True)` names the operation whose gradient is NaN, and the line that called it; it is slow, so switch it on for the step that fails. `first_bad` names the layer.
+# - `%debug` after an exception, `breakpoint()` behind a condition, `pdb.post_mortem(error.__traceback__)` in a test. In a job without a keyboard, save the batch and the weights when the loss is not finite.
+# - `nn.functional.mse_loss` warns when shapes differ; a loss written by hand does not. Assert the shapes.
+# - For the range test there are `torch-lr-finder` and the tuner of Lightning. Run it again when model, batch size or optimiser change.
+
+# %% [markdown]
+# ## You can now
+#
+# - ask eight questions in order, and know which part of a run each of them clears;
+# - follow a NaN from the dead run back to the layer, its gradient, and the input that does it;
+# - unmask a run that trains and is wrong, by questions whose answers you knew before.
