@@ -77,6 +77,7 @@ def refuse(executor: Any, fn: Any, settings: list[Any]) -> None:
 
 
 def _refuse_what_cannot_be_sent(fn: Any, settings: list[Any]) -> None:
+    name = getattr(fn, "__qualname__", repr(fn))
     fix = (
         "; move it into a file, say my_runs.py, and `from my_runs import …`, or leave out "
         "executor to run here"
@@ -84,11 +85,11 @@ def _refuse_what_cannot_be_sent(fn: Any, settings: list[Any]) -> None:
     try:
         sent = pickle.dumps((fn, settings))
     except (pickle.PicklingError, AttributeError, TypeError) as problem:
-        said = f"ablate: {fn!r} or a setting cannot be sent to another process ({problem})"
+        said = f"ablate: {name} or a setting cannot be sent to another process ({problem})"
         raise TypeError(said + fix) from problem
     if b"__main__" in sent:  # so its partials and its classes are found too
         raise TypeError(
-            f"ablate: {fn!r} or a setting is defined in this notebook or script (__main__), which "
+            f"ablate: {name} or a setting is defined in this notebook or script (__main__), which "
             f"another process cannot import{fix}"
         )
 

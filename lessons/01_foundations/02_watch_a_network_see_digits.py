@@ -998,7 +998,7 @@ for name, last in [("softmax twice", nn.Softmax(dim=1)), ("softmax once", nn.Ide
     scores_of.load_state_dict(suspect.state_dict())
     loss(nn.Sequential(scores_of, last), corrected).backward()
     norms[name] = gradient_health(scores_of).table().set_index("parameter")["grad_norm"]
-pd.DataFrame(norms).style.format("{:.1e}")
+pd.DataFrame(norms).map("{:.1e}".format)
 
 # %% [markdown]
 # With one softmax, a sure mistake sends back a strong gradient. With two, it sends back next to nothing: the inner softmax is flat

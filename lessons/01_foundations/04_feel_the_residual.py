@@ -128,7 +128,7 @@ chains = pd.DataFrame(
     },
     index=pd.Index(slopes, name="w"),
 )
-chains.style.format("{:.2e}").format_index("{:g}")
+chains.map("{:.2e}".format)
 
 # %% [markdown]
 # With a small slope the plain gradient is gone after ten blocks, and the residual one is still near one. Read the last

@@ -285,8 +285,7 @@ with processes(2) as pool:
     try:
         ablate(train_small, {"bias": False}, "bias", [False, True], executor=pool)
     except TypeError as problem:
-        # It begins with the function's address, which is another one each time.
-        print(fill("… is" + str(problem).partition("setting is")[2], 84))
+        print(fill(str(problem), 84))
 sys.path.remove(folder.name)
 folder.cleanup()
 

@@ -324,7 +324,7 @@ whole = ranks[0]["one process"]
 pd.DataFrame(
     {k: ((r[k] - whole).norm() / whole.norm()).item() for k in ("alone", "by hand", "wrapper")}
     for r in ranks
-).rename_axis("rank").style.format("{:.1e}")
+).rename_axis("rank").map("{:.1e}".format)
 
 # %% [markdown]
 # Alone, each rank is far off: it has seen half of the images. After the exchange both hold the gradient of all of them, up to the
@@ -501,7 +501,7 @@ for (log_0, end_0), (log_1, end_1) in zip(*steps, strict=True):
     ready_0, ready_1 = ({e[1]: e[2] for e in log if e[0] == "ready"} for log in (log_0, log_1))
     rows.append({"ready": gap(ready_0, ready_1), "end of backward": gap(end_0, end_1)})
 gaps = pd.DataFrame(rows, index=pd.Index([1, 2, 3], name="step"))
-gaps.style.format("{:.1e}")
+gaps.map("{:.1e}".format)
 
 # %% [markdown]
 # When a gradient is ready, the ranks still disagree. At the end of `backward` the difference is exactly zero, in the steps that exchange.
