@@ -54,7 +54,7 @@ test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson e
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile tests
-	@$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
+	@TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
