@@ -44,8 +44,8 @@ class ErrorBreakdown:
             1 - AP, because errors hide behind one another.
         predictions: One row per prediction: ``image``, ``prediction`` (its index there),
             ``class``, ``score``, ``verdict`` (``found``, ``ignored`` or a kind of error) and
-            ``object``, the index in the target of the object it found, duplicates or would find
-            when mended, else -1.
+            ``object``, the index in the target of the object that the verdict is about; -1 when it
+            is about none.
     """
 
     AP: float
@@ -143,7 +143,8 @@ def _judge(
     counted = is_counted(truth)
     own, other = np.where(same & counted, overlap, 0), np.where(~same & counted, overlap, 0)
     verdicts = [_verdict(*row, counted, ious) for row in zip(matches, own, other, strict=True)]
-    kinds, objects = [kind for kind, _ in verdicts], [j for _, j in verdicts]
+    kinds = np.array([kind for kind, _ in verdicts], dtype=object)
+    objects = np.array([j for _, j in verdicts], dtype=np.int64)
     helped = {j for kind, j in verdicts if kind in (FOUND, *_MENDABLE)}
     missed = [int(true_labels[j]) for j in np.flatnonzero(counted) if j not in helped]
     rows = {
@@ -151,9 +152,9 @@ def _judge(
         "prediction": guess.order.numpy()[kept],
         "label": labels,
         "score": guess.scores.numpy()[kept],
-        "verdict": np.array(kinds, dtype=object),
-        "object": np.array(objects, dtype=np.int64),
-        "true_label": [true_labels[j] if j >= 0 else -1 for j in objects],
+        "verdict": kinds,
+        "object": objects,
+        "true_label": np.append(true_labels, -1)[objects],  # -1 for no object
     }
     return pd.DataFrame(rows), missed
 
