@@ -89,7 +89,8 @@ def error_breakdown(
     background. Mending localisation or classification makes the prediction right, unless its
     object is found already or by a higher score: then, and for duplicate, both and background,
     the prediction is taken away. Mending missed takes the object away; a class with nothing left
-    to find counts as 1.
+    to find counts as 1. Each kind is mended by itself, as the paper defines it; the authors'
+    program lets localisation and classification compete for an object, so its gains may be lower.
 
     Args:
         predictions: As for :func:`labs.metrics.coco_map`, boxes only.

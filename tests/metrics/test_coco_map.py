@@ -143,9 +143,18 @@ def test_equals_pycocotools_with_other_limits(drawn, limits):
 @given(images)
 def test_duplicates_never_raise_ap(drawn):
     predictions, targets = scene(drawn)
+    # Objects far apart: a second prediction may rightly find a neighbour that the first left.
+    for image in (*predictions, *targets):
+        image["boxes"][:, 0::2] += 200 * torch.arange(len(image["boxes"]))[:, None]
     twice = [{k: torch.cat([v, v]) for k, v in p.items()} for p in predictions]
     once, doubled = (coco_map(p, targets, CLASSES).AP for p in (predictions, twice))
     assert np.isnan(once) or doubled <= once + 1e-12
+
+
+def test_a_duplicate_before_another_hit_lowers_ap():
+    truth = [target([[0, 0, 10, 10], [50, 50, 60, 60]])]
+    spots = truth[0]["boxes"][[0, 0, 1]].tolist()
+    assert coco_map([prediction(spots, [0.9, 0.8, 0.7])], truth).AP < 1
 
 
 @settings(max_examples=30, deadline=None)
