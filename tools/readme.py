@@ -32,6 +32,7 @@ TREE = {
     "labs/train.py": "fit: one function, no Trainer",
     "labs/evaluate.py": "predictions and accuracy, without a trace",
     "labs/ablation/": "one variable, several seeds, one table",
+    "labs/metrics/": "COCO's average precision, and what each kind of error costs",
     "labs/export/": "ONNX: convert, check, compare layer by layer, quantise, time",
     "labs/ddp/": "processes that cannot hang, gradients that are equal",
     "labs/ddp_train/": "a small trainer for one process or many machines",
