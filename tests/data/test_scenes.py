@@ -124,6 +124,8 @@ def test_pools_of_the_splits_are_disjoint_and_whole():
         pools = [set(load_pool(kind, split).sources) for split in SPLITS]
         assert sum(map(len, pools)) == len(set.union(*pools)) == total
         assert all(all(load_pool(kind, split).rows) for split in SPLITS)  # each class has some
+        pixels = [{p.tobytes() for p in load_pool(kind, split).pictures} for split in SPLITS]
+        assert not any(a & b for a, b in combinations(pixels, 2))
     pools = [set(load_pool("photos", split).sources) for split in SPLITS]
     assert sum(map(len, pools)) == len(set.union(*pools))
     names = [{place.name for place in load_places(split)} for split in SPLITS]
@@ -340,6 +342,7 @@ def test_long_thin_canvas(canvas):
     ("arguments", "message"),
     [
         ({"split": "vall"}, "split of train, val, test, got 'vall'; did you mean 'val'"),
+        ({"seed": 1.5}, "got n=1, seed=1.5"),
         ({"n": 0}, "n >= 1 and seed in .* got n=0"),
         ({"seed": -1}, "got n=1, seed=-1"),
         ({"canvass": (64, 64)}, "got 'canvass'; did you mean 'canvas'"),
@@ -350,8 +353,9 @@ def test_long_thin_canvas(canvas):
         ({"size": (8.5, 20)}, "size two integers"),
         ({"occlusion": 1.5}, r"occlusion a part in \[0, 1\], got 1.5"),
         ({"occlusion": float("nan")}, "occlusion a part"),
-        ({"clutter": -1}, "clutter a number >= 0"),
-        ({"frames": 0}, "frames None or >= 1, got 0"),
+        ({"clutter": -1}, "clutter an integer >= 0"),
+        ({"clutter": 1.5}, "clutter an integer >= 0, got 1.5"),
+        ({"frames": 0}, "frames None or an integer >= 1, got 0"),
         ({"speed": -1.0}, "speed finite pixels"),
         ({"things": "digits"}, r"got 'digits'; for one kind write things=\('digits',\)"),
         ({"things": ("digit",)}, "got 'digit'; did you mean 'digits'"),

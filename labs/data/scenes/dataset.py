@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from labs.data.cutouts import SPLITS
-from labs.data.scenes.knobs import Knobs, refuse_unknown
+from labs.data.scenes.knobs import Knobs, is_integer, refuse_unknown
 from labs.data.scenes.layout import Layout, lay_out
 from labs.data.scenes.things import load_places, load_pool
 from labs.data.scenes.truth import Target, describe, draw
@@ -53,10 +53,10 @@ class Scenes(Dataset[tuple[Tensor, Truth]]):
 
     def __init__(self, split: str, n: int, seed: int = 0, **knobs: Any) -> None:
         refuse_unknown("split", split, SPLITS)
-        if n < 1 or not 0 <= seed < 2**64:
+        if not (is_integer(n) and n >= 1 and is_integer(seed) and 0 <= seed < 2**64):
             raise ValueError(
-                f"scenes: expected n >= 1 and seed in [0, 2**64), got n={n}, seed={seed}; for "
-                "other scenes change seed="
+                f"scenes: expected integers n >= 1 and seed in [0, 2**64), got n={n}, seed={seed}; "
+                "for other scenes change seed="
             )
         for name in knobs:
             refuse_unknown("knob", name, [known.name for known in fields(Knobs)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 from labs.data.scenes.things import KINDS, classes_of
@@ -55,8 +56,10 @@ class Knobs:
         fix = f"4 <= least <= most <= {room}, the shorter side of the canvas"
         _expect(4 <= low <= high <= room, "size", fix, self.size)
         _expect(0 <= self.occlusion <= 1, "occlusion", "a part in [0, 1]", self.occlusion)
-        _expect(self.clutter >= 0, "clutter", "a number >= 0", self.clutter)
-        _expect(self.frames is None or self.frames >= 1, "frames", "None or >= 1", self.frames)
+        good = is_integer(self.clutter) and self.clutter >= 0
+        _expect(good, "clutter", "an integer >= 0", self.clutter)
+        good = self.frames is None or (is_integer(self.frames) and self.frames >= 1)
+        _expect(good, "frames", "None or an integer >= 1", self.frames)
         _expect(0 <= self.speed < 1e6, "speed", "finite pixels per frame >= 0", self.speed)
 
     @property
@@ -71,7 +74,7 @@ def _expect(good: bool, name: str, wanted: str, got: Any) -> None:
 
 
 def _refuse_unless_pair(name: str, got: Any) -> None:
-    two = isinstance(got, Sequence) and len(got) == 2 and all(isinstance(x, int) for x in got)
+    two = isinstance(got, Sequence) and len(got) == 2 and all(map(is_integer, got))
     _expect(two, name, "two integers", repr(got))
 
 
@@ -91,6 +94,11 @@ def _refuse_bad_weights(weights: Mapping[str, float], classes: Sequence[str]) ->
         _expect(0 <= share < float("inf"), "weights", "finite and >= 0", dict(weights))
     some = any(weights.get(name, 1) > 0 for name in classes)
     _expect(some, "weights", "above 0 for at least one class", dict(weights))
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether this is a whole number of any type, NumPy's included."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def refuse_unknown(what: str, name: str, known: Sequence[str]) -> None:

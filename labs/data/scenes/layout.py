@@ -92,7 +92,8 @@ def _photograph(
     w = max(1, min(place.picture.width, h * width // height))
     left = int(rng.integers(place.picture.width - w + 1))
     top = int(rng.integers(place.picture.height - h + 1))
-    part = place.picture.resize((width, height), BILINEAR, box=(left, top, left + w, top + h))
+    box = (left, top, left + w, top + h)
+    part = place.picture.resize((width, height), BILINEAR, box, reducing_gap=2.0)
     pixels = np.asarray(part)
     return place.name, (pixels[:, ::-1] if rng.integers(2) else pixels).copy()
 
