@@ -99,7 +99,9 @@ def load_places(split: str) -> tuple[cutouts.Background, ...]:
 
 def _load_photos(split: str) -> Pool:
     found = [cutout for cutout in cutouts.load_cutouts() if cutout.split == split]
-    pool = Pool("photos", [_cropped(cutout.picture.convert("RGBa")) for cutout in found])
+    pool = Pool(
+        "photos", [_cropped(np.asarray(cutout.picture.convert("RGBa"))) for cutout in found]
+    )
     for cutout in found:
         pool.add(cutout.source, cutouts.CLASSES.index(cutout.kind))
     return pool
@@ -111,9 +113,12 @@ def _with_alpha(kind: str, grey: NDArray[np.uint8]) -> Image.Image:
     # Only what is nearly black is see-through around clothes, which are grey themselves.
     alpha = ink if kind == "digits" else np.minimum(255, 4 * ink)
     colour = alpha if kind == "digits" else ink * alpha // 255
-    channels = np.stack([colour, colour, colour, alpha], axis=-1).astype(np.uint8)
-    return _cropped(Image.frombytes("RGBa", grey.shape[::-1], channels.tobytes()))
+    return _cropped(np.stack([colour, colour, colour, alpha], axis=-1).astype(np.uint8))
 
 
-def _cropped(picture: Image.Image) -> Image.Image:
-    return picture.crop(picture.getchannel("a").point([0] * 128 + [255] * 128).getbbox())
+def _cropped(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Return the part of [h,w,4] in which something covers at least half of a pixel."""
+    inside = pixels[..., 3] > 127
+    rows, columns = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
+    part = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Image.frombytes("RGBa", part.shape[1::-1], part.tobytes())
