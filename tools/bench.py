@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from labs.ablation import ablate, processes
 from labs.data import photos, scan_images
+from labs.data.scenes import Scenes
 from labs.hooks import capture
 from labs.repro import seed_everything, versions
 
@@ -90,6 +91,16 @@ def bench_photos() -> Pair:
     return pair(lambda: photos("train", 100, 64), lambda: photos("train", 100, 128), 5)
 
 
+def bench_scenes() -> Pair:
+    """Compare 100 scenes of 128 pixels with digits with 100 of photographs and clutter."""
+    digits, crowded = Scenes("train", 100), Scenes("train", 100, things=("photos",), clutter=3)
+    return pair(
+        lambda: [*map(digits.__getitem__, range(100))],
+        lambda: [*map(crowded.__getitem__, range(100))],
+        5,
+    )
+
+
 def bench_ablation() -> Pair:
     """Compare an ablation in two processes with the same one in one process, both started."""
     settings = {"stmt": "sum(range(1000))", "number": 40_000}  # holds one core, and no memory
@@ -105,6 +116,7 @@ BENCHES: dict[str, Callable[[], Pair]] = {
     "ablate: 8 CPU-bound runs, two processes and one": bench_ablation,
     "capture: ResNet-18 forward, without and with": bench_capture,
     "photos: compose 100 images, 64 px and 128 px": bench_photos,
+    "scenes: compose 100, digits and photographs with clutter": bench_scenes,
     "scan_images: 2000 files, in-process and two workers": bench_scan,
 }
 
