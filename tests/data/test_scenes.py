@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from torch.utils.data import DataLoader
 
 from labs import plot
@@ -394,8 +395,24 @@ def test_preview_draws_every_object():
     drawn = [[p.get_x() + 0.5, p.get_y() + 0.5, p.get_width(), p.get_height()] for p in ax.patches]
     x1, y1, x2, y2 = target["boxes"].T
     assert drawn == torch.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist()
-    bare = {"boxes": target["boxes"], "labels": target["labels"]}
-    preview(plot.new()[1], image, bare, data.classes)
+
+
+def test_preview_needs_only_boxes_and_labels_and_keeps_names_inside():
+    image, label = torch.zeros(3, 50, 50), torch.tensor([0])
+    sides = []
+    for top in (0.0, 20.0):
+        bare = {"boxes": torch.tensor([[5.0, top, 20.0, 40.0]]), "labels": label}
+        ax = preview(plot.new()[1], image, bare, ("cat",))
+        assert not ax.collections  # no outline
+        sides += [text.get_verticalalignment() for text in ax.texts]
+    assert sides == ["top", "bottom"]
+
+
+def test_preview_keeps_the_colour_of_a_track():
+    box, label = torch.tensor([[5.0, 5.0, 20.0, 20.0]]), torch.tensor([0])
+    target = {"boxes": box, "labels": label, "track_ids": torch.tensor([4])}
+    ax = preview(plot.new()[1], torch.zeros(3, 50, 50), target, ("cat",))
+    assert to_hex(ax.patches[0].get_edgecolor()).upper() == plot.COLOURS[4]
 
 
 def test_preview_refuses_labels_without_a_name():

@@ -7,9 +7,21 @@ Boxes are ``x1, y1, x2, y2`` in pixels, measured at the edges of pixels: a mask 
 upper left corner has the box 0, 0, 1, 1. (``torchvision.ops.masks_to_boxes`` gives 0, 0, 0, 0.)
 """
 
-from labs.data.scenes.coco import CocoFolder, from_coco, to_coco
+from labs.data.scenes.coco import CocoFolder, Labelled, from_coco, to_coco
 from labs.data.scenes.dataset import Scenes, collate
 from labs.data.scenes.knobs import Knobs
+from labs.data.scenes.layout import Layout, Sprite
 from labs.data.scenes.preview import preview
 
-__all__ = ["CocoFolder", "Knobs", "Scenes", "collate", "from_coco", "preview", "to_coco"]
+__all__ = [
+    "CocoFolder",
+    "Knobs",
+    "Labelled",
+    "Layout",
+    "Scenes",
+    "Sprite",
+    "collate",
+    "from_coco",
+    "preview",
+    "to_coco",
+]

@@ -19,8 +19,8 @@ def preview(ax: Axes, image: Tensor, target: Target, classes: Sequence[str]) -> 
     Args:
         ax: Where to draw; it is returned. See :func:`labs.plot.new`.
         image: [3,H,W], in [0, 1].
-        target: With ``boxes`` [n,4] and ``labels`` [n]; ``masks`` [n,H,W] are drawn if there are
-            any.
+        target: With ``boxes`` [n,4] and ``labels`` [n]. ``masks`` [n,H,W] are drawn if it has
+            them, and ``track_ids`` [n] keep the colour of an object over the frames.
         classes: The class names.
 
     Raises:
@@ -33,13 +33,15 @@ def preview(ax: Axes, image: Tensor, target: Target, classes: Sequence[str]) -> 
             "classes of the data set"
         )
     plot.images(ax, image[None])
+    tracks = target["track_ids"].tolist() if "track_ids" in target else range(len(labels))
     for k, (box, label) in enumerate(zip(target["boxes"].tolist(), labels, strict=True)):
-        colour = plot.COLOURS[k % 6]
+        colour = plot.COLOURS[tracks[k] % 6]
         if "masks" in target:
             ax.contour(target["masks"][k].float().numpy(), [0.5], colors=[colour], linewidths=0.8)
         x, y = box[0] - 0.5, box[1] - 0.5  # the first pixel is drawn from -0.5 to 0.5
         size = box[2] - box[0], box[3] - box[1]
         ax.add_patch(Rectangle((x, y), *size, fill=False, edgecolor=colour, linewidth=1.5))
-        text = ax.text(x, y, classes[label], color="white", fontsize=8, va="bottom", clip_on=True)
+        side = "top" if box[1] < image.shape[1] / 10 else "bottom"  # no name above the picture
+        text = ax.text(x, y, classes[label], color="white", fontsize=8, va=side, clip_on=True)
         text.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
     return ax
