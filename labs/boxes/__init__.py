@@ -1,0 +1,7 @@
+"""Measure, decode and sort out boxes: ``x1, y1, x2, y2`` in pixels at the edges of pixels."""
+
+from labs.boxes.grid import cell_centres, cell_corners
+from labs.boxes.overlap import KINDS, overlap
+from labs.boxes.suppression import suppress
+
+__all__ = ["KINDS", "cell_centres", "cell_corners", "overlap", "suppress"]
