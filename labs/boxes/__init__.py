@@ -1,7 +1,20 @@
 """Measure, decode and sort out boxes: ``x1, y1, x2, y2`` in pixels at the edges of pixels."""
 
 from labs.boxes.grid import cell_centres, cell_corners
+from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
+from labs.boxes.sides import distribution_focal_loss, expected_side, from_sides, to_sides
 from labs.boxes.suppression import suppress
 
-__all__ = ["KINDS", "cell_centres", "cell_corners", "overlap", "suppress"]
+__all__ = [
+    "KINDS",
+    "cell_centres",
+    "cell_corners",
+    "distribution_focal_loss",
+    "expected_side",
+    "flatten_levels",
+    "from_sides",
+    "overlap",
+    "suppress",
+    "to_sides",
+]
