@@ -28,7 +28,8 @@ def suppress(
         max_candidates: Most candidates that are compared; the best scores are taken.
 
     Returns:
-        For each image ``boxes`` [n,4], ``scores`` [n], highest first, and ``labels`` [n], int64.
+        For each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n], int64, and
+        ``places`` [n], int64: which candidate each detection was.
     """
     results = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
@@ -41,5 +42,6 @@ def suppress(
         # NMS has no half precision on a CPU, and fp16 cannot hold the offsets of the classes.
         keep = batched_nms(candidates.float(), score.float(), label, iou_threshold)
         keep = keep[:max_detections]
-        results.append({"boxes": candidates[keep], "scores": score[keep], "labels": label[keep]})
+        kept = {"boxes": candidates, "scores": score, "labels": label, "places": place}
+        results.append({name: values[keep] for name, values in kept.items()})
     return results
