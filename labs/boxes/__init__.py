@@ -1,5 +1,13 @@
 """Measure, decode and sort out boxes: ``x1, y1, x2, y2`` in pixels at the edges of pixels."""
 
+from labs.boxes.anchors import (
+    auto_anchor,
+    best_possible_recall,
+    evolve,
+    fitness,
+    k_means,
+    lay_onto_strides,
+)
 from labs.boxes.grid import cell_centres, cell_corners
 from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
@@ -8,12 +16,18 @@ from labs.boxes.suppression import suppress
 
 __all__ = [
     "KINDS",
+    "auto_anchor",
+    "best_possible_recall",
     "cell_centres",
     "cell_corners",
     "distribution_focal_loss",
+    "evolve",
     "expected_side",
+    "fitness",
     "flatten_levels",
     "from_sides",
+    "k_means",
+    "lay_onto_strides",
     "overlap",
     "suppress",
     "to_sides",
