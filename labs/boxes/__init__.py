@@ -9,6 +9,7 @@ from labs.boxes.anchors import (
     lay_onto_strides,
 )
 from labs.boxes.grid import cell_centres, cell_corners
+from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
 from labs.boxes.sides import distribution_focal_loss, expected_side, from_sides, to_sides
 from labs.boxes.suppression import suppress
@@ -23,6 +24,7 @@ __all__ = [
     "evolve",
     "expected_side",
     "fitness",
+    "flatten_levels",
     "from_sides",
     "k_means",
     "lay_onto_strides",

@@ -29,7 +29,8 @@ def suppress(
         max_candidates: Most candidates that are compared; the best scores are taken.
 
     Returns:
-        For each image ``boxes`` [n,4], ``scores`` [n], highest first, and ``labels`` [n], int64.
+        For each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n], int64, and
+        ``places`` [n], int64: which candidate each detection was.
 
     Raises:
         ValueError: When a score is NaN, or the box of a score above the threshold is not finite.
@@ -45,7 +46,8 @@ def suppress(
             place, label = place[best], label[best]
         candidates = image_boxes[place]
         keep = _strongest(candidates, score, label, iou_threshold)[:max_detections]
-        results.append({"boxes": candidates[keep], "scores": score[keep], "labels": label[keep]})
+        kept = {"boxes": candidates, "scores": score, "labels": label, "places": place}
+        results.append({name: values[keep] for name, values in kept.items()})
     return results
 
 
