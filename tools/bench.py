@@ -2,19 +2,17 @@
 
     python -m tools.bench
 
-Each line times two things in turn, many times, and reports the median of the paired ratios with
-its quartiles. Nothing here is a test: a slow machine is not a defect.
+A line times two things in turn, many times, and reports the median of the paired ratios with its
+quartiles; or it times one thing, and reports how many a second. Nothing here is a test: a slow
+machine is not a defect.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from timeit import timeit
 
 import torch
@@ -26,39 +24,8 @@ from labs.data import photos, scan_images
 from labs.data.scenes import Scenes
 from labs.hooks import capture
 from labs.repro import seed_everything, versions
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Hold the paired timings of two things, in seconds."""
-
-    first: tuple[float, ...]
-    second: tuple[float, ...]
-
-    @property
-    def ratios(self) -> list[float]:
-        """Return second over first, pair by pair."""
-        return [b / a for a, b in zip(self.first, self.second, strict=True)]
-
-    def line(self, name: str) -> str:
-        """Return one line for a person: the two medians and the ratio with its quartiles."""
-        low, _, high = quantiles(self.ratios, n=4)
-        return (
-            f"{name:<58} {1e3 * median(self.first):9.2f} ms {1e3 * median(self.second):9.2f} ms   "
-            f"x{median(self.ratios):.3f} ({low:.3f} to {high:.3f})"
-        )
-
-
-def pair(first: Callable[[], object], second: Callable[[], object], repeats: int) -> Pair:
-    """Time two things in turn; which goes first alternates, so that drift hurts both alike."""
-    first(), second()  # warm up
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            started = time.perf_counter()
-            (first, second)[which]()
-            times[which].append(time.perf_counter() - started)
-    return Pair(tuple(times[0]), tuple(times[1]))
+from tools import bench_detection
+from tools.timing import Pair, Rate, pair, rate
 
 
 def bench_capture() -> Pair:
@@ -101,6 +68,12 @@ def bench_scenes() -> Pair:
     )
 
 
+def bench_scene_rate() -> Rate:
+    """Count the scenes of 128 pixels with 1 to 4 digits that one core composes in a second."""
+    scenes = Scenes("train", 200)
+    return rate(lambda: [*map(scenes.__getitem__, range(200))], 200, 7)
+
+
 def bench_ablation() -> Pair:
     """Compare an ablation in two processes with the same one in one process, both started."""
     settings = {"stmt": "sum(range(1000))", "number": 40_000}  # holds one core, and no memory
@@ -112,11 +85,12 @@ def bench_ablation() -> Pair:
         return pair(lambda: study(two), lambda: study(one), 5)
 
 
-BENCHES: dict[str, Callable[[], Pair]] = {
+BENCHES: dict[str, Callable[[], Pair | Rate]] = {
     "ablate: 8 CPU-bound runs, two processes and one": bench_ablation,
     "capture: ResNet-18 forward, without and with": bench_capture,
     "photos: compose 100 images, 64 px and 128 px": bench_photos,
     "scenes: compose 100, digits and photographs with clutter": bench_scenes,
+    "scenes: 128 px, 1 to 4 digits, on one core": bench_scene_rate,
     "scan_images: 2000 files, in-process and two workers": bench_scan,
 }
 
@@ -125,7 +99,7 @@ def main() -> None:
     """Run every benchmark and print one line for each."""
     seed_everything(0)
     print(versions().table().to_string(index=False, header=False), "\n")
-    for name, bench in BENCHES.items():
+    for name, bench in (BENCHES | bench_detection.BENCHES).items():
         print(bench().line(name), flush=True)
 
 
