@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from labs import doctor
+from labs.near_miss import did_you_mean
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "doctor": (doctor.main, "tell what this machine can do, and how to mend the rest"),
@@ -27,8 +27,7 @@ def main(arguments: Sequence[str]) -> int:
 def _complaint(arguments: Sequence[str]) -> str:
     if not arguments:
         return "python -m labs: expected a command, got none"
-    near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
+    guess = did_you_mean(arguments[0], COMMANDS)
     return f"python -m labs: unknown command {arguments[0]!r}{guess}"
 
 

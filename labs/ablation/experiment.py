@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from labs.ablation.pool import refuse
 from labs.ablation.run import NotAScoreError, Run, Score, execute, failed
 from labs.ablation.store import Store, canonical, open_store
 from labs.ablation.study import Study, label
+from labs.near_miss import did_you_mean
 
 Call = tuple[Callable[..., Score], dict[str, Any], str, int]
 
@@ -159,8 +159,7 @@ def _refuse_unknown(vary: str, base: Mapping[str, Any]) -> None:
     if not isinstance(vary, str):
         raise TypeError(f"ablate: expected the name of one setting as vary, got {vary!r}")
     if vary not in base:
-        near = get_close_matches(vary, base, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(vary, base)
         raise KeyError(f"ablate: {vary!r} is not in base; there are {', '.join(base)}{hint}")
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from labs.near_miss import did_you_mean
+
 KINDS = ("iou", "giou", "diou", "ciou")
 
 
@@ -40,7 +42,8 @@ def overlap(boxes: Tensor, others: Tensor, kind: str = "iou", eps: float = 1e-7)
         ValueError: When the kind is unknown.
     """
     if kind not in KINDS:
-        raise ValueError(f"overlap: expected a kind of {', '.join(KINDS)}, got {kind!r}")
+        hint = did_you_mean(kind, KINDS)
+        raise ValueError(f"overlap: expected a kind of {', '.join(KINDS)}, got {kind!r}{hint}")
     wide = torch.promote_types(torch.promote_types(boxes.dtype, others.dtype), torch.float32)
     boxes, others = boxes.to(wide), others.to(wide)
     union, iou = _union_and_iou(boxes, others, eps)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from labs.data.cutouts import (
     load_cutouts,
 )
 from labs.data.images import ImageSet
+from labs.near_miss import did_you_mean
 
 Weights = Mapping[str, Mapping[str, float]]
 FLOWER_OR_OTHER = {
@@ -288,8 +288,7 @@ def _refuse_bad_weights(weights: Weights, classes: Sequence[str]) -> None:
 
 def _refuse_unknown(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ValueError(
             f"backgrounds: expected a {what} of {', '.join(known)}, got {name!r}{hint}"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from labs.data.scan import list_files
 from labs.imagefile import BadImageError, decode, read, upright
 from labs.imagefile.read import MAX_PIXELS
 from labs.imagefile.report import SUFFIXES
+from labs.near_miss import did_you_mean
 
 Policy = Literal["stop", "skip", "replace"]
 
@@ -186,8 +186,7 @@ def _number(folders: list[str], paths: list[Path], classes: tuple[str, ...]) -> 
                 "folder; move it, or pass `labels`"
             )
         if folder not in numbers:
-            near = get_close_matches(folder, classes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(folder, classes)
             raise ValueError(
                 f"RobustImageDataset: class {folder!r} of {path} is not in `classes`, which has "
                 f"{', '.join(classes)}{hint}"
@@ -215,8 +214,7 @@ def _check_labels(labels: Sequence[Any], paths: list[Path]) -> list[int]:
 
 def _check_policy(on_error: str, placeholder: Tensor | None) -> None:
     if on_error not in get_args(Policy):
-        near = get_close_matches(on_error, get_args(Policy), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(on_error, get_args(Policy))
         raise ValueError(
             f"RobustImageDataset: expected on_error 'stop', 'skip' or 'replace', got "
             f"{on_error!r}{hint}"

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from labs.data.decoder import decoders
 from labs.imagefile import BadImageError, FileReport, Rules, check_file
 from labs.imagefile.read import MAX_BYTES, MAX_PIXELS
 from labs.imagefile.report import SUFFIXES
+from labs.near_miss import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ def _refuse_strings(**settings: Collection[str]) -> None:
 def _refuse_root(root: Path) -> None:
     if not root.exists():
         beside = root.parent.iterdir() if root.parent.is_dir() else ()
-        near = get_close_matches(root.name, [path.name for path in beside])
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the current folder is {Path.cwd()}"
+        guess = did_you_mean(root.name, [path.name for path in beside])
+        hint = guess or f"; the current folder is {Path.cwd()}"
         raise FileNotFoundError(f"scan_images: expected a folder, but there is no {root}{hint}")
     if not root.is_dir():
         raise NotADirectoryError(f"scan_images: expected a folder, got the file {root}")

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from labs.export.layers import copied
-from labs.export.optional import optional
 from labs.export.session import CPU, CUDA, TENSORRT, Session, session
+from labs.extras import optional
 from labs.hooks.layers import refuse_train_mode
 from labs.hooks.nested import map_tensors
 from labs.machine import first_line
@@ -175,7 +175,7 @@ def _prepare(name: str, model: Contender, arguments: tuple[Any, ...], threads: i
 
 
 def _bind(name: str, model: Session, arguments: tuple[Any, ...]) -> _Runner:
-    value = optional("onnxruntime").OrtValue
+    value = optional("onnxruntime", "labs.export").OrtValue
     binding = model.runtime.io_binding()
     for entry, array in model.feed(*arguments).items():
         binding.bind_ortvalue_input(entry, value.ortvalue_from_numpy(array, model.device, 0))

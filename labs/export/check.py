@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from labs.export import onnx_file
-from labs.export.optional import optional
 from labs.export.session import Session, load
+from labs.extras import optional
 from labs.machine import first_line
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _symbols(inputs: Mapping[str, Shape]) -> list[str]:
 
 
 def _valid(path: str | Path) -> Finding:
-    checker = optional("onnx.checker")
+    checker = optional("onnx.checker", "labs.export")
     try:
         checker.check_model(str(path))
     except checker.ValidationError as error:
@@ -130,7 +130,7 @@ def _valid(path: str | Path) -> Finding:
 
 
 def _inferred(model: Any) -> Finding:
-    inference = optional("onnx.shape_inference")
+    inference = optional("onnx.shape_inference", "labs.export")
     try:
         known = inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except inference.InferenceError as error:
@@ -198,7 +198,9 @@ def _made_up(model: Any, at: dict[str, int]) -> dict[str, np.ndarray]:
     feed = {}
     for value in values:
         shape = [at[dim] if isinstance(dim, str) else dim for dim in shapes[value.name]]
-        kind = optional("onnx.helper").tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        kind = optional("onnx.helper", "labs.export").tensor_dtype_to_np_dtype(
+            value.type.tensor_type.elem_type
+        )
         drawn = torch.rand(shape, generator=random).numpy()
         feed[value.name] = (drawn if np.issubdtype(kind, np.floating) else drawn * 0).astype(kind)
     return feed

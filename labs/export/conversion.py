@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.export import onnx_file
-from labs.export.optional import optional
+from labs.extras import optional
 from labs.hooks.layers import bare, refuse_train_mode
 from labs.hooks.nested import map_tensors, tensors
 
@@ -71,7 +71,7 @@ def to_onnx(
         ValueError: When a module is in train mode, or a named size cannot be free.
     """
     refuse_train_mode("to_onnx", model)
-    optional("onnx"), optional("onnxscript")
+    optional("onnx", "labs.export"), optional("onnxscript", "labs.export")
     arguments = example if isinstance(example, tuple) else (example,)
     names = _dynamic_names(bare(model), arguments, dynamic)
     proto = _export(

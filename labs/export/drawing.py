@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labs.export import onnx_file
 from labs.export.layers import scopes
-from labs.export.optional import optional
+from labs.extras import optional
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
@@ -44,7 +44,7 @@ def draw(path: str | Path, depth: int = 1, layer: str = "") -> graphviz.Digraph:
     if depth < 1:
         raise ValueError(f"draw: expected depth >= 1, got {depth}")
     proto = onnx_file.read(path)
-    picture = optional("graphviz").Digraph(
+    picture = optional("graphviz", "labs.export").Digraph(
         node_attr={"shape": "box", "style": "filled,rounded", "fillcolor": FILL, "height": "0.2"}
     )
     boxes = _boxes(proto, depth, layer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labs.export.optional import optional
+from labs.extras import optional
 
 NOTE = "labs.export"
 LARGEST_SINGLE_FILE = 2_000_000_000  # protobuf cannot hold a message of 2 GiB
@@ -47,8 +47,8 @@ def read(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no ONNX file at {path}; write it with to_onnx(model, ...)")
     try:
-        model = optional("onnx").load(path)
-    except optional("google.protobuf.message").DecodeError as error:
+        model = optional("onnx", "labs.export").load(path)
+    except optional("google.protobuf.message", "labs.export").DecodeError as error:
         raise ValueError(f"expected an ONNX model at {path}, got something else") from error
     if not model.opset_import or not model.graph.output:
         raise ValueError(f"expected an ONNX model at {path}, got something else")
@@ -64,7 +64,9 @@ def write(model: Any, path: str | Path) -> Path:
     apart = _weight_bytes(model) >= LARGEST_SINGLE_FILE
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new, weights = Path(folder) / path.name, f"{path.name}.data"
-        optional("onnx").save(model, new, save_as_external_data=apart, location=weights)
+        optional("onnx", "labs.export").save(
+            model, new, save_as_external_data=apart, location=weights
+        )
         if apart:
             os.replace(Path(folder) / weights, path.with_name(weights))
         os.replace(new, path)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from labs.export import onnx_file
 from labs.export.layers import scopes
-from labs.export.optional import optional
 from labs.export.session import CPU, session
+from labs.extras import optional
 from labs.hooks.layers import refuse_train_mode
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder, _quiet():
         ready, small = str(Path(folder) / "ready.onnx"), str(Path(folder) / "small.onnx")
         _prepare(proto, ready)
-        quantization = optional("onnxruntime.quantization")
+        quantization = optional("onnxruntime.quantization", "labs.export")
         if batches is None:
             options["op_types_to_quantize"] = DYNAMIC_OPERATORS
             quantization.quantize_dynamic(ready, small, **options)
@@ -86,14 +86,14 @@ def _prepare(proto: Any, ready: str) -> None:
     bare = deepcopy(proto)
     del bare.graph.value_info[:]
     onnx_file.write(bare, ready)
-    preparation = optional("onnxruntime.quantization.shape_inference")
+    preparation = optional("onnxruntime.quantization.shape_inference", "labs.export")
     # Optimising would rename the nodes that are to be kept.
     preparation.quant_pre_process(ready, ready, skip_symbolic_shape=True, skip_optimization=True)
 
 
 def _reader(batches: list[dict[str, Any]]) -> Any:
     """Wrap the batches in the class that ONNX Runtime asks for."""
-    base = optional("onnxruntime.quantization").CalibrationDataReader
+    base = optional("onnxruntime.quantization", "labs.export").CalibrationDataReader
     left = iter(batches)
     return type("Reader", (base,), {"get_next": lambda self: next(left, None)})()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from labs.doctor import why_not
 from labs.export import onnx_file
-from labs.export.optional import optional
+from labs.extras import optional
 from labs.hooks.nested import tensors
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def start(model: bytes | str, providers: Sequence[str] = (), threads: int | None
     threads = torch.get_num_threads() if threads is None else threads
     if threads < 1:
         raise ValueError(f"session: expected threads >= 1, got {threads}")
-    ort = optional("onnxruntime")
+    ort = optional("onnxruntime", "labs.export")
     asked = list(dict.fromkeys([*providers, CPU]))
     trouble = {name: _trouble(name) for name in asked}
     options = ort.SessionOptions()
@@ -146,7 +146,7 @@ def start(model: bytes | str, providers: Sequence[str] = (), threads: int | None
 
 @cache
 def _trouble(provider: str) -> str:
-    ort = optional("onnxruntime")
+    ort = optional("onnxruntime", "labs.export")
     here = ort.get_available_providers()
     if provider not in here:
         return f"not in this build of ONNX Runtime, which has {', '.join(here)}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+
+from labs.near_miss import did_you_mean
 
 
 def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -46,7 +47,7 @@ def expand(pattern: str, known: Collection[str], what: str = "layer") -> list[st
         return [pattern]
     matching = [name for name in known if name and fnmatchcase(name, pattern)]
     if not matching:
-        raise KeyError(f"{what} {pattern!r} not found; {_suggestion(known, pattern)}")
+        raise KeyError(f"{what} {pattern!r} not found{_suggestion(known, pattern)}")
     return matching
 
 
@@ -81,13 +82,12 @@ def _refuse_torchscript(known: dict[str, nn.Module], name: str) -> None:
 
 
 def _suggestion(known: Collection[str], name: str) -> str:
-    near = get_close_matches(name, known, n=3, cutoff=0.4)
-    if near:
-        return "did you mean " + " or ".join(map(repr, near)) + "?"
+    if guesses := did_you_mean(name, known, most=3, cutoff=0.4):
+        return guesses
     children = [known_name for known_name in known if known_name and "." not in known_name]
     if not children:
-        return "the model has no layers inside; its own name is ''"
-    return f"the layers at the top are {', '.join(children)}"
+        return "; the model has no layers inside; its own name is ''"
+    return f"; the layers at the top are {', '.join(children)}"
 
 
 def _path(name: str) -> list[str]:

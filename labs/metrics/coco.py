@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labs.extras import optional
 from labs.metrics.average_precision import AREAS, AveragePrecision
 from labs.metrics.detections import Detections, Image, Objects, checked, names
 
@@ -132,14 +132,7 @@ def _run_lengths(mask: Tensor) -> dict[str, Any]:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("faster_coco_eval")
-    except ModuleNotFoundError as absent:
-        raise ImportError(
-            f"labs.metrics.coco_map needs faster-coco-eval, and Python cannot find {absent.name}; "
-            'install the extra: pip install "cv-debugged[lessons]"',
-            name=absent.name,
-        ) from absent
+    return optional("faster_coco_eval", "labs.metrics.coco_map")
 
 
 def _check_settings(iou_type: str, ious: Sequence[float], max_detections: Sequence[int]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from labs.near_miss import did_you_mean
 
 Image = Mapping[str, Tensor]
 """One image as torchvision gives it: ``boxes`` [n,4] xyxy in pixels, ``labels`` [n], and more."""
@@ -121,9 +122,8 @@ def _check_keys(image: Image, needed: tuple[str, ...], where: str) -> None:
         raise TypeError(f"{where}: expected a dict of tensors, got {type(image).__name__}")
     for key in needed:
         if key not in image:
-            near = difflib.get_close_matches(key, [str(k) for k in image], n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            if key == "scores" and not near:
+            hint = did_you_mean(key, image)
+            if key == "scores" and not hint:
                 hint = "; are predictions and targets the wrong way round?"
             raise KeyError(f"{where}: expected a key {key!r}, got {', '.join(image)}{hint}")
         if not isinstance(image[key], Tensor):

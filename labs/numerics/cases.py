@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from labs.near_miss import did_you_mean
 
 ALLOWS = ("finite", "infinite", "nan")
 MANY = 70_000  # the values in a huge batch: more than float16 can count (65504)
@@ -72,9 +73,9 @@ def cases(family: str) -> tuple[Case, ...]:
         ValueError: When there is no such family.
     """
     if family not in _FAMILIES:
-        near = get_close_matches(family, _FAMILIES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(_FAMILIES)}"
-        raise ValueError(f"family {family!r} not found; {hint}")
+        guess = did_you_mean(family, _FAMILIES, cutoff=0.4)
+        hint = guess or f"; expected one of {', '.join(_FAMILIES)}"
+        raise ValueError(f"family {family!r} not found{hint}")
     return _FAMILIES[family]()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from labs.data.scenes.truth import Target
+from labs.extras import optional
 
 
 class Labelled(Protocol):
@@ -140,13 +141,7 @@ def from_coco(folder: str | Path, split: str) -> CocoFolder:
 
 
 def _rle() -> Any:
-    try:
-        from pycocotools import mask  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            "scenes: expected pycocotools for COCO masks, got none; pip install pycocotools"
-        ) from error
-    return mask
+    return optional("pycocotools.mask", "labs.data.scenes", "dev")
 
 
 def _annotation_file(folder: Path, split: str) -> Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
 from labs.data.scenes.things import KINDS, classes_of
+from labs.near_miss import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,5 @@ def is_integer(value: Any) -> bool:
 def refuse_unknown(what: str, name: str, known: Sequence[str]) -> None:
     """Raise a ``ValueError`` that names near misses, unless the name is known."""
     if name not in known:
-        near = get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ValueError(f"scenes: expected a {what} of {', '.join(known)}, got {name!r}{hint}")

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.fix import Fix, Loss, MakeNet
 
-MakeNet = Callable[[], nn.Module]
-Loss = Callable[[nn.Module, Any], Tensor]
 N, SIZE, PARAMETERS, STEPS = 16, 14, 473, 100
-
-
-class _Fix(NamedTuple):
-    """Hold the two parts that may be repaired: the bug can be mended in either."""
-
-    make_net: MakeNet
-    loss: Loss
 
 
 def check_regression_loss(make_net: MakeNet, loss: Loss) -> Verdict:
@@ -35,7 +24,7 @@ def check_regression_loss(make_net: MakeNet, loss: Loss) -> Verdict:
     """
     return examine(
         "the loss of a regression",
-        _Fix(make_net, loss),
+        Fix(make_net, loss),
         {
             "if every answer is right, the loss is zero": _right_is_free,
             "for any targets, the loss is the mean of the squared errors": _value_is_right,
@@ -47,7 +36,7 @@ def check_regression_loss(make_net: MakeNet, loss: Loss) -> Verdict:
     )
 
 
-def _right_is_free(fix: _Fix) -> str:
+def _right_is_free(fix: Fix) -> str:
     net, (images, _) = fix.make_net(), _batch()
     value = _value(fix, net, images, _answers(net, images).detach())
     seen = f"with the network's own answers as targets, the loss is {abs(value):.4f}"
@@ -55,15 +44,15 @@ def _right_is_free(fix: _Fix) -> str:
     return seen
 
 
-def _value_is_right(fix: _Fix) -> str:
+def _value_is_right(fix: Fix) -> str:
     return _compare_values(fix, N)
 
 
-def _other_sizes_are_right(fix: _Fix) -> str:
+def _other_sizes_are_right(fix: Fix) -> str:
     return ", ".join(f"{size}: {_compare_values(fix, size)}" for size in (1, 2, 5))
 
 
-def _gradient_is_right(fix: _Fix) -> str:
+def _gradient_is_right(fix: Fix) -> str:
     net, (images, targets) = fix.make_net(), _batch()
     weights = list(net.parameters())
     expected = torch.autograd.grad(_formula(net, images, targets), weights)
@@ -80,7 +69,7 @@ def _gradient_is_right(fix: _Fix) -> str:
     return "it does"
 
 
-def _learns_by_heart(fix: _Fix) -> str:
+def _learns_by_heart(fix: Fix) -> str:
     net, (images, targets) = fix.make_net(), _batch()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(STEPS):
@@ -95,7 +84,7 @@ def _learns_by_heart(fix: _Fix) -> str:
     return seen
 
 
-def _answers_are_as_before(fix: _Fix) -> str:
+def _answers_are_as_before(fix: Fix) -> str:
     net, (images, _) = fix.make_net(), _batch()
     with torch.no_grad():
         together = net(images)
@@ -108,7 +97,7 @@ def _answers_are_as_before(fix: _Fix) -> str:
     return "all as before"
 
 
-def _compare_values(fix: _Fix, size: int) -> str:
+def _compare_values(fix: Fix, size: int) -> str:
     net, (images, targets) = fix.make_net(), _batch(size)
     with torch.no_grad():
         expected = _formula(net, images, targets).item()
@@ -119,7 +108,7 @@ def _compare_values(fix: _Fix, size: int) -> str:
     return f"{got:.4f}, as it should be"
 
 
-def _value(fix: _Fix, net: nn.Module, images: Tensor, targets: Tensor) -> float:
+def _value(fix: Fix, net: nn.Module, images: Tensor, targets: Tensor) -> float:
     with torch.no_grad():
         value = fix.loss(net, (images, targets))
     assert value.numel() == 1, f"expected one number, got shape {tuple(value.shape)}"

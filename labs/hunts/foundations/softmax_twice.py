@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from labs.hooks import capture
 from labs.hunts import Verdict, examine
+from labs.hunts.fix import Fix, Loss, MakeNet
 
-MakeNet = Callable[[], nn.Module]
-Loss = Callable[[nn.Module, Any], Tensor]
 CLASSES, PARAMETERS, N, STEPS = 10, 4_330, 16, 100
-
-
-class _Fix(NamedTuple):
-    """Hold the two parts that may be repaired: the bug can be mended in either."""
-
-    make_net: MakeNet
-    loss: Loss
 
 
 def check_digit_loss(make_net: MakeNet, loss: Loss) -> Verdict:
@@ -37,7 +26,7 @@ def check_digit_loss(make_net: MakeNet, loss: Loss) -> Verdict:
     """
     return examine(
         "the loss of a digit reader",
-        _Fix(make_net, loss),
+        Fix(make_net, loss),
         {
             "a sure and right answer costs nothing": _right_is_free,
             "a sure and wrong answer costs as much as its scores say": _wrong_is_dear,
@@ -49,27 +38,27 @@ def check_digit_loss(make_net: MakeNet, loss: Loss) -> Verdict:
     )
 
 
-def _right_is_free(fix: _Fix) -> str:
+def _right_is_free(fix: Fix) -> str:
     cost = _cost_of_score(fix, score=30.0, of_the_right_digit=True)
     assert abs(cost) < 1e-4, f"with a score of 30 for the right digit, the loss is {cost:.4f}"
     return f"with a score of 30 for the right digit, the loss is {abs(cost):.4f}"
 
 
-def _wrong_is_dear(fix: _Fix) -> str:
+def _wrong_is_dear(fix: Fix) -> str:
     cost = _cost_of_score(fix, score=200.0, of_the_right_digit=False)
     seen = f"with a score of 200 for a wrong digit, the loss is {cost:.2f}"
     assert abs(cost - 200) < 0.01, seen
     return seen
 
 
-def _value_is_right(fix: _Fix) -> str:
+def _value_is_right(fix: Fix) -> str:
     got, scores, _, labels = _run(fix)
     expected = _cross_entropy(scores, labels).item()
     assert abs(got - expected) < 1e-4, f"expected {expected:.4f}, got {got:.4f}"
     return f"{got:.4f}, as it should be"
 
 
-def _gradient_is_right(fix: _Fix) -> str:
+def _gradient_is_right(fix: Fix) -> str:
     _, scores, gradient, labels = _run(fix)
     expected = (scores.softmax(1) - nn.functional.one_hot(labels, CLASSES)) / N
     share = (gradient.norm() / expected.norm()).item()
@@ -78,7 +67,7 @@ def _gradient_is_right(fix: _Fix) -> str:
     return "it does"
 
 
-def _learns_by_heart(fix: _Fix) -> str:
+def _learns_by_heart(fix: Fix) -> str:
     net, batch = fix.make_net(), _batch()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(STEPS):
@@ -90,7 +79,7 @@ def _learns_by_heart(fix: _Fix) -> str:
     return f"after {STEPS} steps the loss is {abs(last):.3f}"
 
 
-def _rest_is_as_before(fix: _Fix) -> str:
+def _rest_is_as_before(fix: Fix) -> str:
     net, (images, _) = fix.make_net(), _batch()
     with torch.no_grad(), capture(net, _scoring(net)) as maps:
         outputs = net(images)
@@ -102,7 +91,7 @@ def _rest_is_as_before(fix: _Fix) -> str:
     return "all as before"
 
 
-def _cost_of_score(fix: _Fix, score: float, of_the_right_digit: bool) -> float:
+def _cost_of_score(fix: Fix, score: float, of_the_right_digit: bool) -> float:
     """Return the loss when one digit has this score, the others have 0, and the picture is a 3."""
     net, (images, labels) = fix.make_net(), _batch()
     last = net.get_submodule(_scoring(net))
@@ -114,7 +103,7 @@ def _cost_of_score(fix: _Fix, score: float, of_the_right_digit: bool) -> float:
         return fix.loss(net, (images, torch.full_like(labels, 3))).item()
 
 
-def _run(fix: _Fix) -> tuple[float, Tensor, Tensor, Tensor]:
+def _run(fix: Fix) -> tuple[float, Tensor, Tensor, Tensor]:
     """Return the loss on a batch, the scores, their gradient, and the labels."""
     net, (images, labels) = fix.make_net(), _batch()
     name = _scoring(net)
