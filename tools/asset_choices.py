@@ -138,3 +138,13 @@ SAME_BACKGROUND = {
     "Outdoors/city-with-water2.jpg": "Outdoors/city-with-water.jpg",
     "Sports/basketball-court1-b.jpg": "Sports/basketball-court1-a.jpg",
 }
+
+# Aerial photographs -> their split. Each is of another site, so that what is learnt on one forest
+# is tested on another. Left out: 2019_YELL_2_528000_4978000_image_crop2 (2.2 MB as WebP),
+# SOAP_031 (no boxes), AWPE Pigeon Lake (birds).
+TREES = {
+    "2019_YELL_2_541000_4977000_image_crop": "train",
+    "SOAP_061": "val",
+    "OSBS_029": "test",
+}
+TREE_NAMES = ("Tree", "Alive", "Dead")  # what the boxes are called; all of them are trees

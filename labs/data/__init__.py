@@ -15,13 +15,16 @@ from labs.data.oxford import flowers102
 from labs.data.robust import RobustImageDataset
 from labs.data.scan import scan_images
 from labs.data.shipped import DamagedAssetError
+from labs.data.trees import AerialTrees, aerial_trees
 
 __all__ = [
+    "AerialTrees",
     "Composed",
     "DamagedAssetError",
     "ImageSet",
     "RobustImageDataset",
     "WatchedLoader",
+    "aerial_trees",
     "clothes",
     "collate",
     "digits",

@@ -236,6 +236,32 @@ def test_clutter_changes_pixels_and_has_no_label():
         assert not cluttered[i][1]["semantic"].any()
 
 
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_noise_has_its_deviation_and_changes_nothing_else(noise):
+    plain, noisy = (Scenes("train", 6, things=ALL, noise=part) for part in (0.0, noise))
+    inner = []
+    for (clean, target), (image, found) in zip(plain, noisy, strict=True):
+        assert_equal(target, found)
+        assert 0 <= image.min() <= image.max() <= 1
+        torch.testing.assert_close(image, image.mul(255).round().div(255))  # still bytes
+        free = (clean > 4 * noise) & (clean < 1 - 4 * noise)  # not clipped
+        inner.append((image - clean)[free])
+    found = torch.cat(inner)
+    assert found.std().item() == pytest.approx(noise, rel=0.02)
+    assert found.mean().item() == pytest.approx(0, abs=noise / 50)
+    assert_equal(noisy[-1], noisy[5])
+
+
+def test_noise_differs_by_scene_frame_and_colour():
+    dark = {"objects": (0, 0), "noise": 0.1, "frames": 2, "speed": 0.0}
+    (video, _), (other, _) = Scenes("train", 2, **dark)
+    still = Scenes("train", 1, **(dark | {"noise": 0.0}))[0][0]
+    grains = [video[0] - still[0], video[1] - still[1]]
+    assert abs(torch.corrcoef(torch.stack([g.flatten() for g in grains]))[0, 1]) < 0.05
+    assert abs(torch.corrcoef(grains[0].flatten(1))[0, 1]) < 0.1
+    assert not torch.equal(video, other)
+
+
 def test_weights_make_classes_rare():
     weights = {"0": 10.0, "1": 0.0}
     labels = torch.cat([t["labels"] for _, t in Scenes("train", 200, size=(8, 8), weights=weights)])
@@ -356,6 +382,7 @@ def test_long_thin_canvas(canvas):
         ({"occlusion": float("nan")}, "occlusion a part"),
         ({"clutter": -1}, "clutter an integer >= 0"),
         ({"clutter": 1.5}, "clutter an integer >= 0, got 1.5"),
+        ({"noise": -0.1}, r"noise a deviation in \[0, 1\], got -0.1"),
         ({"frames": 0}, "frames None or an integer >= 1, got 0"),
         ({"speed": -1.0}, "speed finite pixels"),
         ({"things": "digits"}, r"got 'digits'; for one kind write things=\('digits',\)"),

@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from tools import build_assets
-from tools.build_assets import Package, build_backgrounds, build_idx, deal_splits, fetch, unpack
+from tools.build_assets import (
+    Package,
+    build_backgrounds,
+    build_idx,
+    build_trees,
+    deal_splits,
+    fetch,
+    unpack,
+)
 
 
 def archive(content):
@@ -114,6 +122,24 @@ def test_zip_is_the_same_whenever_it_is_built(tmp_path, monkeypatch):
     split = {row["file"]: row["split"] for row in index}
     assert set(split.values()) == {"train", "val", "test"}
     assert split["group/a.webp"] == split["group/d.webp"]
+
+
+def test_trees_keep_their_boxes_at_the_edges_of_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_assets, "TREES", {"a": "train"})
+    box = "<xmin>1</xmin><ymin>2</ymin><xmax>60</xmax><ymax>40</ymax>"
+    thing = f"<object><name>Dead</name><bndbox>{box}</bndbox></object>"
+    size = "<size><width>60</width><height>40</height></size>"
+    (tmp_path / "a.xml").write_text(f"<annotation>{size}{thing}</annotation>")
+    Image.effect_noise((60, 40), 40).convert("RGB").save(tmp_path / "a.png")
+    content = build_trees(tmp_path)
+    assert content == build_trees(tmp_path)
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    (row,) = json.loads(archive.read("index.json"))
+    assert row == {"file": "a.webp", "split": "train", "boxes": [[0, 1, 60, 40]]}
+    assert Image.open(io.BytesIO(archive.read("a.webp"))).size == (60, 40)
+    Image.new("RGB", (40, 60)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match=r"a: expected \(60, 40\), got \(40, 60\)"):
+        build_trees(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")

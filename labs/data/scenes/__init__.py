@@ -12,12 +12,15 @@ from labs.data.scenes.dataset import Scenes, collate
 from labs.data.scenes.knobs import Knobs
 from labs.data.scenes.layout import Layout, Sprite
 from labs.data.scenes.preview import preview
+from labs.data.scenes.rendered import Batches, Rendered
 
 __all__ = [
+    "Batches",
     "CocoFolder",
     "Knobs",
     "Labelled",
     "Layout",
+    "Rendered",
     "Scenes",
     "Sprite",
     "collate",

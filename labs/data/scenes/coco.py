@@ -1,4 +1,4 @@
-"""Write and read detection data the way COCO does: images in a folder, and one JSON file.
+"""Write detection data the way COCO does, and read it back: images, and one JSON file.
 
 Lin et al., 2014, arXiv:1405.0312. Masks are run-length encoded by pycocotools.
 """
@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from labs.data.folders.coco import CocoFolder, mask_codec
 from labs.data.scenes.truth import Target
-from labs.extras import optional
 
 
 class Labelled(Protocol):
@@ -28,62 +26,6 @@ class Labelled(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> tuple[Tensor, Any]: ...
-
-
-class CocoFolder(Dataset[tuple[Tensor, Target]]):
-    """Serve what :func:`to_coco` wrote.
-
-    Images are [3,H,W], float32 in [0, 1]; a truth has ``boxes``, ``labels`` and ``masks`` as those
-    of :class:`Scenes`, and ``iscrowd`` [n], bool.
-
-    Args:
-        folder: The folder that was written.
-        split: Which of its splits.
-
-    Attributes:
-        classes: The class names, in the order of their category ids.
-    """
-
-    def __init__(self, folder: str | Path, split: str) -> None:
-        file = _annotation_file(Path(folder), split)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"from_coco: expected {file}, got none; write it with to_coco(dataset, folder)"
-            )
-        content = json.loads(file.read_text(encoding="utf-8"))
-        self.folder, self.split = Path(folder), split
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.classes = tuple(category["name"] for category in categories)
-        self._label = {category["id"]: k for k, category in enumerate(categories)}
-        self._images = sorted(content["images"], key=lambda image: image["id"])
-        self._notes: dict[int, list[dict[str, Any]]] = {row["id"]: [] for row in self._images}
-        for note in content["annotations"]:
-            self._notes[note["image_id"]].append(note)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        rle = _rle()
-        row = self._images[index]
-        with Image.open(self.folder / self.split / row["file_name"]) as file:
-            pixels = np.array(file.convert("RGB"))
-        notes = self._notes[row["id"]]
-        corners = torch.tensor([note["bbox"] for note in notes], dtype=torch.float64).view(-1, 4)
-        corners[:, 2:] += corners[:, :2]  # x, y, width, height -> x1, y1, x2, y2
-        masks = np.zeros((len(notes), row["height"], row["width"]), bool)
-        for mask, note in zip(masks, notes, strict=True):
-            mask[:] = rle.decode(note["segmentation"])
-        return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255).contiguous(), {
-            "boxes": corners.float(),
-            "labels": torch.tensor([self._label[n["category_id"]] for n in notes]).long(),
-            "masks": torch.from_numpy(masks),
-            "iscrowd": torch.tensor([n["iscrowd"] for n in notes]).bool(),
-        }
-
-    def __repr__(self) -> str:
-        count = sum(map(len, self._notes.values()))
-        return f"CocoFolder({len(self)} of {self.split!r}, {count} objects in {self.folder})"
 
 
 def to_coco(dataset: Labelled, folder: str | Path) -> Path:
@@ -111,7 +53,7 @@ def to_coco(dataset: Labelled, folder: str | Path) -> Path:
         raise FileExistsError(
             f"to_coco: expected no {file} and no {images}, got one; remove it, or write elsewhere"
         )
-    _rle()  # refuses before anything is written
+    mask_codec()  # refuses before anything is written
     if len(dataset) and dataset[0][0].ndim != 3:
         raise ValueError(
             f"to_coco: expected images [3,H,W], got {list(dataset[0][0].shape)}; write scenes with "
@@ -137,11 +79,13 @@ def from_coco(folder: str | Path, split: str) -> CocoFolder:
         FileNotFoundError: When the folder has no such split.
         ImportError: On the first scene, when pycocotools is not installed.
     """
-    return CocoFolder(folder, split)
-
-
-def _rle() -> Any:
-    return optional("pycocotools.mask", "labs.data.scenes", "dev")
+    file = _annotation_file(Path(folder), split)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"from_coco: expected {file}, got none; write it with to_coco(dataset, folder), or "
+            "read a published folder with labs.data.folders.coco_folder"
+        )
+    return CocoFolder(Path(folder) / split, file, split)
 
 
 def _annotation_file(folder: Path, split: str) -> Path:
@@ -160,7 +104,7 @@ def _write_image(folder: Path, index: int, image: Tensor) -> dict[str, Any]:
 
 
 def _annotations(target: Target, index: int, first: int) -> list[dict[str, Any]]:
-    rle = _rle()
+    rle = mask_codec()
     notes = []
     boxes, labels = target["boxes"].double().tolist(), target["labels"].tolist()
     for k, (box, label) in enumerate(zip(boxes, labels, strict=True)):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from labs.data.cutouts import SPLITS
 from labs.data.scenes.knobs import Knobs, is_integer, refuse_unknown
-from labs.data.scenes.layout import Layout, lay_out
+from labs.data.scenes.layout import Layout, draw_noise, lay_out
 from labs.data.scenes.things import load_places, load_pool
 from labs.data.scenes.truth import Target, describe, draw
 
@@ -74,15 +74,20 @@ class Scenes(Dataset[tuple[Tensor, Truth]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Truth]:
         layout = self.layout(index)
         if self.knobs.frames is None:
-            return draw(layout), describe(layout)
+            return self._draw(layout, index, 0), describe(layout)
         times = range(self.knobs.frames)
-        return torch.stack([draw(layout, t) for t in times]), [describe(layout, t) for t in times]
+        pictures = [self._draw(layout, index, t) for t in times]
+        return torch.stack(pictures), [describe(layout, t) for t in times]
 
     def layout(self, index: int) -> Layout:
         """Return what a scene is composed of: its photographs, and the source of each object."""
         if not -self.n <= index < self.n:
             raise IndexError(f"scenes: expected an index in [{-self.n}, {self.n}), got {index}")
         return lay_out(self.split, self.seed, int(index) % self.n, self.knobs)
+
+    def _draw(self, layout: Layout, index: int, frame: int) -> Tensor:
+        number = int(index) % self.n
+        return draw(layout, frame, draw_noise(self.split, self.seed, number, frame, self.knobs))
 
     def __repr__(self) -> str:
         (h, w), (low, high) = self.knobs.canvas, self.knobs.objects

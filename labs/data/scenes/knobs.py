@@ -25,6 +25,8 @@ class Knobs:
         occlusion: The greatest part of an object that others may hide, in [0, 1]. At 0 no two masks
             share a pixel; at 1 an object may vanish, and is then missing from the truth.
         clutter: How many discs of other photographs lie on the background, without a label.
+        noise: The standard deviation of the sensor's noise, from 0 to 1, where 1 is white. It is
+            nearly Gaussian, another in every frame, and changes nothing else.
         weights: How often a class comes; a class that is not named counts 1. ``{"7": 0.1}`` makes
             sevens rare, and 0 leaves them out.
         things: What the objects are: any of ``"digits"``, ``"clothes"`` and ``"photos"``.
@@ -37,6 +39,7 @@ class Knobs:
     size: tuple[int, int] = (24, 48)
     occlusion: float = 0.3
     clutter: int = 0
+    noise: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
     things: Sequence[str] = ("digits",)
     frames: int | None = None
@@ -58,6 +61,7 @@ class Knobs:
         _expect(0 <= self.occlusion <= 1, "occlusion", "a part in [0, 1]", self.occlusion)
         good = is_integer(self.clutter) and self.clutter >= 0
         _expect(good, "clutter", "an integer >= 0", self.clutter)
+        _expect(0 <= self.noise <= 1, "noise", "a deviation in [0, 1]", self.noise)
         good = self.frames is None or (is_integer(self.frames) and self.frames >= 1)
         _expect(good, "frames", "None or an integer >= 1", self.frames)
         _expect(0 <= self.speed < 1e6, "speed", "finite pixels per frame >= 0", self.speed)

@@ -64,10 +64,7 @@ class Layout:
 
 def lay_out(split: str, seed: int, index: int, knobs: Knobs) -> Layout:
     """Decide what scene ``index`` shows; the same arguments always give the same."""
-    # Counting starts at the first word, so the streams of two scenes never meet.
-    key, counter = [seed, SPLITS.index(split)], [0, 0, 0, index]
-    bits = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
-    rng = np.random.Generator(bits)
+    rng = _stream(split, seed, index, 0)
     name, background = _photograph(split, knobs.canvas, rng)
     places = [name, *(_add_clutter(background, split, knobs, rng) for _ in range(knobs.clutter))]
     stage = _Stage(background, knobs)
@@ -75,6 +72,27 @@ def lay_out(split: str, seed: int, index: int, knobs: Knobs) -> Layout:
     for _ in range(int(rng.integers(low, high + 1))):
         stage.add(*_pick(split, knobs, rng), rng)
     return Layout(tuple(places), background, tuple(stage.sprites), stage.owners)
+
+
+def draw_noise(
+    split: str, seed: int, index: int, frame: int, knobs: Knobs
+) -> NDArray[np.int16] | None:
+    """Return what the sensor adds to one frame, [H,W,3] in steps of 1/255; ``None`` for nothing."""
+    if not knobs.noise:
+        return None
+    rng = _stream(split, seed, index, 1 + frame)
+    shape = (4, *knobs.canvas, 3)
+    # Four bytes make a bell, as good as Gaussian here, without functions that differ by machine.
+    bell = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8).reshape(shape).sum(0, np.int32)
+    deviation = (4 * (256**2 - 1) / 12) ** 0.5  # of the sum of four uniform bytes
+    return np.rint((bell - 510) * (255 * knobs.noise / deviation)).astype(np.int16)
+
+
+def _stream(split: str, seed: int, index: int, purpose: int) -> np.random.Generator:
+    """Return a generator; counting starts at the first word, so no two streams ever meet."""
+    key, counter = [seed, SPLITS.index(split)], [0, 0, purpose, index]
+    bits = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
+    return np.random.Generator(bits)
 
 
 # ------------------------------------------------------------------------------- background

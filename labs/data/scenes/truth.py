@@ -12,11 +12,13 @@ from labs.data.scenes.layout import Layout, Pixels, Sprite
 Target = dict[str, Tensor]
 
 
-def draw(layout: Layout, frame: int = 0) -> Tensor:
-    """Draw one frame, [3,H,W] of float32 in [0, 1]."""
+def draw(layout: Layout, frame: int = 0, noise: NDArray[np.int16] | None = None) -> Tensor:
+    """Draw one frame, [3,H,W] of float32 in [0, 1], with noise [H,W,3] in steps of 1/255."""
     canvas = layout.background.copy()
     for sprite in layout.sprites:
         _paste(canvas, sprite, *sprite.path[frame])
+    if noise is not None:
+        canvas = np.clip(canvas + noise, 0, 255).astype(np.uint8)
     return torch.from_numpy(canvas.transpose(2, 0, 1).copy()).float().div_(255)
 
 
