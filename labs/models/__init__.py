@@ -11,13 +11,22 @@ from labs.models.resnet import (
     resnet50,
     resnet_cifar,
 )
+from labs.models.yolo_v1 import YOLOv1
+from labs.models.yolo_v3 import V2_ANCHORS, V3_ANCHORS, YOLOv3
+from labs.models.yolo_v4 import V4_ANCHORS, YOLOv4
 
 __all__ = [
+    "V2_ANCHORS",
+    "V3_ANCHORS",
+    "V4_ANCHORS",
     "BasicBlock",
     "Bottleneck",
     "DigitNet",
     "MobileNetV2",
     "ResNet",
+    "YOLOv1",
+    "YOLOv3",
+    "YOLOv4",
     "mobilenet_v2",
     "resnet18",
     "resnet34",
