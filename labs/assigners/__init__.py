@@ -3,5 +3,14 @@
 from labs.assigners.best_anchor import BestAnchor, Matches
 from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
+from labs.assigners.task_aligned import Assignment, TaskAligned
 
-__all__ = ["BestAnchor", "GridCell", "Matches", "Responsible", "keep_largest"]
+__all__ = [
+    "Assignment",
+    "BestAnchor",
+    "GridCell",
+    "Matches",
+    "Responsible",
+    "TaskAligned",
+    "keep_largest",
+]

@@ -13,7 +13,7 @@ from labs.assigners.best_anchor import BestAnchor
 from labs.boxes import KINDS, overlap
 from labs.criteria.targets import gather_targets, widen
 from labs.models.yolo_v3 import V3_ANCHORS, Anchors
-from labs.postprocess.yolo_v3 import decode_anchors, flatten_levels, lay_anchors
+from labs.postprocess.yolo_v3 import decode_anchors, flatten_anchors, lay_anchors
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class YOLOv3Criterion:
             targets: Of each image ``boxes`` [n,4], xyxy in pixels, and ``labels`` [n]; n may be 0.
         """
         raw = [widen(level) for level in raw]
-        values, places = flatten_levels(raw, self.anchors), self.lay(raw)  # [N,P,5+C], [P,5]
+        values, places = flatten_anchors(raw, self.anchors), self.lay(raw)  # [N,P,5+C], [P,5]
         image, boxes, labels = gather_targets(targets, like=values)
         assigner = BestAnchor(self.anchors, self.strides, self.ignore)
         found = assigner(boxes, image, [(level.shape[2], level.shape[3]) for level in raw])

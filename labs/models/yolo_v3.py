@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Darknet53(nn.Module):
     weights. Sizes in comments: at 256x256 and width 1.
 
     Args:
-        strides: Of the maps to return, each twice the one before; the last is that of the last stage.
+        strides: Of the maps to return, each twice the one before; the last is the last stage's.
         depths: Residual blocks per stage.
         width: Factor on all channels.
         activation: Makes the activation of each convolution.
@@ -226,7 +227,7 @@ def scale(channels: int, width: float) -> int:
 
 def refuse_bad_levels(strides: Sequence[int], depths: Sequence[int], stem_stride: int) -> None:
     """Raise unless the strides double and the stages reach the coarsest of them."""
-    doubling = all(b == 2 * a for a, b in zip(strides[:-1], strides[1:], strict=True))
+    doubling = all(b == 2 * a for a, b in pairwise(strides))
     reached = stem_stride * 2 ** len(depths)
     if not strides or not doubling or strides[-1] != reached:
         raise ValueError(

@@ -14,6 +14,7 @@ anchors (all whose shape fits by more than 0.213), and ``stretch`` differs by le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class CSPDarknet53(nn.Module):
     """Halve the image once per stage, and return the maps of the given strides, finest first.
 
     Args:
-        strides: Of the maps to return, each twice the one before; the last is that of the last stage.
+        strides: Of the maps to return, each twice the one before; the last is the last stage's.
         depths: Residual blocks per stage.
         width: Factor on all channels.
         activation: Makes the activation of each convolution.
@@ -131,7 +132,7 @@ class PAN(nn.Module):
     def __init__(self, channels: Sequence[int], activation: Activation = leaky) -> None:
         super().__init__()
         halves = [c // 2 for c in channels]
-        pairs = list(zip(halves[:-1], halves[1:], strict=True))  # finer and coarser
+        pairs = list(pairwise(halves))  # finer and coarser
         self.channels = tuple(halves)  # of the maps that come out
         self.top = make_top(channels[-1], activation)
         self.lead = nn.ModuleList(Conv(b, a, 1, activation=activation()) for a, b in pairs)

@@ -9,13 +9,13 @@ from labs.boxes import cell_corners, suppress
 
 
 def decode_cells(raw: Tensor, stride: int, boxes: int) -> Tensor:
-    """Return the boxes of each cell, xyxy in pixels: [N,B*5+C,rows,columns] to [N,rows,columns,B,4].
+    """Return the boxes of each cell, xyxy in pixels, [N,rows,columns,B,4].
 
     The network says x and y in cells from the cell's corner, and the square roots of width and
     height in sides of the image (Redmon et al. 2016, section 2.2).
 
     Args:
-        raw: The map of :class:`labs.models.YOLOv1`.
+        raw: The map of :class:`labs.models.YOLOv1`, [N,B*5+C,rows,columns].
         stride: Side of a cell in pixels.
         boxes: Boxes per cell, B.
     """

@@ -15,7 +15,7 @@ LARGEST = (
 )
 
 
-def flatten_levels(raw: Sequence[Tensor], anchors: Anchors) -> Tensor:
+def flatten_anchors(raw: Sequence[Tensor], anchors: Anchors) -> Tensor:
     """Return all predictions in one list, by level, anchor, row, column: [N,P,5+C].
 
     Args:
@@ -32,7 +32,7 @@ def flatten_levels(raw: Sequence[Tensor], anchors: Anchors) -> Tensor:
 def lay_anchors(raw: Sequence[Tensor], anchors: Anchors, strides: Sequence[int]) -> Tensor:
     """Return, for each prediction, its cell's corner x and y, its anchor's size, its stride: [P,5].
 
-    All in pixels, in the order of :func:`flatten_levels`.
+    All in pixels, in the order of :func:`flatten_anchors`.
     """
     levels = []
     for level, shapes, stride in zip(raw, anchors, strides, strict=True):
@@ -99,7 +99,7 @@ class YOLOv3Postprocess(nn.Module):
     def candidates(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return all boxes [N,P,4], xyxy in pixels, and scores [N,P,C]."""
         raw = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in raw]
-        values = flatten_levels(raw, self.anchors)
+        values = flatten_anchors(raw, self.anchors)
         places = lay_anchors(raw, self.anchors, self.strides)
         boxes = decode_anchors(values[..., :4], places, self.stretch)
         return boxes, values[..., 4:5].sigmoid() * values[..., 5:].sigmoid()
