@@ -47,7 +47,7 @@ class YOLOv3Criterion:
     def __post_init__(self) -> None:
         if self.box not in ("squared", *KINDS):
             raise ValueError(
-                f"YOLOv3Criterion: expected box 'squared' or of {', '.join(KINDS)}, got {self.box!r}"
+                f"YOLOv3Criterion: expected box 'squared' or {', '.join(KINDS)}, got {self.box!r}"
             )
 
     def __call__(
