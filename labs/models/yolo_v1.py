@@ -26,12 +26,15 @@ class YOLOv1(nn.Module):
         stride: Side of a cell in pixels. At 448 and 64 the grid is 7x7, as in the paper.
         boxes: Boxes that each cell predicts.
         width: Factor on the channels of every convolution.
-        hidden: Outputs of the first fully connected layer.
+        hidden: Outputs of the first fully connected layer. None has one 1x1 convolution in place of
+            both, as v2 does: what is learnt in one cell then holds in all, which a network that
+            sees few images needs. ``reduction`` must then equal ``stride``.
         pairs: How often the two pairs of 1x1 and 3x3 convolutions repeat.
-        reduction: How much smaller than the image the last map is: 64 in the paper; with 32 the
-            last strided convolution keeps the size, for small images.
+        reduction: How much smaller than the image the last map is: 64 in the paper. For small
+            images, with 32 the last strided convolution keeps the size, and with 16 the last
+            pooling does too.
         norm: Use batch norm, which the paper does not.
-        dropout: Share of the hidden outputs that training drops.
+        dropout: Share of the hidden outputs that training drops; without them it has no effect.
 
     Attributes:
         grid: Rows and columns.
@@ -49,28 +52,31 @@ class YOLOv1(nn.Module):
         stride: int = 64,
         boxes: int = 2,
         width: float = 1.0,
-        hidden: int = 4096,
+        hidden: int | None = 4096,
         pairs: tuple[int, int] = (4, 2),
         reduction: int = 64,
         norm: bool = False,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        refuse_bad_sizes(image_size, stride, reduction)
+        refuse_bad_sizes(image_size, stride, reduction, hidden)
         self.image_size, self.stride = image_size, stride
         self.grid = image_size[0] // stride, image_size[1] // stride
         self.boxes, self.num_classes = boxes, num_classes
         self.features = make_features(width, pairs, reduction, norm)
         pixels = image_size[0] * image_size[1] // reduction**2
         per_cell = boxes * 5 + num_classes
-        # Every output sees the whole image: the fully connected layers forget what lay where.
-        self.head = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(scale(1024, width) * pixels, hidden),
-            nn.LeakyReLU(0.1),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, per_cell * self.grid[0] * self.grid[1]),
-        )
+        last = scale(1024, width)
+        if hidden is None:
+            self.head = nn.Sequential(nn.Conv2d(last, per_cell, 1))
+        else:  # every output sees the whole image, and each cell has weights of its own
+            self.head = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(last * pixels, hidden),
+                nn.LeakyReLU(0.1),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, per_cell * self.grid[0] * self.grid[1]),
+            )
         self.apply(init_weights)
         self.init_outputs()
 
@@ -82,7 +88,6 @@ class YOLOv1(nn.Module):
                 "its fully connected layers take one size: give image_size=, or resize"
             )
         out = self.head(self.features(images))
-        # -1 for the batch would do too, but an exporter must know which size is free.
         return (out.view(-1, self.boxes * 5 + self.num_classes, *self.grid),)
 
     def init_outputs(self) -> None:
@@ -91,12 +96,12 @@ class YOLOv1(nn.Module):
         The choice is ours: boxes of no size have no overlap with anything, and so no confidence.
         """
         bias = self.head[-1].bias
-        cells = torch.zeros(self.boxes * 5 + self.num_classes, self.grid[0] * self.grid[1])
+        cell = torch.zeros(self.boxes * 5 + self.num_classes)
         for box in range(self.boxes):
-            cells[box * 5 : box * 5 + 4] = 0.5  # x, y, and the roots of a quarter
-        cells[self.boxes * 5 :] = 1 / self.num_classes
+            cell[box * 5 : box * 5 + 4] = 0.5  # x, y, and the roots of a quarter
+        cell[self.boxes * 5 :] = 1 / self.num_classes
         with torch.no_grad():
-            bias.copy_(cells.flatten())
+            bias.copy_(cell.repeat_interleave(len(bias) // len(cell)))  # all cells of a channel
 
 
 def make_features(
@@ -116,7 +121,8 @@ def make_features(
         *(conv(192, 128, 1), conv(128, 256, 3), conv(256, 256, 1), conv(256, 512, 3)),
         nn.MaxPool2d(2),  # [512,28,28]
         *first,
-        *(conv(512, 512, 1), conv(512, 1024, 3), nn.MaxPool2d(2)),  # [1024,14,14]
+        *(conv(512, 512, 1), conv(512, 1024, 3)),
+        nn.Identity() if reduction == 16 else nn.MaxPool2d(2),  # [1024,14,14]
         *second,
         # So far it is what the authors trained on ImageNet; four more convolutions detect.
         *(conv(1024, 1024, 3), conv(1024, 1024, 3, 2 if reduction == 64 else 1)),  # [1024,7,7]
@@ -145,10 +151,14 @@ def init_weights(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
 
 
-def refuse_bad_sizes(image_size: tuple[int, int], stride: int, reduction: int) -> None:
+def refuse_bad_sizes(
+    image_size: tuple[int, int], stride: int, reduction: int, hidden: int | None
+) -> None:
     """Raise unless both sides divide into cells and into places of the last map."""
-    if reduction not in (32, 64) or any(side % stride or side % reduction for side in image_size):
+    uneven = any(side % stride or side % reduction for side in image_size)
+    if reduction not in (16, 32, 64) or uneven or (hidden is None and reduction != stride):
         raise ValueError(
-            "YOLOv1: expected reduction 32 or 64, and an image size that divides by it and by the "
-            f"stride, got image_size={image_size}, stride={stride}, reduction={reduction}"
+            "YOLOv1: expected reduction 16, 32 or 64, an image size that divides by it and by the "
+            f"stride, and with hidden=None both equal, got image_size={image_size}, "
+            f"stride={stride}, reduction={reduction}, hidden={hidden}"
         )

@@ -23,6 +23,10 @@ def make_case(seed):
     return raw, targets
 
 
+def listed(target):
+    return zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True)
+
+
 def slow_terms(raw, targets, coord=5.0, noobj=0.5):
     """Add up equation 3 of the paper cell by cell, box by box."""
     terms = dict.fromkeys(("centre", "size", "objectness", "no_object", "classes"), 0.0)
