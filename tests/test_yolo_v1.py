@@ -113,6 +113,7 @@ def test_an_image_of_another_size_is_refused_with_the_fix():
         mini(reduction=32)(torch.rand(1, 3, 96, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [32, None])
 def test_network_and_candidates_export_for_any_batch(tmp_path, hidden):
     network = mini(reduction=16, hidden=hidden, norm=True)
