@@ -95,13 +95,16 @@ class YOLOv1(nn.Module):
 
         The choice is ours: boxes of no size have no overlap with anything, and so no confidence.
         """
-        bias = self.head[-1].bias
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear | nn.Conv2d)
+        assert last.bias is not None
         cell = torch.zeros(self.boxes * 5 + self.num_classes)
         for box in range(self.boxes):
             cell[box * 5 : box * 5 + 4] = 0.5  # x, y, and the roots of a quarter
         cell[self.boxes * 5 :] = 1 / self.num_classes
         with torch.no_grad():
-            bias.copy_(cell.repeat_interleave(len(bias) // len(cell)))  # all cells of a channel
+            # A linear layer has a bias for each cell of a channel, a convolution one for all.
+            last.bias.copy_(cell.repeat_interleave(len(last.bias) // len(cell)))
 
 
 def make_features(
