@@ -1,1 +1,6 @@
 """Say how wrong a detector is: one criterion per architecture, each a sum of named terms."""
+
+from labs.criteria.yolo_v5 import YOLOv5Criterion
+from labs.criteria.yolo_v7 import YOLOv7Criterion
+
+__all__ = ["YOLOv5Criterion", "YOLOv7Criterion"]

@@ -11,6 +11,8 @@ from labs.models.resnet import (
     resnet50,
     resnet_cifar,
 )
+from labs.models.yolo_v5 import YOLOv5
+from labs.models.yolo_v7 import YOLOv7
 
 __all__ = [
     "BasicBlock",
@@ -18,6 +20,8 @@ __all__ = [
     "DigitNet",
     "MobileNetV2",
     "ResNet",
+    "YOLOv5",
+    "YOLOv7",
     "mobilenet_v2",
     "resnet18",
     "resnet34",
