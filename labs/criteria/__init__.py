@@ -2,5 +2,10 @@
 
 from labs.criteria.yolo_v5 import YOLOv5Criterion
 from labs.criteria.yolo_v7 import YOLOv7Criterion
+from labs.criteria.yolo_v8 import YOLOv8Criterion
 
-__all__ = ["YOLOv5Criterion", "YOLOv7Criterion"]
+__all__ = [
+    "YOLOv5Criterion",
+    "YOLOv7Criterion",
+    "YOLOv8Criterion",
+]

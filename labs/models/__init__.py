@@ -13,15 +13,18 @@ from labs.models.resnet import (
 )
 from labs.models.yolo_v5 import YOLOv5
 from labs.models.yolo_v7 import YOLOv7
+from labs.models.yolo_v8 import C2f, YOLOv8
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "C2f",
     "DigitNet",
     "MobileNetV2",
     "ResNet",
     "YOLOv5",
     "YOLOv7",
+    "YOLOv8",
     "mobilenet_v2",
     "resnet18",
     "resnet34",
