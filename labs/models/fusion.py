@@ -45,7 +45,7 @@ class RepConv(nn.Module):
         if still.identity is not None:
             same = nn.Conv2d(one.in_channels, one.out_channels, 1, bias=False).to(one.weight)
             nn.init.dirac_(same.weight)
-            others.append(fuse_conv_bn_eval(same, still.identity))
+            others.append(fuse_conv_bn_eval(same.eval(), still.identity))
         with torch.no_grad():
             for conv in others:
                 one.weight += pad(conv.weight, (1, 1, 1, 1))  # 1x1 is 3x3 with zeros around
