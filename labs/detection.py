@@ -39,11 +39,20 @@ class Detector:
         Args:
             model: The network, or what wraps it, such as ``DistributedDataParallel``.
             batch: Images [N,3,H,W] and N targets, on any device.
+
+        Raises:
+            ValueError: When there is not one target per image, or a term is not one number.
         """
         images, targets = batch
-        home = next(model.parameters()).device
-        terms = self.criterion(model(images.to(home)), [to(target, home) for target in targets])
-        return torch.stack(list(terms.values())).sum()
+        if len(images) != len(targets):
+            raise ValueError(
+                f"Detector.loss: expected one target per image, got {len(images)} images and "
+                f"{len(targets)} targets; an image without objects has boxes of shape [0,4]"
+            )
+        home = _home(model, images)
+        raw = model(images.to(home))
+        terms = self.criterion(raw, [_moved(target, home) for target in targets])
+        return _total(terms)
 
     def detect(self, images: Tensor, batch_size: int = 64) -> list[Prediction]:
         """Detect in eval mode, without gradients; the dicts are on the CPU.
@@ -51,18 +60,29 @@ class Detector:
         Args:
             images: [N,3,H,W] in [0,1], on any device.
             batch_size: How many at a time, at least 1.
+
+        Raises:
+            ValueError: When ``batch_size`` is below 1.
         """
-        home = next(self.network.parameters()).device
+        if batch_size < 1:
+            raise ValueError(f"Detector.detect: expected batch_size >= 1, got {batch_size}")
+        home = _home(self.network, images)
         found: list[Prediction] = []
         with evaluating(self.network) as network:
-            for part in images.split(batch_size):
-                found += self.postprocess(network(part.to(home)))
-        return [to(prediction, torch.device("cpu")) for prediction in found]
+            for start in range(0, len(images), batch_size):
+                part = images[start : start + batch_size].to(home)
+                found += self.postprocess(network(part))
+        return [_moved(prediction, torch.device("cpu")) for prediction in found]
 
     def score(
         self, batches: Iterable[Batch], classes: Sequence[str] | None = None
     ) -> AveragePrecision:
-        """Score as COCO does, over all batches of images and targets."""
+        """Score as COCO does, over all batches of images and targets.
+
+        Args:
+            batches: Such as a ``DataLoader`` with :func:`labs.data.scenes.collate`.
+            classes: The name of label i is ``classes[i]``.
+        """
         predictions: list[Prediction] = []
         targets: list[Target] = []
         for images, truths in batches:
@@ -71,6 +91,20 @@ class Detector:
         return coco_map(predictions, targets, classes)
 
 
-def to(target: Target, device: torch.device) -> Prediction:
-    """Return the dict with every tensor on the device."""
+def _home(model: nn.Module, images: Tensor) -> torch.device:
+    """Return the device of the model; that of the images when it has no parameters."""
+    return next((parameter.device for parameter in model.parameters()), images.device)
+
+
+def _moved(target: Target, device: torch.device) -> Prediction:
     return {name: value.to(device) for name, value in target.items()}
+
+
+def _total(terms: Mapping[str, Tensor]) -> Tensor:
+    wrong = {name: list(term.shape) for name, term in terms.items() if term.ndim}
+    if wrong or not terms:
+        raise ValueError(
+            "Detector.loss: expected a criterion that returns numbers by name, got "
+            + (f"tensors of shape {wrong}; sum or average them" if wrong else "no terms")
+        )
+    return torch.stack(list(terms.values())).sum()

@@ -3,6 +3,9 @@
 from labs.assigners.best_anchor import BestAnchor, Matches
 from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
+from labs.assigners.multi_anchor import MultiAnchor
+from labs.assigners.pairs import Pairs, Truths
+from labs.assigners.sim_ota import SimOTA
 from labs.assigners.task_aligned import Assignment, TaskAligned
 
 __all__ = [
@@ -10,7 +13,11 @@ __all__ = [
     "BestAnchor",
     "GridCell",
     "Matches",
+    "MultiAnchor",
+    "Pairs",
     "Responsible",
+    "SimOTA",
     "TaskAligned",
+    "Truths",
     "keep_largest",
 ]

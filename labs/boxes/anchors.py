@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 SMALLEST = 2.0  # pixels; what is thinner cannot be told from a mistake in the labels
 
@@ -175,9 +174,9 @@ def _settle(points: Tensor, centres: Tensor, rounds: int = 100) -> Tensor:
     """Give each point to its nearest centre, move each centre to its mean; repeat (Lloyd 1982)."""
     for _ in range(rounds):
         nearest = _squared_distances(points, centres).argmin(1)
-        members = one_hot(nearest, len(centres)).to(points)  # [n,count]
-        sizes = members.sum(0)[:, None]
-        moved = torch.where(sizes > 0, members.T @ points / sizes.clamp(min=1), centres)
+        sizes = nearest.bincount(minlength=len(centres))[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        moved = torch.where(sizes > 0, sums / sizes, centres)
         if torch.equal(moved, centres):
             break
         centres = moved
@@ -185,7 +184,8 @@ def _settle(points: Tensor, centres: Tensor, rounds: int = 100) -> Tensor:
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    return (points[:, None] - centres).square().sum(2)  # [n,k]
+    (x, y), (u, v) = points.T[:, :, None], centres.T[:, None]
+    return (x - u).square() + (y - v).square()  # [n,k]
 
 
 def _fitness(shapes: Tensor, anchors: Tensor, ratio: float) -> float:

@@ -2,10 +2,12 @@
 
 from labs.postprocess.yolo_v1 import YOLOv1Postprocess
 from labs.postprocess.yolo_v3 import YOLOv3Postprocess
+from labs.postprocess.yolo_v5 import YOLOv5Postprocess
 from labs.postprocess.yolo_v8 import YOLOv8Postprocess
 
 __all__ = [
     "YOLOv1Postprocess",
     "YOLOv3Postprocess",
+    "YOLOv5Postprocess",
     "YOLOv8Postprocess",
 ]

@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from torch.nn.functional import avg_pool2d
 
 from labs.criteria import YOLOv8Criterion
 from labs.models import YOLOv8
@@ -37,7 +38,7 @@ def encode(targets, height, width, masks=False):
                 for one, s in zip(maps, STRIDES, strict=True):  # all its cells draw the same mask
                     inside = target["masks"][j, s // 2 :: s, s // 2 :: s]
                     one[i, 4 * BINS + CLASSES :, inside] = torch.eye(extra)[j][:, None]
-                shapes[i, j] = target["masks"][j, 2::4, 2::4] * 8 - 4
+                shapes[i, j] = avg_pool2d(target["masks"][j : j + 1].float(), 4)[0] * 8 - 4
     return (*maps, shapes) if masks else tuple(maps)
 
 
