@@ -180,8 +180,8 @@ class Head(nn.Module):
     def start_at(self, prior: Sequence[float]) -> None:
         """Let every class begin at a probability, level by level, and every side at 1."""
         for sides, classes, p in zip(self.sides, self.classes, prior, strict=True):
-            nn.init.ones_(sides[-1].bias)
-            nn.init.constant_(classes[-1].bias, math.log(p / (1 - p)))
+            nn.init.ones_(sides.get_parameter("2.bias"))
+            nn.init.constant_(classes.get_parameter("2.bias"), math.log(p / (1 - p)))
 
 
 class MaskHead(nn.Module):

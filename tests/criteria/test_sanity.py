@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.metrics import coco_map
-from tests.criteria import yolo_v1, yolo_v3, yolo_v8
+from tests.criteria import anchored, yolo_v1, yolo_v3, yolo_v8
 from tests.criteria.version import CLASSES, SIZE
 
 VERSIONS = {
@@ -12,6 +12,8 @@ VERSIONS = {
     "v1 with a convolution as head": yolo_v1.version(hidden=None),
     "v3": yolo_v3.v3(),
     "v4": yolo_v3.v4(),
+    "v5": anchored.yolo_v5(),
+    "v7": anchored.yolo_v7(),
     "v8": yolo_v8.version(masks=False),
     "v8 with masks": yolo_v8.version(masks=True),
 }

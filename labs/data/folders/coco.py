@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from labs.data.folders.pictures import Target, checked_box, read_picture
+from labs.extras import optional
 
 Note = dict[str, Any]
 
@@ -119,13 +120,7 @@ def mask_codec() -> Any:
     Raises:
         ImportError: When it is not installed.
     """
-    try:
-        from pycocotools import mask  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(
-            "scenes: expected pycocotools for COCO masks, got none; pip install pycocotools"
-        ) from error
-    return mask
+    return optional("pycocotools.mask", "masks of COCO folders", "dev")
 
 
 def _content(images: Path, annotations: Path) -> dict[str, list[Note]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +58,3 @@ def checked_box(box: list[float], size: tuple[int, int], where: str) -> list[flo
     x1, x2 = max(0.0, x1), min(float(w), x2)
     y1, y2 = max(0.0, y1), min(float(h), y2)
     return [x1, y1, x2, y2] if x2 > x1 and y2 > y1 else None
-
-
-def hint(name: str, known: list[str]) -> str:
-    """Return ``; did you mean 'dog'?`` when a known name is near, else nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

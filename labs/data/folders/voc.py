@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labs.data.folders.pictures import Target, checked_box, hint, read_picture
+from labs.data.folders.pictures import Target, checked_box, read_picture
+from labs.near_miss import did_you_mean
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -54,7 +55,7 @@ class VocFolder(Dataset[tuple[Tensor, Target]]):
             known = sorted(path.stem for path in lists.glob("*.txt"))
             raise FileNotFoundError(
                 f"VocFolder: expected {file}, got none; splits there: {', '.join(known) or 'none'}"
-                f"{hint(split, known)}"
+                f"{did_you_mean(split, known)}"
             )
         lines = file.read_text(encoding="utf-8").splitlines()
         self.names = tuple(line.split()[0] for line in lines if line.strip())
@@ -100,7 +101,7 @@ def read_voc(path: Path, classes: Sequence[str]) -> tuple[tuple[int, int], Targe
         if name not in classes:
             raise ValueError(
                 f"{where}: expected a class of {', '.join(classes)}, got {name!r}"
-                f"{hint(name, list(classes))}"
+                f"{did_you_mean(name, classes)}"
             )
         x1, y1, x2, y2 = (
             float(_text(thing, f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax")
