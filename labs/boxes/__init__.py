@@ -1,7 +1,34 @@
 """Measure, decode and sort out boxes: ``x1, y1, x2, y2`` in pixels at the edges of pixels."""
 
+from labs.boxes.anchors import (
+    auto_anchor,
+    best_possible_recall,
+    evolve,
+    fitness,
+    k_means,
+    lay_onto_strides,
+)
 from labs.boxes.grid import cell_centres, cell_corners
+from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
+from labs.boxes.sides import distribution_focal_loss, expected_side, from_sides, to_sides
 from labs.boxes.suppression import suppress
 
-__all__ = ["KINDS", "cell_centres", "cell_corners", "overlap", "suppress"]
+__all__ = [
+    "KINDS",
+    "auto_anchor",
+    "best_possible_recall",
+    "cell_centres",
+    "cell_corners",
+    "distribution_focal_loss",
+    "evolve",
+    "expected_side",
+    "fitness",
+    "flatten_levels",
+    "from_sides",
+    "k_means",
+    "lay_onto_strides",
+    "overlap",
+    "suppress",
+    "to_sides",
+]

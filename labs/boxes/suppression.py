@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -23,13 +24,19 @@ def suppress(
         boxes: Candidates of each image, xyxy in pixels, [N,P,4].
         scores: Of each candidate and class, in [0, 1], [N,P,C].
         score_threshold: Only higher scores count. Low for measuring mAP, about 0.3 for looking.
-        iou_threshold: Overlap from which two boxes of a class claim the same object.
+        iou_threshold: Overlap above which two boxes of a class claim the same object.
         max_detections: Most detections of an image.
         max_candidates: Most candidates that are compared; the best scores are taken.
 
     Returns:
-        For each image ``boxes`` [n,4], ``scores`` [n], highest first, and ``labels`` [n], int64.
+        For each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n], int64, and
+        ``places`` [n], int64: which candidate each detection was.
+
+    Raises:
+        ValueError: When a score is NaN, or the box of a score above the threshold is not finite.
     """
+    if scores.isnan().any():
+        _refuse("scores", scores.isnan(), "a number")
     results = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         place, label = (image_scores > score_threshold).nonzero(as_tuple=True)
@@ -38,8 +45,27 @@ def suppress(
             score, best = score.topk(max_candidates)
             place, label = place[best], label[best]
         candidates = image_boxes[place]
-        # NMS has no half precision on a CPU, and fp16 cannot hold the offsets of the classes.
-        keep = batched_nms(candidates.float(), score.float(), label, iou_threshold)
-        keep = keep[:max_detections]
-        results.append({"boxes": candidates[keep], "scores": score[keep], "labels": label[keep]})
+        keep = _strongest(candidates, score, label, iou_threshold)[:max_detections]
+        kept = {"boxes": candidates, "scores": score, "labels": label, "places": place}
+        results.append({name: values[keep] for name, values in kept.items()})
     return results
+
+
+def _strongest(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Return which boxes stay, [n] of int64, the highest score first."""
+    if not len(boxes):
+        return labels
+    if not boxes.isfinite().all():
+        _refuse("boxes", ~boxes.isfinite(), "finite")
+    # torchvision keeps the classes apart by moving each by the largest coordinate. That fails
+    # below 0, so start at 0, and it rounds small boxes away, so calculate in float64.
+    apart = boxes.double() - boxes.min()
+    return batched_nms(apart, scores.double(), labels, iou_threshold)
+
+
+def _refuse(what: str, bad: Tensor, expected: str) -> None:
+    raise ValueError(
+        f"suppress: expected every one of the {what} to be {expected}, got "
+        f"{int(torch.count_nonzero(bad))} of {bad.numel()} that are not; "
+        "labs.hooks.first_bad finds the layer they come from"
+    )

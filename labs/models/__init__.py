@@ -11,13 +11,16 @@ from labs.models.resnet import (
     resnet50,
     resnet_cifar,
 )
+from labs.models.yolo_v8 import C2f, YOLOv8
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "C2f",
     "DigitNet",
     "MobileNetV2",
     "ResNet",
+    "YOLOv8",
     "mobilenet_v2",
     "resnet18",
     "resnet34",

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torchvision.ops import nms
+
+from labs.boxes import suppress
+
+
+def candidates(images, count, classes, seed=0, low=0.0):
+    chance = torch.Generator().manual_seed(seed)
+    corner = low + 100 * torch.rand(images, count, 2, generator=chance)
+    boxes = torch.cat([corner, corner + 1 + 40 * torch.rand(images, count, 2, generator=chance)], 2)
+    return boxes, torch.rand(images, count, classes, generator=chance)
+
+
+def class_by_class(boxes, scores, score_threshold, iou_threshold):
+    """Run torchvision's NMS on each class alone, and sort: (score, label, box)."""
+    kept = []
+    for label in range(scores.shape[1]):
+        strong = scores[:, label] > score_threshold
+        score, box = scores[strong, label], boxes[strong]
+        stay = nms(box, score, iou_threshold)
+        kept += [(s.item(), label, b.tolist()) for s, b in zip(score[stay], box[stay], strict=True)]
+    return sorted(kept, reverse=True)
+
+
+def rows(found):
+    numbers = (found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist())
+    return list(zip(*numbers, strict=True))
+
+
+@pytest.mark.parametrize("low", [0.0, -70.0], ids=["inside", "beyond the border"])
+@pytest.mark.parametrize("count", [5, 60, 1500])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_equals_torchvision_class_by_class(classes, count, low):
+    boxes, scores = candidates(2, count, classes, seed=count + classes, low=low)
+    found = suppress(boxes, scores, 0.3, 0.5, max_detections=9999, max_candidates=9999)
+    for image in range(2):
+        assert rows(found[image]) == class_by_class(boxes[image], scores[image], 0.3, 0.5)
+
+
+def test_classes_never_meet_where_coordinates_are_negative():
+    boxes = torch.tensor([[[5.0, 5, 10, 10], [-6.0, -6, -1, -1]]])
+    scores = torch.tensor([[[0.9, 0.0], [0.0, 0.8]]])  # 11 to the right, the second is the first
+    assert suppress(boxes, scores)[0]["labels"].tolist() == [0, 1]
+
+
+def test_one_pixel_boxes_of_the_last_class_of_many():
+    boxes = torch.tensor([[[3999.0, 3999, 4000, 4000], [3999.2, 3999, 4000.2, 4000]]])
+    scores = torch.zeros(1, 2, 1000)
+    scores[0, :, 999] = torch.tensor([0.9, 0.8])  # their IoU is 0.8 / 1.2 = 0.667
+    assert len(suppress(boxes, scores, iou_threshold=0.66)[0]["scores"]) == 1
+    assert len(suppress(boxes, scores, iou_threshold=0.67)[0]["scores"]) == 2
+
+
+def test_a_candidate_may_be_two_classes_at_once():
+    boxes, scores = torch.tensor([[[0.0, 0, 9, 9]]]), torch.tensor([[[0.4, 0.7]]])
+    (found,) = suppress(boxes, scores)
+    assert found["labels"].tolist() == [1, 0]
+    assert found["boxes"].tolist() == [[0, 0, 9, 9]] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((2, 0, 4), 3), ((2, 7, 4), 0), ((0, 7, 4), 3)], ids=str
+)
+def test_nothing_to_choose_from(shape, classes):
+    found = suppress(torch.zeros(shape), torch.zeros(*shape[:2], classes))
+    assert len(found) == shape[0]
+    for image in found:
+        assert image["boxes"].shape == (0, 4)
+        assert image["scores"].shape == image["labels"].shape == (0,)
+        assert image["labels"].dtype == torch.int64
+
+
+def test_images_without_a_strong_score_are_empty_and_the_others_are_not():
+    boxes, scores = candidates(3, 20, 2)
+    scores[1] = 0.3  # only higher scores count
+    found = suppress(boxes, scores, score_threshold=0.3)
+    assert [len(image["scores"]) > 0 for image in found] == [True, False, True]
+
+
+def test_of_equal_scores_the_first_stays():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0.0, 0, 10, 9], [50.0, 50, 60, 60]]])
+    (found,) = suppress(boxes, torch.full((1, 3, 1), 0.5))
+    assert found["boxes"].tolist() == [[0, 0, 10, 10], [50, 50, 60, 60]]
+
+
+def test_at_most_so_many_and_the_best():
+    boxes, scores = candidates(1, 300, 2)
+    everything = suppress(boxes, scores, 0.0, 1.0, max_detections=600)[0]["scores"]
+    assert len(everything) == 600
+    for limits in ({"max_detections": 25}, {"max_candidates": 25}):
+        (found,) = suppress(boxes, scores, 0.0, 1.0, **limits)
+        assert torch.equal(found["scores"], everything[:25])
+
+
+def test_boxes_without_area_suppress_nothing():
+    flat = torch.tensor([[[5.0, 5, 5, 9], [5.0, 5, 5, 9], [2.0, 2, 2, 2], [0.0, 0, 10, 10]]])
+    (found,) = suppress(flat, torch.tensor([0.9, 0.8, 0.7, 0.6]).view(1, 4, 1))
+    assert found["boxes"].tolist() == flat[0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_what_float32_keeps(dtype):
+    boxes, scores = (part.to(dtype) for part in candidates(2, 80, 3, seed=5))
+    found = suppress(boxes, scores, 0.3)
+    wide = suppress(boxes.float(), scores.float(), 0.3)
+    for half, full in zip(found, wide, strict=True):
+        assert half["boxes"].dtype == half["scores"].dtype == dtype
+        assert torch.equal(half["scores"].float().sort().values, full["scores"].sort().values)
+
+
+def test_scores_fall():
+    for found in suppress(*candidates(3, 100, 3, seed=6)):
+        assert torch.equal(found["scores"], found["scores"].sort(descending=True).values)
+
+
+def test_scores_that_are_nan():
+    boxes, scores = candidates(2, 10, 3)
+    scores[1, 4, 2] = float("nan")
+    with pytest.raises(ValueError, match="of the scores to be a number, got 1 of 60 that are not"):
+        suppress(boxes, scores)
+
+
+def test_boxes_that_are_not_finite_matter_only_above_the_threshold():
+    boxes, scores = candidates(1, 10, 1)
+    boxes[0, 3, 2] = float("inf")
+    scores[0, 3] = 0.0
+    assert len(suppress(boxes, scores)[0]["scores"]) > 0
+    scores[0, 3] = 0.9
+    with pytest.raises(ValueError, match="of the boxes to be finite, got 1 of 40"):
+        suppress(boxes, scores)
