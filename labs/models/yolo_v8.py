@@ -213,6 +213,7 @@ class MaskHead(nn.Module):
 class YOLOv8(nn.Module):
     """Map images [N,in_channels,H,W] in [0,1] to raw outputs, one map per stride.
 
+    Sides stay multiples of the coarsest stride where possible; others are rounded up on the way.
     With 80 classes, scale ``"n"`` has 3,157,184 parameters that learn. The published 3,157,200 also
     count the numbers 0 to 15, which are kept as a frozen convolution there.
 
@@ -268,7 +269,8 @@ class YOLOv8(nn.Module):
         self.neck = Neck(levels, max(round(3 * depth), 1))
         self.head = Head(levels, num_classes, reg_max)
         self.mask_head = MaskHead(levels, channels(256)) if masks else None
-        self.head.start_at([5 / num_classes / (image_size / s) ** 2 for s in strides])
+        expected = [5 / num_classes / (image_size / s) ** 2 for s in strides]
+        self.head.start_at([min(p, 0.5) for p in expected])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to logits [N, 4*reg_max + C, H/stride, W/stride] per level, finest first.

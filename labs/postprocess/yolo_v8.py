@@ -98,7 +98,8 @@ class YOLOv8Postprocess(nn.Module):
 def draw(logits: Tensor, boxes: Tensor, stride: int) -> Tensor:
     """Enlarge masks [n,h,w] by the stride, and cut them at 0 and at their boxes: [n,H,W], bool."""
     height, width = logits.shape[1] * stride, logits.shape[2] * stride
-    large = interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
+    # As a batch of one-channel pictures, which may be empty; channels may not.
+    large = interpolate(logits[:, None], (height, width), mode="bilinear")[:, 0]
     return (large > 0) & within(boxes, height, width)
 
 
