@@ -11,15 +11,24 @@ from labs.models.resnet import (
     resnet50,
     resnet_cifar,
 )
+from labs.models.yolo_v1 import YOLOv1
+from labs.models.yolo_v3 import V2_ANCHORS, V3_ANCHORS, YOLOv3
+from labs.models.yolo_v4 import V4_ANCHORS, YOLOv4
 from labs.models.yolo_v8 import C2f, YOLOv8
 
 __all__ = [
+    "V2_ANCHORS",
+    "V3_ANCHORS",
+    "V4_ANCHORS",
     "BasicBlock",
     "Bottleneck",
     "C2f",
     "DigitNet",
     "MobileNetV2",
     "ResNet",
+    "YOLOv1",
+    "YOLOv3",
+    "YOLOv4",
     "YOLOv8",
     "mobilenet_v2",
     "resnet18",

@@ -6,6 +6,8 @@ the YOLO line does since v5: small batches of large images make for noisy statis
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
@@ -83,14 +85,21 @@ class SPP(nn.Module):
         c_in: Channels that come in.
         c_out: Channels that go out.
         kernels: Sides of the max-pools, odd.
+        activation: Makes the activation of each of the two convolutions.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernels: tuple[int, ...] = (5, 9, 13)) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernels: tuple[int, ...] = (5, 9, 13),
+        activation: Callable[[], nn.Module] = nn.SiLU,
+    ) -> None:
         super().__init__()
         hidden = c_in // 2
         self.kernels = kernels
-        self.reduce = Conv(c_in, hidden)
-        self.mix = Conv(hidden * (len(kernels) + 1), c_out)
+        self.reduce = Conv(c_in, hidden, activation=activation())
+        self.mix = Conv(hidden * (len(kernels) + 1), c_out, activation=activation())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N,C_in,H,W] to [N,C_out,H,W]."""

@@ -1,5 +1,11 @@
 """Turn raw outputs into detections: candidates first, which can be exported, then suppression."""
 
+from labs.postprocess.yolo_v1 import YOLOv1Postprocess
+from labs.postprocess.yolo_v3 import YOLOv3Postprocess
 from labs.postprocess.yolo_v8 import YOLOv8Postprocess
 
-__all__ = ["YOLOv8Postprocess"]
+__all__ = [
+    "YOLOv1Postprocess",
+    "YOLOv3Postprocess",
+    "YOLOv8Postprocess",
+]

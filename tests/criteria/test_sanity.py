@@ -4,10 +4,14 @@ import pytest
 import torch
 
 from labs.metrics import coco_map
-from tests.criteria import yolo_v8
+from tests.criteria import yolo_v1, yolo_v3, yolo_v8
 from tests.criteria.version import CLASSES, SIZE
 
 VERSIONS = {
+    "v1": yolo_v1.version(hidden=64),
+    "v1 with a convolution as head": yolo_v1.version(hidden=None),
+    "v3": yolo_v3.v3(),
+    "v4": yolo_v3.v4(),
     "v8": yolo_v8.version(masks=False),
     "v8 with masks": yolo_v8.version(masks=True),
 }
