@@ -10,7 +10,13 @@ The file holds the weights, and in its header how they were made and what they r
 training never saw. ``labs.recipes.load("yolo_v8.safetensors")`` gives the detector.
 """
 
-from labs.recipes.detectors import DETECTORS, mini_yolo_v8
+from labs.recipes.detectors import (
+    DETECTORS,
+    mini_yolo_v1,
+    mini_yolo_v3,
+    mini_yolo_v4,
+    mini_yolo_v8,
+)
 from labs.recipes.task import TEST, VAL, detection_task, held_out, measure
 from labs.recipes.trained import SHIPPED, Trained, load, trained
 from labs.recipes.weights import compact, read, write
@@ -26,6 +32,9 @@ __all__ = [
     "held_out",
     "load",
     "measure",
+    "mini_yolo_v1",
+    "mini_yolo_v3",
+    "mini_yolo_v4",
     "mini_yolo_v8",
     "read",
     "trained",
