@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from labs.assigners import TaskAligned
 from labs.boxes.overlap import overlap
 from labs.boxes.sides import distribution_focal_loss, to_sides
+from labs.ddp import mean_over_ranks
 from labs.postprocess.yolo_v8 import Decoded, decode, within
 
 Target = Mapping[str, Tensor]
@@ -23,7 +24,8 @@ class YOLOv8Criterion:
     """Return the terms of the loss: ``class``, ``box``, ``dfl``, and ``mask`` if there are masks.
 
     The first three are summed over the batch and divided by the sum of the qualities that the
-    assigner asks for, so that neither images nor objects nor cells change the scale. The network
+    assigner asks for, so that neither images nor objects nor cells change the scale. Ranks that
+    share a batch divide by the mean of their sums: the gradient is that of one process. The network
     may run in half precision; the terms are computed in float32.
 
     Attributes:
@@ -61,7 +63,7 @@ class YOLOv8Criterion:
         found = self.assigner(scores, decoded.boxes, decoded.points, boxes, labels, exists)
         image, place = (found.objects >= 0).nonzero(as_tuple=True)  # [F] chosen cells
         mine, quality = found.objects[image, place], found.quality[image, place]
-        total = quality.sum().clamp(min=1)
+        total = mean_over_ranks(quality.sum()).clamp(min=1)
         wanted = torch.zeros_like(scores)
         wanted[image, place, labels[image, mine]] = quality
         wrong = binary_cross_entropy_with_logits(decoded.classes, wanted, reduction="sum")

@@ -4,7 +4,7 @@ from labs.ddp.group import Place, join
 from labs.ddp.launcher import launch
 from labs.ddp.outcome import RankFailed
 from labs.ddp.parity import GradientParity, gradient_parity
-from labs.ddp.shards import Micro, accumulate, gather_exact, shard
+from labs.ddp.shards import Micro, accumulate, gather_exact, mean_over_ranks, shard
 
 __all__ = [
     "GradientParity",
@@ -16,5 +16,6 @@ __all__ = [
     "gradient_parity",
     "join",
     "launch",
+    "mean_over_ranks",
     "shard",
 ]

@@ -78,6 +78,23 @@ def gather_exact(local: Tensor, n: int) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)[:n]  # [rows,world,...]: row k of rank r is k*world+r
 
 
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over all ranks; the tensor itself without a process group.
+
+    A loss that divides by a number of objects divides by this mean of it, as DETR does (Carion et
+    al. 2020): the plain mean of the gradients that ``DistributedDataParallel`` takes is then that
+    of one process with all objects, however many of them each rank has. Every rank must call it.
+
+    Args:
+        value: Of any shape, the same on all ranks. No gradient flows through it.
+    """
+    if _world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / _world_size()
+
+
 @dataclass(frozen=True)
 class Micro:
     """Hold one micro-batch of a step that is made of several.

@@ -10,20 +10,28 @@ The ways to start it::
         -m labs.ddp_train        # on HOST, and with --node-rank=1 on the other machine
 
 The global batch is what you set, however many processes share it, so learning rate and steps stay.
+What is learnt is a :class:`Task`; without one, it is the digits.
 """
 
 from labs.ddp_train.checkpoint import load, save
-from labs.ddp_train.loop import learning_rate, measure, take_step, train, train_epoch
+from labs.ddp_train.loop import learning_rate, take_step, train, train_epoch
+from labs.ddp_train.options import add_options, how_to_go_on, settings_of
 from labs.ddp_train.state import Run, Settings, build
+from labs.ddp_train.task import Task, digit_task, measure
 
 __all__ = [
     "Run",
     "Settings",
+    "Task",
+    "add_options",
     "build",
+    "digit_task",
+    "how_to_go_on",
     "learning_rate",
     "load",
     "measure",
     "save",
+    "settings_of",
     "take_step",
     "train",
     "train_epoch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,38 @@ import torch
 import torch.distributed as dist
 
 from labs.ddp import Place
-from labs.ddp_train.state import Run, Settings
+from labs.ddp_train.state import Run
+
+Choices = Mapping[str, Any]
 
 
-def save(run: Run, settings: Settings, place: Place, path: Path) -> None:
+def save(run: Run, choices: Choices, place: Place, path: Path) -> None:
     """Write the checkpoint on rank 0, so that a crash leaves the old one or the new one whole."""
     if not place.first:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        torch.save(_state(run) | {"settings": asdict(settings)}, file)
+        torch.save(_state(run) | {"settings": dict(choices)}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def load(run: Run, settings: Settings, place: Place, path: Path, resume: bool) -> None:
-    """Put every rank where the checkpoint is, if there is one; rank 0 reads it for all."""
+def load(run: Run, choices: Choices, place: Place, path: Path, resume: bool) -> None:
+    """Put every rank where the checkpoint is, if there is one; rank 0 reads it for all.
+
+    Args:
+        run: What is filled.
+        choices: All that decides the result; the checkpoint must have been made with the same.
+        place: Of this process.
+        path: The file; the run stays as it is when there is none.
+        resume: Whether a file may be there at all.
+
+    Raises:
+        FileExistsError: When there is a checkpoint and ``resume`` is off.
+        ValueError: When it was made with other choices.
+    """
     content = [path.read_bytes() if place.first and path.exists() else None]
     if dist.is_initialized():
         dist.broadcast_object_list(content, 0, device=place.device)
@@ -38,7 +52,7 @@ def load(run: Run, settings: Settings, place: Place, path: Path, resume: bool) -
     if not resume:
         raise FileExistsError(f"{path} is there: pass --resume to go on, or another --checkpoint")
     state = torch.load(io.BytesIO(content[0]), map_location=place.device, weights_only=True)
-    other = [k for k, v in asdict(settings).items() if state["settings"].get(k) != v]
+    other = [k for k, v in choices.items() if state["settings"].get(k) != v]
     if other:
         was = ", ".join(f"{name}={state['settings'].get(name)}" for name in other)
         raise ValueError(f"{path} was made with {was}: use the same, or another --checkpoint")
@@ -48,7 +62,7 @@ def load(run: Run, settings: Settings, place: Place, path: Path, resume: bool) -
     if run.ema is not None:
         run.ema.load_state_dict(state["ema"])
     run.loss_sum.fill_(state["loss_sum"])
-    run.step, run.scores = state["step"], state["scores"]
+    run.batches, run.step, run.scores = state["batches"], state["step"], state["scores"]
 
 
 def _state(run: Run) -> dict[str, Any]:
@@ -58,6 +72,7 @@ def _state(run: Run) -> dict[str, Any]:
         "scaler": run.scaler.state_dict(),
         "ema": None if run.ema is None else run.ema.state_dict(),
         "loss_sum": run.loss_sum.item(),
+        "batches": run.batches,
         "step": run.step,
         "scores": run.scores,
     }

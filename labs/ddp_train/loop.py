@@ -1,26 +1,25 @@
-"""Train for some epochs on this rank's part of every batch, and measure on all images."""
+"""Train for some epochs on this rank's part of every batch, and score on all samples."""
 
 from __future__ import annotations
 
 import math
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
 
-from labs.data import ImageSet, digits
-from labs.ddp import Place, accumulate, gather_exact, shard
+from labs.ddp import Place, accumulate, mean_over_ranks
 from labs.ddp_train.checkpoint import load, save
+from labs.ddp_train.interrupt import stop_between_steps
 from labs.ddp_train.state import Run, Settings, build
-from labs.evaluate import predict
-from labs.train import cross_entropy
+from labs.ddp_train.task import Task, digit_task
 
-CLIP = 5.0  # largest norm of all gradients together
-WARM_UP = 0.3  # share of the steps in which the learning rate rises
 FILE = "checkpoint.pt"
 
 
@@ -30,6 +29,7 @@ def train(
     checkpoint: Path | None = None,
     save_every: int = 0,
     resume: bool = False,
+    task: Task | None = None,
 ) -> Run:
     """Train for all epochs, from the checkpoint where there is one to resume.
 
@@ -37,29 +37,40 @@ def train(
         settings: Of the run.
         place: Of this process.
         checkpoint: A folder. Only rank 0 reads and writes it, so machines need not share it.
-        save_every: Save after so many steps, besides after every epoch; 0: only then.
+        save_every: Save after so many batches, besides after every epoch; 0: only then.
         resume: Go on from the checkpoint in the folder; from the start when there is none.
+        task: What is learnt; the digits when None.
 
     Raises:
         ValueError: When the batch cannot be divided evenly, SyncBatchNorm is impossible, or the
             checkpoint is of other settings.
         FileExistsError: When a checkpoint is there and ``resume`` is off.
+        KeyboardInterrupt: After Ctrl-C, at the end of a step and with the checkpoint saved when
+            there is one process; at once when there are more.
     """
-    data, test = _data("train", settings.limit), _data("test", settings.limit)
-    _check(settings, place, len(data))
-    run = build(settings, place)
+    task = task or digit_task(settings.seed, settings.limit)
+    _check(settings, place, len(task.data(0)))
+    run = build(settings, place, task.network)
     path = checkpoint / FILE if checkpoint else None
+    choices = asdict(settings) | dict(task.facts)
     if path:
-        load(run, settings, place, path, resume)
-    for epoch in range(len(run.scores), settings.epochs):
-        loss = train_epoch(run, settings, place, data, epoch, path, save_every)
-        score = {"epoch": epoch + 1, "step": run.step, "loss": loss}
-        run.scores.append(score | {"accuracy": measure(run.best_guess, test, place)})
-        run.loss_sum.zero_()
-        if path:
-            save(run, settings, place, path)
-        if place.first:
-            print(*(f"{name} {value:.6g}" for name, value in run.scores[-1].items()), flush=True)
+        load(run, choices, place, path, resume)
+
+    def keep(regularly: bool = False) -> None:
+        if path and not (regularly and (not save_every or run.batches % save_every)):
+            save(run, choices, place, path)
+
+    with stop_between_steps(place.world_size == 1) as stopping:
+
+        def after_step() -> None:
+            keep(regularly=not stopping())
+            if stopping():
+                raise KeyboardInterrupt
+
+        for epoch in range(len(run.scores), _epochs(settings, task)):
+            loss = train_epoch(run, settings, place, task, epoch, after_step)
+            _finish_epoch(run, place, task, loss)
+            keep()
     return run
 
 
@@ -67,122 +78,148 @@ def train_epoch(
     run: Run,
     settings: Settings,
     place: Place,
-    data: ImageSet,
+    task: Task,
     epoch: int,
-    checkpoint: Path | None = None,
-    save_every: int = 0,
+    after_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """Train on what is left of this epoch, and return the mean loss of its steps.
+    """Train on what is left of this epoch, and return the mean loss of its batches.
 
     Step k of an epoch sees the same samples however many ranks share them: ``DistributedSampler``
     deals one shuffled order out like cards. Samples that fill no global batch are left out.
 
     Args:
-        run: What is trained, in place. ``run.step`` says how much of the epoch is done.
+        run: What is trained, in place. ``run.batches`` says how much of the epoch is done.
         settings: Of the run.
         place: Of this process.
-        data: The training images.
+        task: What is learnt.
         epoch: Which epoch, from 0: decides the order.
-        checkpoint: The file to save to, if any.
-        save_every: After how many steps; 0 saves none here.
+        after_step: Called after every batch, when the run can be saved.
     """
-    steps = len(data) // settings.batch_size
-    pairs = TensorDataset(data.images, data.labels)
-    sampler: DistributedSampler = DistributedSampler(
-        pairs, place.world_size, place.rank, seed=settings.seed, drop_last=True
-    )
-    sampler.set_epoch(epoch)  # without it every epoch has the order of the first
-    size = settings.batch_size // (place.world_size * settings.accumulate)
-    loader = DataLoader(pairs, size, sampler=sampler, drop_last=True)
-    done = run.step - epoch * steps
-    batches = islice(loader, done * settings.accumulate, steps * settings.accumulate)
+    data = task.data(epoch)
+    each = len(data) // settings.batch_size
+    total = _total(settings, each)
+    end = min(each, total - epoch * each)  # the last epoch may be a short one
+    done = run.batches - epoch * each
     bar = tqdm(
-        total=steps,
+        total=end,
         initial=done,
         desc=f"epoch {epoch + 1}",
         leave=False,
         disable=None if place.first else True,  # None: silent where nobody watches
     )
-    for micro in accumulate(run.model, batches, settings.accumulate):
-        if micro.first:
-            # Noise that depends on step and rank alone: other noise per rank, none to save.
-            torch.manual_seed(settings.seed + run.step * place.world_size + place.rank)
-            loss_here = torch.zeros_like(run.loss_sum)
-        kind = torch.float16 if place.device.type == "cuda" else torch.bfloat16
-        with torch.autocast(place.device.type, kind, enabled=settings.amp):
-            loss = micro.weight * cross_entropy(run.model, micro.batch)
-        run.scaler.scale(loss).backward()
-        loss_here += loss.detach()
-        if micro.last:
-            take_step(run, learning_rate(run.step, steps * settings.epochs, settings.lr))
-            run.loss_sum += _mean_over_ranks(loss_here)
-            bar.update()
-            if checkpoint and save_every and run.step % save_every == 0:
-                save(run, settings, place, checkpoint)
-    bar.close()
-    return run.loss_sum.item() / steps
+    kind = torch.float16 if place.device.type == "cuda" else torch.bfloat16
+    with bar:
+        batches = _batches(data, settings, place, task, epoch, done, end)
+        for micro in accumulate(run.model, batches, settings.accumulate):
+            if micro.first:
+                # Noise that depends on step and rank alone: other noise per rank, none to save.
+                torch.manual_seed(settings.seed + run.batches * place.world_size + place.rank)
+                loss_here = torch.zeros_like(run.loss_sum)
+            with torch.autocast(place.device.type, kind, enabled=settings.amp):
+                loss = micro.weight * task.loss(run.model, micro.batch)
+            run.scaler.scale(loss).backward()
+            loss_here += loss.detach()
+            if micro.last:
+                rate = learning_rate(run.batches, total, settings.lr, settings.warm_up)
+                take_step(run, rate, settings.clip)
+                run.loss_sum += mean_over_ranks(loss_here)
+                bar.update()
+                after_step()
+    return run.loss_sum.item() / end
 
 
-def take_step(run: Run, rate: float) -> None:
-    """Let the optimizer use the gradients, once they are those of the whole global batch."""
+def take_step(run: Run, rate: float, clip: float = Settings.clip) -> None:
+    """Let the optimizer use the gradients, once they are those of the whole global batch.
+
+    Under fp16 the loss scale skips a step whose gradients are not finite, and takes a smaller scale
+    from then on. Such a step is none: neither the moving average nor ``run.step`` sees it.
+
+    Args:
+        run: What is changed.
+        rate: The learning rate of this step.
+        clip: The largest norm of all gradients together.
+    """
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.scaler.unscale_(run.optimizer)  # first: the limit is for gradients, not for scaled ones
-    nn.utils.clip_grad_norm_(run.network.parameters(), CLIP)
+    nn.utils.clip_grad_norm_(run.network.parameters(), clip)
+    scale = run.scaler.get_scale()
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
+    run.batches += 1
+    if run.scaler.get_scale() < scale:
+        return
     if run.ema is not None:
         run.ema.update_parameters(run.network)
     run.step += 1
 
 
-def learning_rate(step: int, total: int, peak: float) -> float:
+def learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:
     """Return the rate of a step: a line up to ``peak``, then half a cosine down to zero.
 
     It depends on the step alone, so there is nothing to save.
+
+    Args:
+        step: Which one, in [0, total).
+        total: How many there are.
+        peak: The largest rate.
+        warm_up: The share of the steps in which the rate rises, in [0, 1].
     """
-    warm = max(1, round(WARM_UP * total))
+    warm = max(1, round(warm_up * total))
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def measure(network: nn.Module, data: ImageSet, place: Place) -> float:
-    """Return the accuracy in [0, 1] on all of ``data``, each image judged once, by one rank.
+def _batches(
+    data: Any, settings: Settings, place: Place, task: Task, epoch: int, done: int, end: int
+) -> DataLoader:
+    """Load this rank's part of the global batches ``done`` to ``end`` of an epoch."""
+    sampler: DistributedSampler = DistributedSampler(
+        data, place.world_size, place.rank, seed=settings.seed, drop_last=True
+    )
+    sampler.set_epoch(epoch)  # without it every epoch has the order of the first
+    size = settings.batch_size // (place.world_size * settings.accumulate)
+    each = size * settings.accumulate
+    indices = list(sampler)[done * each : end * each]  # what is done is not even loaded
+    return DataLoader(data, size, sampler=indices, drop_last=True, collate_fn=task.collate)
 
-    Batch norms count what their own rank saw, so first all ranks take the buffers of rank 0, whose
-    weights are the ones that are saved.
+
+def _finish_epoch(run: Run, place: Place, task: Task, loss: float) -> None:
+    score = {"epoch": len(run.scores) + 1, "step": run.step, "loss": loss}
+    take_buffers_of_first(run.best_guess)
+    run.scores.append(score | dict(task.score(run.best_guess, place)))
+    run.loss_sum.zero_()
+    if place.first:
+        print(*(f"{name} {value:.6g}" for name, value in run.scores[-1].items()), flush=True)
+
+
+def take_buffers_of_first(network: nn.Module) -> None:
+    """Give all ranks the buffers of rank 0, whose weights are the ones that are saved.
+
+    Batch norms count what their own rank saw.
     """
     if dist.is_initialized():
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
-    indices = shard(len(data), place.rank, place.world_size)
-    mine = data.take(torch.tensor(indices, dtype=torch.int64))  # a short set leaves ranks none
-    hits = torch.empty(0, dtype=torch.uint8)
-    if len(mine):
-        hits = (predict(network, mine.images).argmax(1) == mine.labels).byte()
-    return gather_exact(hits.to(place.device), len(data)).double().mean().item()
 
 
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
+def _total(settings: Settings, each: int) -> int:
+    return settings.epochs * each if settings.steps is None else settings.steps
 
 
-def _data(split: str, limit: int | None) -> ImageSet:
-    data = digits(split)
-    return data if limit is None else data.take(slice(limit))
+def _epochs(settings: Settings, task: Task) -> int:
+    each = len(task.data(0)) // settings.batch_size
+    return math.ceil(_total(settings, each) / each)
 
 
 def _check(settings: Settings, place: Place, n: int) -> None:
     parts = place.world_size * settings.accumulate
     whole = settings.batch_size > 0 and parts > 0 and settings.batch_size % parts == 0
-    if not whole or n < settings.batch_size or settings.epochs < 1:
+    if not whole or n < settings.batch_size or _total(settings, 1) < 1:
         raise ValueError(
-            f"expected epochs >= 1 and a batch of at most {n} images that divides by "
+            f"expected epochs >= 1 (or steps) and a batch of at most {n} images that divides by "
             f"{place.world_size} ranks x {settings.accumulate} micro-batches, got "
-            f"{settings.epochs} epochs and a batch of {settings.batch_size}"
+            f"epochs={settings.epochs}, steps={settings.steps} and a batch of {settings.batch_size}"
         )

@@ -1,5 +1,7 @@
 """Keep what the ranks of the sharding, parity and training tests run."""
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -9,7 +11,7 @@ from torchvision.models import mobilenet_v3_small, resnet18
 from labs.data import digits
 from labs.ddp import Place, accumulate, gather_exact, shard
 from labs.ddp.group import current_place
-from labs.ddp_train import Settings, build, measure, train, train_epoch
+from labs.ddp_train import Settings, build, digit_task, loop, measure, train, train_epoch
 from labs.models import DigitNet
 from labs.repro import seed_everything
 from labs.train import cross_entropy
@@ -85,10 +87,11 @@ def frozen_resnet():
 def short_run(rank, settings):
     """Train two steps of 16 without batch norm, and return the weights and the loss."""
     place = current_place() if dist.is_initialized() else ALONE
-    data = digits("train", 32)
     seed_everything(0)
-    run = build(settings, place, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
-    loss = train_epoch(run, settings, place, data, 0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    task = replace(digit_task(limit=32), network=network)
+    run = build(settings, place, network)
+    loss = train_epoch(run, settings, place, task, 0)
     return [p.detach() for p in run.network.parameters()], loss
 
 
@@ -98,6 +101,7 @@ def measured(rank, n):
     seed_everything(0)
     network = DigitNet()
     network.bn1.running_mean.fill_(float(rank))
+    loop.take_buffers_of_first(network)
     return measure(network, digits("test", n), place)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from labs.ddp import Place, launch
-from labs.ddp_train import Run, Settings, build, learning_rate, loop, train
+from labs.ddp_train import Run, Settings, build, learning_rate, loop, take_step, train
 from labs.ddp_train.__main__ import main
+from labs.models import DigitNet
 from tests.ddp import sharing
 from tests.ddp.sharing import ALONE, settings_of
 
@@ -53,10 +54,10 @@ def test_a_run_that_was_cut_off_ends_as_if_it_was_not(stop, tmp_path, monkeypatc
     train(settings, ALONE, tmp_path / "whole")
     real = loop.take_step
 
-    def cut(run: Run, rate):
+    def cut(run: Run, rate, clip):
         if run.step == stop:
             raise KeyboardInterrupt
-        real(run, rate)
+        real(run, rate, clip)
 
     monkeypatch.setattr(loop, "take_step", cut)
     with pytest.raises(KeyboardInterrupt):
@@ -83,9 +84,51 @@ def test_each_option_changes_the_run(capsys):
 
     plain = weights()
     torch.testing.assert_close(weights(accumulate=1), plain, atol=0, rtol=0)
-    for changes in ({"amp": True}, {"ema": 0.5}, {"seed": 1}, {"lr": 0.1}, {"epochs": 2}):
+    plainly = ({"amp": True}, {"ema": 0.5}, {"seed": 1}, {"lr": 0.1}, {"epochs": 2})
+    for changes in (*plainly, {"steps": 1}, {"warm_up": 1.0}, {"clip": 1e-3}):
         assert not torch.equal(weights(**changes), plain), changes
     assert re.match(r"epoch 1 step 2 loss [\d.]+ accuracy [\d.]+\n", capsys.readouterr().out)
+
+
+def test_steps_end_a_run_within_an_epoch():
+    run = train(settings_of(steps=3), ALONE)
+    assert [score["step"] for score in run.scores] == [2, 3]
+
+
+def test_a_step_that_the_loss_scale_skips_is_none():
+    run = build(settings_of(ema=0.5), ALONE, torch.nn.Linear(1, 1))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    start = run.network.weight.detach().clone()
+    for factor, batches, step in ((float("inf"), 1, 0), (1.0, 2, 1)):
+        run.scaler.scale(run.network(torch.ones(1, 1)).sum() * factor).backward()
+        take_step(run, 0.1)
+        assert (run.batches, run.step, run.ema.n_averaged.item()) == (batches, step, step)
+        assert run.scaler.get_scale() == 2.0
+        assert torch.equal(run.network.weight, start) == (step == 0)
+
+
+def test_ctrl_c_ends_a_run_after_the_step_and_twice_at_once(tmp_path, monkeypatch):
+    real, before = loop.take_step, signal.getsignal(signal.SIGINT)
+
+    def press(times):
+        def step(run: Run, rate, clip):
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            real(run, rate, clip)
+
+        monkeypatch.setattr(loop, "take_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings_of(ema=0.9), ALONE, tmp_path / str(times))
+        assert signal.getsignal(signal.SIGINT) is before
+
+    press(1)
+    assert state(tmp_path / "1")["step"] == 1
+    press(2)
+    assert not (tmp_path / "2").exists()
+    monkeypatch.setattr(loop, "take_step", real)
+    train(settings_of(ema=0.9), ALONE, tmp_path / "1", resume=True)
+    train(settings_of(ema=0.9), ALONE, tmp_path / "whole")
+    assert_same(state(tmp_path / "1"), state(tmp_path / "whole"))
 
 
 def test_two_ranks_that_accumulate_train_as_one_process_does():
@@ -108,6 +151,7 @@ def test_the_accuracy_of_the_same_weights_does_not_depend_on_the_ranks():
         pytest.param(["--batch-size=15", "--accumulate=2"], "1 ranks x 2 micro", id="indivisible"),
         pytest.param(["--limit=8", "--batch-size=16"], "at most 8 images", id="too few images"),
         pytest.param(["--epochs=0"], "epochs >= 1", id="no epoch"),
+        pytest.param(["--steps=0"], "steps=0", id="no step"),
     ],
 )
 def test_a_bad_choice_ends_with_one_sentence(arguments, message, monkeypatch):
@@ -121,7 +165,7 @@ def test_on_a_gpu_batch_norm_is_synchronised_and_the_loss_scaled():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     place = Place(0, 1, 0, torch.device("cuda", 0))
-    run = build(settings_of(sync_bn=True, amp=True), place)
+    run = build(settings_of(sync_bn=True, amp=True), place, DigitNet())
     assert isinstance(run.network.bn1, torch.nn.SyncBatchNorm)
     assert run.scaler.is_enabled()
     run = train(settings_of(amp=True, limit=256), place)

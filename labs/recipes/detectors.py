@@ -1,0 +1,78 @@
+"""Build the small detectors of the lessons: the classes of paper scale, narrow and for 128 x 128.
+
+Each has at most a million parameters, and learns scenes of digits on one CPU core.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from labs.criteria import YOLOv1Criterion, YOLOv3Criterion, YOLOv8Criterion
+from labs.detection import Detector
+from labs.models import YOLOv1, YOLOv3, YOLOv4, YOLOv8
+from labs.postprocess import YOLOv1Postprocess, YOLOv3Postprocess, YOLOv8Postprocess
+
+STRIDES = (8, 16)
+ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
+"""Shapes of digits in training scenes, by k-means: width and height in pixels, for each stride."""
+
+
+class Builder(Protocol):
+    """Describe what builds a detector."""
+
+    def __call__(self, num_classes: int) -> Detector:
+        """Build it with fresh weights, for so many classes."""
+        ...
+
+
+def mini_yolo_v1(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv1` with a grid of 8 x 8 and one 1x1 convolution as head."""
+    network = YOLOv1(
+        num_classes,
+        image_size=(128, 128),
+        stride=16,
+        width=0.125,
+        hidden=None,
+        pairs=(1, 1),
+        reduction=16,
+        norm=True,
+    )
+    return Detector(network, YOLOv1Criterion(16), YOLOv1Postprocess(16))
+
+
+def mini_yolo_v3(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv3` of two levels with three anchors each."""
+    return Detector(
+        YOLOv3(num_classes, strides=STRIDES, depths=(1, 1, 1), width=0.25, stem_stride=2),
+        YOLOv3Criterion(ANCHORS, STRIDES),
+        YOLOv3Postprocess(ANCHORS, STRIDES),
+    )
+
+
+def mini_yolo_v4(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv4` of two levels, with the loss of v4: CIoU, smoothing."""
+    settings = {"box_weight": 0.07, "ignore": 0.7, "smoothing": 0.1}
+    return Detector(
+        YOLOv4(num_classes, strides=STRIDES, depths=(1, 1, 1), width=0.25, stem_stride=2),
+        YOLOv3Criterion(ANCHORS, STRIDES, box="ciou", **settings),
+        YOLOv3Postprocess(ANCHORS, STRIDES),
+    )
+
+
+def mini_yolo_v8(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv8` of two levels, with the width of scale ``"n"``."""
+    network = YOLOv8(num_classes, strides=STRIDES, image_size=128)
+    return Detector(
+        network,
+        YOLOv8Criterion(num_classes, STRIDES, network.reg_max),
+        YOLOv8Postprocess(num_classes, STRIDES, network.reg_max),
+    )
+
+
+DETECTORS: dict[str, Builder] = {
+    "yolo_v1": mini_yolo_v1,
+    "yolo_v3": mini_yolo_v3,
+    "yolo_v4": mini_yolo_v4,
+    "yolo_v8": mini_yolo_v8,
+}
+"""What ``python -m labs.recipes NAME`` can train."""

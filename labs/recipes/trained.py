@@ -1,0 +1,99 @@
+"""Load a detector that somebody trained, with what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from labs.data.shipped import read_asset
+from labs.detection import Detector
+from labs.recipes.detectors import DETECTORS
+from labs.recipes.weights import fill, read
+
+SHIPPED: dict[str, str] = {}
+"""The checkpoints that ship with the book, ``NAME.safetensors``, each with its SHA-256."""
+
+
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """Hold a trained detector and what its file says about it.
+
+    Attributes:
+        detector: In train mode, on the CPU, in float32.
+        name: Of the detector in :data:`labs.recipes.DETECTORS`.
+        classes: The name of label i is ``classes[i]``.
+        metrics: What the run measured on the test scenes: ``AP``, ``AP50``, ``AP75``, ``AR``.
+        recipe: How it was made: ``command``, ``versions``, ``seed``, ``steps``, ``processes``, and
+            the ``test`` scenes.
+    """
+
+    detector: Detector
+    name: str
+    classes: tuple[str, ...]
+    metrics: Mapping[str, float]
+    recipe: Mapping[str, Any]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per metric, with columns ``metric`` and ``value``."""
+        return pd.DataFrame(self.metrics.items(), columns=["metric", "value"])
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={value:.3f}" for name, value in self.metrics.items())
+        weights = sum(p.numel() for p in self.detector.network.parameters())
+        return (
+            f"Trained({self.name}, {weights:,} parameters, {len(self.classes)} classes, {figures}, "
+            f"made by `{self.recipe['command']}`)"
+        )
+
+
+def trained(source: str | Path) -> Trained:
+    """Load a trained detector with its classes, its metrics and its recipe.
+
+    Args:
+        source: The name of a shipped checkpoint (a key of :data:`SHIPPED`), or the path of a file
+            that ``python -m labs.recipes NAME --out FILE`` wrote, which ends with ``.safetensors``.
+
+    Raises:
+        ValueError: When there is no such checkpoint, the file is without the header, or its weights
+            do not fit the detector that it names.
+        FileNotFoundError: When there is no such file.
+        DamagedAssetError: When a shipped file is missing or changed.
+    """
+    weights, header = read(_content(source), str(source))
+    name = header["detector"]
+    if name not in DETECTORS:
+        raise ValueError(f"{source}: {unknown('detector', name, DETECTORS)}")
+    try:
+        detector = DETECTORS[name](**header["arguments"])
+    except TypeError as error:
+        raise ValueError(
+            f"{source}: expected arguments of {name!r}, got {header['arguments']}: {error}"
+        ) from error
+    fill(detector.network, weights, str(source))
+    return Trained(detector, name, tuple(header["classes"]), header["metrics"], header["recipe"])
+
+
+def load(source: str | Path) -> Detector:
+    """Load the detector alone; :func:`trained` says what it takes and raises."""
+    return trained(source).detector
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Say what was expected in place of an unknown name, and what it may have meant."""
+    near = get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected a {what} of {', '.join(known) or 'none'}, got {name!r}{hint}"
+
+
+def _content(source: str | Path) -> bytes:
+    if source in SHIPPED:
+        return read_asset(f"{source}.safetensors", SHIPPED[str(source)])
+    if Path(source).suffix == ".safetensors":
+        return Path(source).read_bytes()
+    wanted = unknown("shipped checkpoint", str(source), SHIPPED)
+    raise ValueError(f"{wanted}; the name of a file ends with .safetensors")
