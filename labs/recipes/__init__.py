@@ -15,6 +15,8 @@ from labs.recipes.detectors import (
     mini_yolo_v1,
     mini_yolo_v3,
     mini_yolo_v4,
+    mini_yolo_v5,
+    mini_yolo_v7,
     mini_yolo_v8,
 )
 from labs.recipes.task import TEST, VAL, detection_task, held_out, measure
@@ -35,6 +37,8 @@ __all__ = [
     "mini_yolo_v1",
     "mini_yolo_v3",
     "mini_yolo_v4",
+    "mini_yolo_v5",
+    "mini_yolo_v7",
     "mini_yolo_v8",
     "read",
     "trained",

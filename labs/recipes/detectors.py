@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from labs.criteria import YOLOv1Criterion, YOLOv3Criterion, YOLOv8Criterion
+from labs.criteria import (
+    YOLOv1Criterion,
+    YOLOv3Criterion,
+    YOLOv5Criterion,
+    YOLOv7Criterion,
+    YOLOv8Criterion,
+)
 from labs.detection import Detector
-from labs.models import YOLOv1, YOLOv3, YOLOv4, YOLOv8
-from labs.postprocess import YOLOv1Postprocess, YOLOv3Postprocess, YOLOv8Postprocess
+from labs.models import YOLOv1, YOLOv3, YOLOv4, YOLOv5, YOLOv7, YOLOv8
+from labs.postprocess import (
+    YOLOv1Postprocess,
+    YOLOv3Postprocess,
+    YOLOv5Postprocess,
+    YOLOv8Postprocess,
+)
 
 STRIDES = (8, 16)
 ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
 """Shapes of digits in training scenes, by k-means: width and height in pixels, for each stride."""
+BALANCE = (4.0, 1.0)
+"""How much the objectness of each level counts in v5 and v7: a finer level has more to get wrong."""
 
 
 class Builder(Protocol):
@@ -59,6 +72,24 @@ def mini_yolo_v4(num_classes: int) -> Detector:
     )
 
 
+def mini_yolo_v5(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv5` of two levels, as wide and as deep as scale ``"n"``."""
+    return Detector(
+        YOLOv5(num_classes, strides=STRIDES, image_size=128),
+        YOLOv5Criterion(ANCHORS, STRIDES, balance=BALANCE),
+        YOLOv5Postprocess(ANCHORS, STRIDES),
+    )
+
+
+def mini_yolo_v7(num_classes: int) -> Detector:
+    """Build a :class:`labs.models.YOLOv7` of two levels; it reads boxes as v5 does."""
+    return Detector(
+        YOLOv7(num_classes, width=0.125, strides=STRIDES, image_size=128),
+        YOLOv7Criterion(ANCHORS, STRIDES, balance=BALANCE),
+        YOLOv5Postprocess(ANCHORS, STRIDES),
+    )
+
+
 def mini_yolo_v8(num_classes: int) -> Detector:
     """Build a :class:`labs.models.YOLOv8` of two levels, with the width of scale ``"n"``."""
     network = YOLOv8(num_classes, strides=STRIDES, image_size=128)
@@ -73,6 +104,8 @@ DETECTORS: dict[str, Builder] = {
     "yolo_v1": mini_yolo_v1,
     "yolo_v3": mini_yolo_v3,
     "yolo_v4": mini_yolo_v4,
+    "yolo_v5": mini_yolo_v5,
+    "yolo_v7": mini_yolo_v7,
     "yolo_v8": mini_yolo_v8,
 }
 """What ``python -m labs.recipes NAME`` can train."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from labs.data.shipped import read_asset
 from labs.detection import Detector
+from labs.near_miss import did_you_mean
 from labs.recipes.detectors import DETECTORS
 from labs.recipes.weights import fill, read
 
@@ -85,9 +85,9 @@ def load(source: str | Path) -> Detector:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Say what was expected in place of an unknown name, and what it may have meant."""
-    near = get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected a {what} of {', '.join(known) or 'none'}, got {name!r}{hint}"
+    names = tuple(known)
+    hint = did_you_mean(name, names)
+    return f"expected a {what} of {', '.join(names) or 'none'}, got {name!r}{hint}"
 
 
 def _content(source: str | Path) -> bytes:
