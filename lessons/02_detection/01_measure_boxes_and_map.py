@@ -218,7 +218,7 @@ print(iou(small[None], other[None]), (both.sum() / either.sum()).item())
 
 # %%
 sides, slides = [8, 16, 32, 64, 128], torch.arange(0, 25.0)
-figure, ax = plot.new(4.2, 2)
+figure, ax = plot.new(3.9, 1.8)
 for side, colour in zip(sides, plot.COLOURS, strict=False):
     box = torch.tensor([[0.0, 0.0, side, side]])
     slid = box + slides[:, None] * torch.tensor([1.0, 0, 1, 0])
@@ -303,7 +303,7 @@ print(f"AP = {np.mean(by_recall):.4f}")
 # %% [markdown]
 # ## The block
 #
-# That is all there is to it. Thirty lines: which predictions of an image are hits, the average over the recalls, and the mean over classes and bars.
+# That is all there is to it. Less than thirty lines: which predictions of an image are hits, the average over the recalls, and the mean over classes and bars.
 
 
 # %%
@@ -418,7 +418,7 @@ claim("our NMS keeps the boxes that torchvision's keeps", same)
 #
 # ### Three broken IoUs
 #
-# These three were written by people who know their trade. Each is one slip away from the right one.
+# Such slips happen to people who know their trade. Each of these is one away from the right IoU.
 
 
 # %%
@@ -448,7 +448,8 @@ def iou_from(high, boxes, others):
 
 # %% [markdown]
 # The first is the slip of the detector library [gluon-cv](https://github.com/dmlc/gluon-cv/issues/262): anchors were boxes with a corner at the origin, objects were boxes with the *centre* there, and their
-# IoU chose the anchor. The third multiplies two negative numbers.
+# IoU chose the anchor. The maintainers put its price at about 0.6 mAP on VOC; nothing else looked wrong. The second is from
+# [tensorflow-yolov3](https://github.com/YunYang1994/tensorflow-yolov3/issues/10). The third multiplies two negative numbers.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -716,7 +717,7 @@ claim(
 
 # %%
 kinds = list(ERRORS)
-figure, axes = plot.new(5.4, 1.7, columns=3)
+figure, axes = plot.new(5.2, 1.6, columns=3)
 for ax, (name, predictions), colour in zip(axes, three.items(), plot.COLOURS, strict=False):
     found = error_breakdown(predictions, targets, iou=0.75)
     ax.barh(kinds[::-1], [found.gains[kind] for kind in kinds[::-1]], color=colour)
@@ -758,7 +759,7 @@ rivals = {"careful": careful, "nervous": nervous, "nervous, above 0.35": above(n
 
 # %%
 row = 69
-figure, axes = plot.new(2.8, 1.55, columns=2)
+figure, axes = plot.new(2.55, 1.4, columns=2)
 for ax, (name, predictions) in zip(axes, list(rivals.items())[1:], strict=True):
     preview(ax, images[row], predictions[row], scenes.classes)
     ax.set_title(name, fontsize=8)
@@ -802,7 +803,7 @@ sweep["F1"] = 2 / (1 / sweep["precision"] + 1 / sweep["recall"])
 sweep["mAP"] = [coco_map(above(mixed, t), targets).AP for t in sweep["threshold"]]
 
 # %%
-figure, ax = plot.new(4.4, 2.1)
+figure, ax = plot.new(4, 1.9)
 for name, colour in zip(["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False):
     ax.plot(sweep["threshold"], sweep[name], color=colour, label=name)
 best = sweep.loc[sweep["F1"].idxmax()]
@@ -812,7 +813,7 @@ ax.legend(fontsize=7, loc="lower left")
 plot.show(figure, alt="Precision rises, recall falls, F1 has a peak, mAP only falls.")
 
 # %% [markdown]
-# Precision rises, recall falls, and F1, their harmonic mean, has a peak: there you would cut for a picture. mAP falls from the first step to the last. It must: a cut takes rows from
+# Precision rises, recall falls, and F1, their harmonic mean, has a peak: there you would cut for a picture. mAP never rises. It cannot: a cut takes rows from
 # the end of the ranking, and a longer walk can only add recall. **Measure mAP with a threshold near zero, and look at pictures with the one of the peak.** Who mixes
 # the two, and evaluates with the threshold of the demo, throws away points.
 
@@ -855,12 +856,12 @@ in_crowd.table("mAP").round(3)
 
 # %%
 columns = ["mAP", "AP50", "missed", "duplicate"]
-in_crowd.frame().groupby("threshold")[columns].mean().round(3)
+in_crowd.frame().groupby("threshold")[columns].mean().round(3)  # the last two are per object
 
 # %%
 frames = {"few": in_sparse.frame(), "crowd": in_crowd.frame()}
 runs = pd.concat(frame.assign(scene=name) for name, frame in frames.items())
-figure, ax = plot.new(4.2, 2.1)
+figure, ax = plot.new(3.9, 1.9)
 plot.curves(ax, runs, "threshold", "mAP", "scene")
 ax.set(xlabel="IoU threshold of NMS", title="A crowd forgives no low threshold")
 plot.show(figure, alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for the crowd.")
@@ -869,8 +870,8 @@ plot.show(figure, alt="mAP by NMS threshold: flat up to 0.6 for few objects, a h
 # Read the curves. At 0.1 the crowd has lost a quarter of its score: each object silences its neighbours, and the column `missed` says how many. With few objects there are no neighbours to lose, and
 # the same threshold is nearly free. A threshold that was chosen on one kind of scene is wrong on another.
 #
-# Now read the row of 0.6 in the table. It is the best choice by mAP, and leaves about one duplicate for every object. AP50 barely sees them. Their scores are lower than those of the
-# hits, and you know where such boxes stand in the ranking. **The threshold with the best mAP is not the one with the best picture.**
+# Now compare the rows of 0.5 and 0.6 in the table. By mAP there is nothing to choose between them: the column `p` says that the seeds could have done it. But 0.6 leaves about one duplicate for every object, and 0.5 hardly any. AP50 does not see them either. Their scores are lower than those of the
+# hits, and you know where such boxes stand in the ranking. **mAP does not tell a clean picture from one with every object boxed twice.**
 
 # %% tags=["nbval-check-output"]
 few, many = (frame.groupby("threshold")[columns].mean() for frame in frames.values())
@@ -883,10 +884,11 @@ claim(
     "0.9 costs at least 0.25 in both",
     all(t.loc[0.6, "mAP"] - t.loc[0.9, "mAP"] > 0.25 for t in (few, many)),
 )
+change = many.loc[0.6] - many.loc[0.5]
 claim(
-    "crowd: NMS at 0.6 leaves a duplicate for every two objects", many.loc[0.6, "duplicate"] > 0.5
+    "crowd: 0.6 leaves at least 0.5 duplicates an object more than 0.5", change["duplicate"] > 0.5
 )
-claim("and its AP50 is above 0.95 all the same", many.loc[0.6, "AP50"] > 0.95)
+claim("and mAP and AP50 change by less than 0.03", change[["mAP", "AP50"]].abs().max() < 0.03)
 
 # %% [markdown]
 # ## Reproduce: the mistake that is mended last
@@ -944,7 +946,7 @@ by_place = steps.groupby(["kind", "place"])["gain"].mean().unstack().loc[list(ER
 by_place.round(3)
 
 # %%
-figure, ax = plot.new(4.6, 2.2)
+figure, ax = plot.new(4.4, 2)
 for kind, colour in zip(by_place.index, plot.COLOURS, strict=False):
     ax.plot(by_place.columns, by_place.loc[kind], "o-", color=colour, label=kind)
 ax.set(
