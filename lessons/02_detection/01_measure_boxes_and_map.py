@@ -30,7 +30,7 @@ orders = [
     {"things": ("photos",), "size": (40, 80)},
     {"things": ("digits", "clothes"), "objects": (8, 10), "size": (20, 40), "occlusion": 0.6},
 ]
-figure, axes = plot.new(4.6, 1.25, columns=4)
+figure, axes = plot.new(5, 1.35, columns=4)
 for ax, order, row in zip(axes, orders, [41, 8, 84, 21], strict=True):
     scenes = Scenes("train", n=100, seed=1, **order)
     image, target = scenes[row]
@@ -198,9 +198,8 @@ plot.show(figure, alt="Two boxes on a grid of pixels: four pixels are shared, tw
 #
 # $$\text{IoU}(a, b) = \frac{|a \cap b|}{|a| + |b| - |a \cap b|}.$$
 
+
 # %%
-
-
 def iou(boxes, others):
     """Return the IoU of each of the boxes [n,4] with each of the others [m,4]: [n,m]."""
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
@@ -210,7 +209,9 @@ def iou(boxes, others):
     return shared / (area[:, None] + other_area - shared)
 
 
-print(iou(small[None], other[None]), (both.sum() / either.sum()).item())
+print(
+    f"by corners {iou(small[None], other[None]).item():.3f}, by pixels {both.sum() / either.sum():.3f}"
+)
 
 # %% [markdown]
 # Why not simply the distance of the centres, in pixels? Because four pixels are nothing for a large object, and everything for a small one. Slide a box
@@ -225,7 +226,7 @@ for side, colour in zip(sides, plot.COLOURS, strict=False):
     ax.plot(slides, iou(slid, box)[:, 0], color=colour, label=f"{side} px")
 ax.axhline(0.5, color="0.4", linestyle=":")
 ax.set(xlabel="slide (pixels)", ylabel="IoU", title="Four pixels lose a small object")
-ax.set_xlim(0, 31)
+ax.set_xlim(0, 34)
 ax.legend(title="object", fontsize=7, loc="right")
 plot.show(figure, alt="IoU falls with the slide: at once for 8 pixels, slowly for 128.")
 
@@ -580,7 +581,7 @@ nms_table.round(3)
 # %% [markdown]
 # Together, the classes take boxes from each other: a few are lost, and so is a little mAP. You would never see it in the score; you would see it on a street full of riders. With
 # centres for corners almost nothing is suppressed. For most boxes `w` is smaller than `cx`, so the "box" is inside out, its overlaps are zero, and every copy stays.
-# mAP more than halves, and a plot of the boxes shows the cause at once.
+# mAP more than halves, and a drawing of the boxes shows the cause at once.
 
 # %% tags=["nbval-check-output"]
 left, cost = nms_table["boxes left"], nms_table["mAP"]
@@ -758,15 +759,9 @@ def above(predictions, threshold):
 rivals = {"careful": careful, "nervous": nervous, "nervous, above 0.35": above(nervous, 0.35)}
 
 # %%
-row = 69
-figure, axes = plot.new(2.55, 1.4, columns=2)
-for ax, (name, predictions) in zip(axes, list(rivals.items())[1:], strict=True):
-    preview(ax, images[row], predictions[row], scenes.classes)
-    ax.set_title(name, fontsize=8)
-plot.show(
-    figure,
-    alt="Nervous draws a mess of boxes over three digits; above 0.35 only the right ones are left.",
-)
+figure, ax = plot.new(1.7, 1.7)
+preview(ax, images[69], nervous[69], scenes.classes)
+plot.show(figure, alt="Three digits under a mess of boxes that the nervous detector drew.")
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -954,7 +949,7 @@ ax.set(
     ylabel="AP50 gained",
     title="The later its turn, the dearer an error looks",
 )
-ax.set_xlim(0.8, 8.8)
+ax.set(xlim=(0.8, 8.8), xticks=range(1, 7))
 ax.legend(fontsize=7, loc="right")
 plot.show(figure, alt="The gain of each kind of error grows with the turn at which it is mended.")
 
