@@ -146,7 +146,7 @@ scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(va
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
-# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds some digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
+# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds a few digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
 # But something in the chain costs it its start. What?
 
 # %% tags=["nbval-check-output"]
@@ -175,7 +175,10 @@ def slope(w, taken):
     return torch.autograd.grad(sum(made[i] for i in taken), start)[0].item()
 
 
-{w: {"chain": slope(w, [4]), "ELAN": slope(w, [0, 2, 4])} for w in (0.1, 0.5, 1.5)}
+{
+    w: {"chain": round(slope(w, [4]), 4), "ELAN": round(slope(w, [0, 2, 4]), 4)}
+    for w in (0.1, 0.5, 1.5)
+}
 
 # %% [markdown]
 # With $w = 0.1$ one ten-thousandth is left in the chain, and all of it in the stack. With $w = 1.5$ both grow, the stack more: several ways *add*.
@@ -424,9 +427,9 @@ plot.show(
 )
 
 # %% [markdown]
-# That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth. And ELAN? It lies between:
-# better than the chain at every depth, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
-# promises that a clean gradient arrives; it does not silence the others. The published YOLOv7 has four to six layers in a row. There ELAN's agreement is as good as any.
+# That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth; their two curves lie on each other. And ELAN? It lies between:
+# better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
+# promises that a clean gradient arrives; it does not silence the others. The published YOLOv7 has four layers in such a row. There ELAN's agreement is as good as any.
 
 # %% tags=["nbval-check-output"]
 mean = {name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True)) for name, runs in agreed.items()}
@@ -534,8 +537,8 @@ for ax, (name, chosen) in zip(axes, panels, strict=True):
 plot.show(figure, alt="A scene with two digits: all candidates, and the winners at three steps.")
 
 # %% [markdown]
-# Each dot is one anchor of one cell; its colour says for which object it answers. On the left every candidate learns, as in YOLOv5. SimOTA begins with few, around the centres, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
-# cost, and which pairs won.
+# Each dot is one anchor of one cell; its colour says for which object it answers. On the left every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
+# cost, and which pairs won. Mind that $k$ says how many places an object gets, and not how good they have to be.
 
 # %%
 from labs.assigners.sim_ota import class_cost
@@ -609,7 +612,7 @@ for ax, row in zip(axes, [0, 5, 9, 14], strict=True):
 plot.show(figure, alt="Four unseen scenes with the digits that the fused detector finds.")
 
 # %% [markdown]
-# Same detections, fewer parameters. (It is the YOLOv8 of the next lesson: `fuse` asks only for convolutions with batch norms.) And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the ratio travels better.
+# Same detections, fewer parameters. (It is the YOLOv8 of the next lesson: `fuse` asks only for convolutions with batch norms.) And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
 
 # %%
 from labs.export import benchmark
@@ -670,7 +673,7 @@ plot.show(figure, alt="Loss and AP50 against agreement: chain, ELAN, residual, i
 
 # %% [markdown]
 # Each dot is one training. The order is that of the agreement. In a row as long as this one ELAN helps, and an addition in every second layer helps far more: for depth, nothing here beats the shortcut of ResNet. ELAN's strength is elsewhere:
-# its row is short, every layer's result is used as it is, and no addition has to be computed. Where YOLOv7 goes deeper, it puts more *blocks* in a row, each with its short ways, and does not make the row longer.
+# in a short row, whose results are all used as they are.
 
 # %% tags=["nbval-check-output"]
 by = dict(list(frame.groupby("block")))
@@ -690,8 +693,8 @@ frame.groupby("block")[["loss", "AP50"]].agg(["mean", "std"]).round(3)
 # %% [markdown]
 # ## Reproduce: 36.9 million parameters, and a planned identity
 #
-# **The papers say** two things. {cite:t}`wang2023yolov7` list YOLOv7 with 36.9 million parameters. And both they and {cite:t}`ding2021repvgg` make a point of the identity inside RepConv: in a plain row of 3x3 layers it is what makes training work, and where a stack or a residual already carries the input
-# around, it is one too many and should be left out (*planned* re-parameterisation).
+# **The papers say** three things. {cite:t}`wang2023yolov7` list YOLOv7 with 36.9 million parameters. {cite:t}`ding2021repvgg` find that a plain row of 3x3 layers learns better with an identity beside each of them. And {cite:t}`wang2023yolov7` warn of that identity where a stack or a residual already carries the input
+# around: there RepConv should do without it (*planned* re-parameterisation).
 #
 # **We measure** the count at the paper's scale, on the `meta` device, which allocates nothing.
 
@@ -747,7 +750,7 @@ gain = means.loc[("ELAN", "4 layers"), True] - means.loc[("ELAN", "4 layers"), F
 claim("ELAN of 4 layers, as published: the identity changes less than 0.03", abs(gain) < 0.03)
 
 # %% [markdown]
-# **Why they differ.** The count is exact. The first half of the rule shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the second half we see only a part. In an ELAN as short as the published one the identity changes
+# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one the identity changes
 # nothing, so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
 
 # %% [markdown]
