@@ -1,0 +1,870 @@
+# %% [markdown]
+# # Plan the gradient path
+#
+# :::{admonition} Your card
+# :class: card
+#
+# **You will be able to** count and measure the ways by which a gradient reaches a layer · say what residual, CSP and ELAN blocks do to it, and what they do not do ·
+# turn three parallel branches into one convolution with the same answer, and prove it · draw which predictions answer for which object, and say why the choice changes.
+#
+# **You need** the lesson [Feel the residual](../01_foundations/04_feel_the_residual); anchors and the loss of YOLOv5.
+#
+# **Time** read 20 min · debug 25 min · experiment 20 min · reproduce 15 min
+# :::
+
+# %% [markdown]
+# ## The symptom
+#
+# You build two small detectors. They have the same stem, the same head, the same loss, equally many parameters, and both have 24 convolutions of 3x3 in a row. They differ
+# in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 64 by 64 pixels, one or two digits, only 0, 1 and 2.
+
+# %%
+from labs.data.scenes import Rendered, Scenes
+
+WORLD = {
+    "canvas": (64, 64),
+    "objects": (1, 2),
+    "size": (20, 32),
+    "weights": {str(digit): 0 for digit in range(3, 10)},
+}
+
+# %%
+train, val = (Rendered(Scenes(split, n, **WORLD)) for split, n in [("train", 800), ("val", 100)])
+train
+
+# %% [markdown]
+# The first is a *chain*: one layer after the other. The second is ELAN, the block of YOLOv7 {cite:p}`wang2023yolov7`: the same kind of row, but the last layer takes what *every second* layer of
+# the row made. Hidden channels are chosen so that the parameters match.
+
+# %%
+import torch
+from torch import nn
+
+from labs.models.blocks import Bottleneck, Conv
+from labs.models.yolo_v7 import ELAN
+
+CHANNELS, LAYERS = 32, 24
+
+
+def chain(hidden, n):
+    row = (Conv(hidden, hidden, 3) for _ in range(n))
+    return nn.Sequential(Conv(CHANNELS, hidden), *row, Conv(hidden, CHANNELS))
+
+
+# %%
+def elan(hidden, n):
+    return ELAN(CHANNELS, CHANNELS, hidden, pairs=n // 2)
+
+
+# %%
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def matched(build, n):
+    """Build with so many hidden channels that the parameters are nearest to an ELAN's of 16."""
+    target = count(elan(16, n))
+    return min((build(hidden, n) for hidden in range(8, 33)), key=lambda m: abs(count(m) - target))
+
+
+{build.__name__: count(matched(build, LAYERS)) for build in (chain, elan)}
+
+# %% tags=["hide-cell"]
+from itertools import islice
+
+from labs.criteria import YOLOv7Criterion
+from labs.detection import Detector
+from labs.models.anchored import start_at_prior
+from labs.postprocess import YOLOv5Postprocess
+from labs.repro import budget, device, seed_everything
+from labs.train import fit
+
+ANCHORS, STRIDES = (((8, 24), (16, 24), (24, 26)),), (8,)
+STEPS, BATCH = budget(cpu=100, gpu=400), 16
+
+
+class Net(nn.Module):
+    """Map images [N,3,H,W] to one map of raw outputs [N,3*(5+10),H/8,W/8]."""
+
+    def __init__(self, block):
+        super().__init__()
+        sizes = [(3, 12), (12, 24), (24, CHANNELS)]
+        self.stem = nn.Sequential(*(Conv(a, b, 3, stride=2) for a, b in sizes))
+        self.block = block
+        self.head = nn.Conv2d(CHANNELS, 3 * 15, 1)
+        start_at_prior([self.head.bias], STRIDES, 3, 10, 64)
+
+    def forward(self, images):
+        return (self.head(self.block(self.stem(images))),)
+
+
+def batches(seed, steps):
+    source = train.batches(BATCH, seed)
+    endless = (batch for _ in iter(int, 1) for batch in source)
+    for images, targets in islice(endless, steps):
+        yield images.contiguous(memory_format=torch.channels_last), targets
+
+
+# %%
+def train_detector(build, seed=0, layers=LAYERS, steps=STEPS, watch=None):
+    net = Net(matched(build, layers)).to(device(), memory_format=torch.channels_last)
+    criterion = YOLOv7Criterion(ANCHORS, STRIDES, balance=(1.0,))
+    detector = Detector(net, criterion, YOLOv5Postprocess(ANCHORS, STRIDES).to(device()))
+    adam = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=steps, pct_start=0.15)
+    data = batches(seed, steps)
+    history = fit(net, data, adam, loss=detector.loss, scheduler=cycle, watch=watch)
+    return detector, history.table()["loss"]
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Same depth, same size, same data. Do the two losses fall alike?
+# :::
+
+# %%
+seed_everything(0)
+chained, chain_loss = train_detector(chain)
+seed_everything(0)
+stacked, elan_loss = train_detector(elan)
+
+# %%
+from labs import plot
+
+figure, ax = plot.new(6, 2.8)
+for name, losses, colour in [("chain", chain_loss, 1), ("ELAN", elan_loss, 0)]:
+    smooth = losses.rolling(10, min_periods=1).mean()
+    ax.plot(smooth, color=plot.COLOURS[colour], label=name)
+ax.set(xlabel="training step", ylabel="loss", title="The chain learns next to nothing")
+ax.set_ylim(0, 0.25)
+ax.legend()
+plot.show(figure, alt="Training loss of two detectors: the chain stays above ELAN.")
+
+# %%
+scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(val.batches(50)).AP50}
+{name: round(score, 3) for name, score in scores.items()}
+
+# %% [markdown]
+# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds a few digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
+# But something in the chain costs it its start. What?
+
+# %% tags=["nbval-check-output"]
+from labs.claims import claim
+
+claim("ELAN ends with a lower loss", elan_loss.tail(20).mean() < chain_loss.tail(20).mean())
+claim("and with a higher AP50", scores["ELAN"] > scores["chain"])
+
+# %% [markdown]
+# ## The idea
+#
+# ### Ways for the gradient
+#
+# A gradient walks from the loss back to a layer. In a chain there is one way, through all later layers. A stack opens more: each of its inputs is a way that starts right at the end. Take layers that
+# multiply by $w$, four in a row. ELAN stacks what came in and what the second and the fourth made; let the last layer simply add them:
+#
+# $$\text{chain: } w^4 \qquad\qquad \text{ELAN: } 1 + w^2 + w^4.$$
+
+
+# %%
+def slope(w, taken):
+    x = start = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    made = [x]
+    for _ in range(4):
+        made.append(w * made[-1])
+    return torch.autograd.grad(sum(made[i] for i in taken), start)[0].item()
+
+
+{
+    w: {"chain": round(slope(w, [4]), 4), "ELAN": round(slope(w, [0, 2, 4]), 4)}
+    for w in (0.1, 0.5, 1.5)
+}
+
+# %% [markdown]
+# With $w = 0.1$ one ten-thousandth is left in the chain, and all of it in the stack. With $w = 1.5$ both grow, the stack more: several ways *add*.
+# {cite:t}`wang2022gradientpath` design networks by counting such ways. For each layer, how many layers does the gradient meet on its *shortest* way? The largest of these numbers should stay small.
+# `gradient_paths` counts it on the graph of a block. Two blocks that you know join in: the residual row, and CSP (the C3 of YOLOv5), which sends half of the channels around a residual row.
+
+
+# %%
+class CSP(nn.Module):
+    def __init__(self, hidden, n):
+        super().__init__()
+        self.around = Conv(CHANNELS, hidden)
+        pairs = (Bottleneck(hidden, hidden, kernels=(3, 3)) for _ in range(n // 2))
+        self.row = nn.Sequential(Conv(CHANNELS, hidden), *pairs)
+        self.mix = Conv(2 * hidden, CHANNELS)
+
+    def forward(self, x):
+        return self.mix(torch.cat([self.around(x), self.row(x)], 1))
+
+
+def residual(hidden, n):
+    pairs = (Bottleneck(hidden, hidden, kernels=(3, 3)) for _ in range(n // 2))
+    return nn.Sequential(Conv(CHANNELS, hidden), *pairs, Conv(hidden, CHANNELS))
+
+
+BLOCKS = {"chain": chain, "residual": residual, "CSP": CSP, "ELAN": elan}
+
+# %%
+import pandas as pd
+
+from labs.models.paths import gradient_paths
+
+ways = {name: gradient_paths(matched(build, LAYERS)) for name, build in BLOCKS.items()}
+pd.DataFrame(
+    {
+        name: {
+            "longest shortest way": max(way.shortest),
+            "longest way": max(way.longest),
+            "parameters": count(matched(BLOCKS[name], LAYERS)),
+        }
+        for name, way in ways.items()
+    }
+).T
+
+# %% [markdown]
+# All four are equally deep, as the second column says, and equally large. In the chain the first layer is as far from the loss as it can be. In the other three *no* layer is more than two convolutions away. By this number the
+# three are equal. Remember that; you measure soon whether they are.
+
+# %% tags=["nbval-check-output"]
+exact = abs(slope(0.5, [0, 2, 4]) - (1 + 0.5**2 + 0.5**4)) < 1e-12
+claim("autograd adds the ways up: 1 + w^2 + w^4", exact)
+claim("in the chain, the shortest way is the longest", max(ways["chain"].shortest) == LAYERS + 1)
+short = [max(ways[name].shortest) for name in ("residual", "CSP", "ELAN")]
+claim("residual, CSP, ELAN: two convolutions at most", max(short) <= 2)
+
+# %% [markdown]
+# ### Three layers that are one
+#
+# The second plan of YOLOv7 is about layers, not blocks. A convolution is linear; so is a batch norm in eval mode; so is doing nothing. A sum of linear maps is one linear map. So you may *train* a 3x3, a 1x1 and an identity side by side,
+# and *run* one 3x3: re-parameterisation {cite:p}`ding2021repvgg`. With one channel you can do it by hand. Half the 1x1 and the identity land in the middle of the kernel:
+
+# %%
+wide, narrow = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[[10.0]]]])
+one = wide.clone()
+one[..., 1, 1] += narrow[0, 0, 0, 0] + 1  # the identity is a 1x1 kernel that holds a 1
+one[0, 0]
+
+# %%
+from torch.nn.functional import conv2d
+
+x = torch.arange(25.0).view(1, 1, 5, 5)
+three_branches = conv2d(x, wide, padding=1) + conv2d(x, narrow) + x
+bool((conv2d(x, one, padding=1) == three_branches).all())
+
+# %% [markdown]
+# ## The block
+#
+# Here is the layer by hand, with batch norms, and its fusion. In eval mode a batch norm multiplies by $\gamma / \sqrt{\sigma^2 + \epsilon}$ and shifts; so the scale goes into the kernel, and the rest into a bias.
+
+
+# %%
+class Rep(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.kernels = nn.ModuleList(
+            [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.Conv2d(c, c, 1, bias=False)]
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c, eps=1e-3, momentum=0.03) for _ in range(3))
+
+    def forward(self, x):
+        branches = [kernel(x) for kernel in self.kernels] + [x]  # [N,c,H,W] each
+        return nn.functional.silu(
+            sum(norm(y) for norm, y in zip(self.norms, branches, strict=True))
+        )
+
+    def fused(self):
+        c = self.kernels[0].out_channels
+        wide, narrow = (kernel.weight for kernel in self.kernels)
+        same = torch.eye(c, device=wide.device)[:, :, None, None]  # each channel: itself
+        pad = [1, 1, 1, 1]  # a 1x1 kernel is a 3x3 one with zeros around
+        as_3x3 = [wide, nn.functional.pad(narrow, pad), nn.functional.pad(same, pad)]
+        one = nn.Conv2d(c, c, 3, padding=1).to(wide.device)
+        with torch.no_grad():
+            scales = [bn.weight / (bn.running_var + bn.eps).sqrt() for bn in self.norms]
+            both = list(zip(scales, as_3x3, strict=True))
+            one.weight.copy_(sum(s[:, None, None, None] * k for s, k in both))
+            shifts = zip(self.norms, scales, strict=True)
+            one.bias.copy_(sum(bn.bias - bn.running_mean * s for bn, s in shifts))
+        return nn.Sequential(one, nn.SiLU())
+
+
+# %%
+rep = Rep(16)
+with torch.no_grad():
+    for norm in rep.norms:  # as some training would leave it
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.2, 3)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+x = torch.randn(4, 16, 12, 20)
+rep.eval()
+tuple(rep(x).shape), tuple(rep.fused()(x).shape), count(rep), count(rep.fused())
+
+# %% [markdown]
+# The same shape, and fewer parameters. Hold it to its unfused self, and to `RepConv` of `labs.models` with the same weights.
+
+# %%
+from labs.models.fusion import RepConv, fuse
+
+twin = RepConv(16, 16)
+twin.load_state_dict(
+    dict(
+        zip(
+            twin.state_dict(),
+            [
+                *rep.kernels[0].state_dict().values(),
+                *rep.norms[0].state_dict().values(),
+                *rep.kernels[1].state_dict().values(),
+                *rep.norms[1].state_dict().values(),
+                *rep.norms[2].state_dict().values(),
+            ],
+            strict=True,
+        )
+    )
+)
+twin.eval()
+with torch.no_grad():
+    away = {
+        "fused by hand": (rep.fused()(x) - rep(x)).abs().max().item(),
+        "labs.RepConv": (twin(x) - rep(x)).abs().max().item(),
+        "labs.RepConv, fused": (twin.fused()(x) - rep(x)).abs().max().item(),
+    }
+
+# %% tags=["nbval-check-output"]
+claim("one convolution gives what three branches gave, to 1e-5", away["fused by hand"] < 1e-5)
+claim("the block written here equals labs.models.RepConv", away["labs.RepConv"] < 1e-5)
+claim("and its fusion equals the fusion there", away["labs.RepConv, fused"] < 1e-5)
+
+# %% [markdown]
+# ## Debug: what arrives, and what answers
+#
+# ### The gradient that arrives
+#
+# First the size of the gradient, for each of the four blocks, untrained: `capture` keeps what each 3x3 layer returned and the gradient that came back to it. Noise goes in, and a random gradient comes from above.
+
+# %%
+from labs.hooks import capture
+
+C_IN = (8, CHANNELS, 16, 16)
+
+
+def gradient_by_layer(block):
+    names = [
+        name
+        for name, m in block.named_modules()
+        if isinstance(m, Conv) and m.conv.kernel_size == (3, 3)
+    ]
+    with capture(block, *names, gradients=True, reduce=torch.Tensor.norm) as maps:
+        block(torch.randn(C_IN)).mul(torch.randn(C_IN)).sum().backward()
+    return [maps.gradient(name).item() for name in names]
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Layer 1 is next to the input. In which blocks is the gradient there smaller than at layer 24? In which larger?
+# :::
+
+# %%
+seed_everything(0)
+sizes = {name: gradient_by_layer(matched(build, LAYERS)) for name, build in BLOCKS.items()}
+figure, ax = plot.new(6, 2.8)
+for (name, norms), colour in zip(sizes.items(), [1, 0, 2, 4], strict=True):
+    ax.semilogy(range(1, LAYERS + 1), norms, color=plot.COLOURS[colour], label=name)
+ax.set(
+    xlabel="3x3 layer",
+    ylabel="norm of the gradient",
+    title="No gradient vanishes on its way to layer 1",
+)
+ax.legend()
+plot.show(figure, alt="Gradient norm by layer for four blocks: largest near the input in each.")
+
+# %% [markdown]
+# Nothing vanishes: with batch norm, each of them arrives at layer 1 *larger* than it left layer 24. So the size is not what is wrong with the chain, as you saw in
+# [Feel the residual](../01_foundations/04_feel_the_residual). Ask instead whether the gradient *means* something. Add a little noise to the input, and compare the two gradients there. If a gradient is to be followed, a nearly equal picture must give a nearly equal gradient.
+# {cite:t}`balduzzi2017shattered` call a gradient that does not do so *shattered*.
+
+# %%
+from torch.nn.functional import cosine_similarity
+
+
+def agreement(build, n, seed):
+    """Return the cosine of the gradients at an input and at the same input with 10 % noise."""
+    seed_everything(seed)
+    block, x, above = matched(build, n), torch.randn(C_IN), torch.randn(C_IN)
+    gradients = []
+    for y in (x, x + 0.1 * torch.randn(C_IN)):
+        y.requires_grad_()
+        gradients += torch.autograd.grad((block(y) * above).sum(), y)
+    return cosine_similarity(*(g.flatten(1) for g in gradients)).mean().item()
+
+
+# %%
+DEPTHS = [4, 8, 16, 24, 32]
+agreed = {
+    name: [[agreement(build, n, seed) for n in DEPTHS] for seed in range(3)]
+    for name, build in BLOCKS.items()
+}
+
+# %%
+import numpy as np
+
+figure, ax = plot.new(6, 2.8)
+for (name, runs), colour in zip(agreed.items(), [1, 0, 2, 4], strict=True):
+    low, high = np.min(runs, 0), np.max(runs, 0)
+    ax.fill_between(DEPTHS, low, high, color=plot.COLOURS[colour], alpha=0.25, linewidth=0)
+    ax.plot(DEPTHS, np.mean(runs, 0), "o-", color=plot.COLOURS[colour], label=name)
+ax.set(
+    xlabel="3x3 layers in a row",
+    ylabel="agreement (cosine)",
+    title="The chain's gradient falls to pieces",
+)
+ax.legend()
+plot.show(
+    figure, alt="Agreement by depth: residual and CSP near 1, ELAN falls late, the chain to 0."
+)
+
+# %% [markdown]
+# That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth; their two curves lie on each other. And ELAN? It lies between:
+# better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
+# promises that a clean gradient arrives; it does not silence the others. The published YOLOv7 has four layers in such a row. There ELAN's agreement is as good as any.
+
+# %% tags=["nbval-check-output"]
+mean = {name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True)) for name, runs in agreed.items()}
+claim("4 layers: all four agree above 0.95", min(m[4] for m in mean.values()) > 0.95)
+claim("32 layers: the chain's agreement is below 0.15", mean["chain"][32] < 0.15)
+claim(
+    "32 layers: residual and CSP stay above 0.9", min(mean["residual"][32], mean["CSP"][32]) > 0.9
+)
+claim("24 layers: ELAN agrees better than the chain", mean["ELAN"][24] > mean["chain"][24] + 0.1)
+claim(
+    "no gradient vanishes: layer 1 gets more than layer 24",
+    all(s[0] > s[-1] for s in sizes.values()),
+)
+
+# %% [markdown]
+# ### The predictions that answer
+#
+# Now to the other end of the network. Which predictions learn from which object? YOLOv5 decides by shape: every anchor of about the right shape, in the object's cell and its two nearest neighbours (`MultiAnchor`). The network has no say.
+# YOLOv7 takes these as *candidates*, and lets them compete (`SimOTA`, from {cite:t}`ge2021yolox`; it approximates the optimal transport of {cite:t}`ge2021ota`):
+#
+# - The cost of a pair is the classification loss plus 3 · (-log IoU), for the prediction *as it is now*.
+# - An object gets $k$ places: the sum of its ten highest IoUs, rounded down, at least one. Whoever is served well by many may keep many.
+# - It takes its $k$ cheapest. If two objects want a place, the cheaper pair has it.
+#
+# To watch it, train ELAN as it is published, with four layers in a row, for longer, and keep copies on the way.
+
+# %%
+from copy import deepcopy
+
+LONGER, snapshots = 3 * STEPS, {}
+
+
+def keep(model, step):
+    if step in (0, LONGER // 3, LONGER - 1):
+        snapshots[step] = deepcopy(model).eval().cpu()
+
+
+seed_everything(0)
+short, _ = train_detector(elan, layers=4, steps=LONGER, watch=keep)
+print(f"AP50 on unseen scenes: {short.score(val.batches(50)).AP50:.2f}")
+
+# %%
+from labs.assigners import Truths
+from labs.boxes.anchored import split_anchors
+
+pictures, targets = next(iter(train.batches(100)))
+assigner = short.criterion.assigner()
+
+
+def assign(step):
+    """Return candidates and winners of 100 scenes, as the network is at this step."""
+    with torch.no_grad():
+        maps = [split_anchors(level, 3) for level in snapshots[step](pictures)]
+    truths = Truths.of(targets, like=maps[0])
+    return assigner.candidates(maps, truths), assigner(maps, truths)
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# As the network learns, its boxes fit better. Does an object then get more places, or fewer? And how many candidates are there?
+# :::
+
+# %%
+pairs = {step: assign(step) for step in sorted(snapshots)}
+objects = sum(len(target["labels"]) for target in targets)
+of_object = pd.DataFrame(
+    {
+        f"step {step}": {
+            "candidate pairs": len(candidates) / objects,
+            "places it has": len(winners) / objects,
+        }
+        for step, (candidates, winners) in pairs.items()
+    }
+)
+of_object.rename_axis("of an object, mean").round(2)
+
+# %% [markdown]
+# The candidates stay, since they depend on shapes alone. The places grow: the better the boxes, the larger the sum of their IoUs, and the more predictions an object keeps. Now look at the scene whose numbers change most.
+
+
+# %%
+def draw(ax, image, target, chosen, title):
+    plot.images(ax, image[None], [title])
+    for k, (x1, y1, x2, y2) in enumerate((target["boxes"] - 0.5).tolist()):
+        colour = plot.COLOURS[(1, 5)[k]]
+        ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1.2)
+        mine = chosen[chosen.truth == chosen.truth.min() + k]
+        x = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2  # three anchors of a cell, side by side
+        y = mine.row * 8 + 3.5
+        ax.plot(x, y, "o", color=colour, markersize=4, markeredgecolor="k", markeredgewidth=0.5)
+
+
+# %%
+start, end = (pairs[step][1] for step in (0, LONGER - 1))
+growth = [int((end.image == i).sum() - (start.image == i).sum()) for i in range(100)]
+row = max((i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i])
+
+# %%
+figure, axes = plot.new(7.5, 2.2, columns=4)
+panels = [("candidates", pairs[0][0]), *((f"step {s}", p[1]) for s, p in pairs.items())]
+for ax, (name, chosen) in zip(axes, panels, strict=True):
+    here = chosen[chosen.image == row]
+    draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
+plot.show(figure, alt="A scene with two digits: all candidates, and the winners at three steps.")
+
+# %% [markdown]
+# Each dot is one anchor of one cell; its colour says for which object it answers. On the left every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
+# cost, and which pairs won. Mind that $k$ says how many places an object gets, and not how good they have to be.
+
+# %%
+from labs.assigners.sim_ota import class_cost
+from labs.boxes import overlap
+
+with torch.no_grad():
+    raw = snapshots[LONGER - 1](pictures[row : row + 1])
+boxes, _ = short.postprocess.cpu().candidates(raw)  # by anchor, row, column
+answers = split_anchors(raw[0], 3)[..., 4:].flatten(0, 3)  # the same order
+rows, columns = raw[0].shape[2:]
+
+
+# %%
+def place(chosen):
+    here = chosen[chosen.image == row]
+    return (here.anchor * rows + here.row) * columns + here.column
+
+
+spots, won = place(pairs[0][0]).unique(), place(end)
+iou = overlap(targets[row]["boxes"][:, None], boxes[0, spots][None])
+cost = class_cost(answers[spots], targets[row]["labels"]) - 3 * iou.clamp(min=1e-8).log()
+
+# %%
+order = cost.min(0).values.argsort()
+figure, ax = plot.new(7, 1.7)
+drawn = ax.imshow(cost[:, order].clamp(max=15), cmap="viridis_r", aspect="auto")
+owner = end[end.image == row].truth
+for spot, truth in zip(won.tolist(), (owner - owner.min()).tolist(), strict=True):
+    ax.plot((spots[order] == spot).nonzero()[0], truth, "o", color="white", markeredgecolor="k")
+ax.set(xlabel="candidate, cheapest first", yticks=[0, 1], ylabel="object", title="The cheapest win")
+ax.grid(visible=False)
+figure.colorbar(drawn, label="cost, at most 15")
+plot.show(
+    figure, alt="Cost matrix of two objects and their candidates; white dots mark the winners."
+)
+
+# %% tags=["nbval-check-output"]
+keys = [set(zip(*(c.tolist() for c in p[1].places), strict=True)) for p in pairs.values()]
+first, last = of_object.iloc[1, 0], of_object.iloc[1, -1]
+claim("SimOTA chooses fewer than two thirds of the candidates", last < of_object.iloc[0, 0] * 2 / 3)
+claim("trained, an object has more places than at the start", last > first + 0.4)
+claim("every object has a place", all(len(p[1].truth.unique()) == objects for p in pairs.values()))
+claim(
+    "no place answers for two objects",
+    all(len(k) == len(p[1]) for k, p in zip(keys, pairs.values(), strict=True)),
+)
+
+# %% [markdown]
+# ### A detector that was trained long enough
+#
+# What runs in the end is the fused network. The book ships a detector that learned the default scenes (128 by 128, all ten digits) for much longer than a lesson may take. Fuse it, and ask both forms about scenes that neither has seen.
+
+# %%
+from labs.recipes import load
+
+shipped = load("yolo_v8")
+unseen = Rendered(Scenes("test", 60))
+running = Detector(fuse(shipped.network), shipped.criterion, shipped.postprocess)
+both = {"as trained": shipped, "fused": running}
+ap = {name: detector.score(unseen.batches(60)).AP50 for name, detector in both.items()}
+pd.DataFrame({"AP50": ap, "parameters": {n: count(d.network) for n, d in both.items()}}).round(3)
+
+# %%
+from labs.data.scenes import preview
+
+figure, axes = plot.new(7, 1.8, columns=4)
+for ax, row in zip(axes, [0, 5, 9, 14], strict=True):
+    (found_here,) = running.detect(unseen[row][0][None])
+    sure = found_here["scores"] > 0.4
+    preview(ax, unseen[row][0], {k: v[sure] for k, v in found_here.items()}, unseen.classes)
+plot.show(figure, alt="Four unseen scenes with the digits that the fused detector finds.")
+
+# %% [markdown]
+# Same detections, fewer parameters. (It is the YOLOv8 of the next lesson: `fuse` asks only for convolutions with batch norms.) And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
+
+# %%
+from labs.export import benchmark
+from labs.recipes import mini_yolo_v7
+
+v7 = mini_yolo_v7(10).network.eval()
+picture = torch.rand(1, 3, 128, 128)
+times = benchmark({"as trained": v7, "fused": v7.fuse().eval()}, picture, rounds=10)
+times.table()
+
+# %% tags=["nbval-check-output"]
+with torch.no_grad():
+    outputs = zip(v7(picture), v7.fuse()(picture), strict=True)
+    worst = max((a - b).abs().max().item() for a, b in outputs)
+claim("YOLOv7, all of it: fused equals unfused to 1e-4", worst < 1e-4)
+claim("the fused network has fewer parameters", count(v7.fuse()) < count(v7))
+claim("the shipped detector scores the same, fused", abs(ap["fused"] - ap["as trained"]) < 0.005)
+claim("and it is a good one: AP50 above 0.8", ap["fused"] > 0.8)
+
+# %% [markdown]
+# ## Experiment: three wirings of one row
+#
+# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row. One variable changes, the block. Three seeds; mean loss of the last 20 steps, and AP50 on unseen
+# scenes.
+#
+# :::{admonition} Predict
+# :class: predict
+# Will training rank them in the same order?
+# :::
+
+# %%
+from labs.ablation import ablate
+
+ROWS = {"chain": chain, "ELAN": elan, "residual": residual}
+
+
+def run(block):
+    detector, losses = train_detector(ROWS[block], seed=torch.initial_seed() % 1000)
+    return {"loss": losses.tail(20).mean(), "AP50": detector.score(val.batches(50)).AP50}
+
+
+study = ablate(run, base={"block": "chain"}, vary="block", values=list(ROWS))
+study.table("AP50").round(3)
+
+# %%
+frame = study.frame()
+at_start = {name: mean[name][LAYERS] for name in ROWS}
+figure, axes = plot.new(7, 2.6, columns=2)
+for ax, metric, title in zip(
+    axes, ("loss", "AP50"), ("Loss follows agreement", "So does AP50"), strict=True
+):
+    for (name, group), colour in zip(frame.groupby("block", sort=False), [1, 4, 0], strict=True):
+        x = [at_start[name]] * len(group)
+        ax.plot(x, group[metric], "o", color=plot.COLOURS[colour], label=name)
+    ax.set(xlabel="agreement before training", ylabel=metric, title=title)
+axes[1].legend()
+plot.show(figure, alt="Loss and AP50 against agreement: chain, ELAN, residual, in this order.")
+
+# %% [markdown]
+# Each dot is one training. The order is that of the agreement. In a row as long as this one ELAN helps, and an addition in every second layer helps far more: for depth, nothing here beats the shortcut of ResNet. ELAN's strength is elsewhere:
+# in a short row, whose results are all used as they are.
+
+# %% tags=["nbval-check-output"]
+by = dict(list(frame.groupby("block")))
+claim(
+    "every residual run ends below every chain run and every ELAN run",
+    by["residual"]["loss"].max() < min(by["chain"]["loss"].min(), by["ELAN"]["loss"].min()),
+)
+claim(
+    "ELAN's mean AP50 is higher than the chain's",
+    by["ELAN"]["AP50"].mean() > by["chain"]["AP50"].mean(),
+)
+claim("and its mean loss is lower", by["ELAN"]["loss"].mean() < by["chain"]["loss"].mean())
+
+# %%
+frame.groupby("block")[["loss", "AP50"]].agg(["mean", "std"]).round(3)
+
+# %% [markdown]
+# ## Reproduce: 36.9 million parameters, and a planned identity
+#
+# **The papers say** three things. {cite:t}`wang2023yolov7` list YOLOv7 with 36.9 million parameters. {cite:t}`ding2021repvgg` find that a plain row of 3x3 layers learns better with an identity beside each of them. And {cite:t}`wang2023yolov7` warn of that identity where a stack or a residual already carries the input
+# around: there RepConv should do without it (*planned* re-parameterisation).
+#
+# **We measure** the count at the paper's scale, on the `meta` device, which allocates nothing.
+
+# %%
+from labs.models import YOLOv7
+
+with torch.device("meta"):
+    full = YOLOv7(num_classes=80)
+    sizes_of = {"to train": count(full), "to run": count(full.fuse())}
+sizes_of
+
+# %% [markdown]
+# You find the published number only in the network *to run*. The 0.7 million on top are branches and batch norms that exist for training alone. Then the identity: the agreement of a plain row of RepConv, and of ELAN with RepConv for its 3x3 layers, with and without it.
+
+
+# %%
+def rep_row(identity):
+    def build(hidden, n):
+        row = (RepConv(hidden, hidden, identity) for _ in range(n))
+        return nn.Sequential(Conv(CHANNELS, hidden), *row, Conv(hidden, CHANNELS))
+
+    return build
+
+
+def rep_elan(identity):
+    def build(hidden, n):
+        block = elan(hidden, n)
+        block.row = nn.ModuleList(RepConv(hidden, hidden, identity) for _ in block.row)
+        return block
+
+    return build
+
+
+# %%
+planned = {
+    (wiring, f"{n} layers", identity): [agreement(make(identity), n, seed) for seed in range(3)]
+    for wiring, make in [("plain row", rep_row), ("ELAN", rep_elan)]
+    for n in (4, 24)
+    for identity in (False, True)
+}
+means = pd.Series({key: np.mean(runs) for key, runs in planned.items()}).unstack()
+means.rename(columns={False: "without identity", True: "with identity"}).round(2)
+
+# %% tags=["nbval-check-output"]
+lowest = {key: min(runs) for key, runs in planned.items()}
+highest = {key: max(runs) for key, runs in planned.items()}
+claim("the network to run has 36.9 million parameters", round(sizes_of["to run"] / 1e6, 1) == 36.9)
+claim(
+    "plain row of 24: every seed agrees better with the identity",
+    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
+)
+gain = means.loc[("ELAN", "4 layers"), True] - means.loc[("ELAN", "4 layers"), False]
+claim("ELAN of 4 layers, as published: the identity changes less than 0.03", abs(gain) < 0.03)
+
+# %% [markdown]
+# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one the identity changes
+# nothing, so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
+
+# %% [markdown]
+# ## Bug hunt: the bias that nobody had
+#
+# A function fuses a convolution with its batch norm. It served a well-known detector for a long time, and its tests passed. Then somebody read the formula
+# ([ultralytics/yolov3#807](https://github.com/ultralytics/yolov3/issues/807), mended in [PR#818](https://github.com/ultralytics/yolov3/pull/818)). No answer had been wrong until then, and the thread says why. (The code here is ours; the slip is theirs.)
+
+# %% tags=["hunt-bug"]
+import torch
+from torch import nn
+
+
+def fuse_conv_bn(conv, bn):
+    """Return one convolution that computes bn(conv(x)) in eval mode."""
+    geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+    one = nn.Conv2d(conv.in_channels, conv.out_channels, *geometry)
+    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+    old = torch.zeros_like(scale) if conv.bias is None else conv.bias
+    with torch.no_grad():
+        one.weight.copy_(conv.weight * scale[:, None, None, None])
+        one.bias.copy_(old + bn.bias - bn.running_mean * scale)
+    return one
+
+
+# %%
+from labs.hunts.detection import check_fused_conv
+
+check_fused_conv(fuse_conv_bn)
+
+# %% [markdown]
+# Repair the function in a copy of the cell, and check again until all probes pass.
+#
+# :::{dropdown} Hint 1
+# Which layers come out right, and which do not? What do the wrong ones have that no convolution of a YOLO has in front of a batch norm?
+# :::
+#
+# :::{dropdown} Hint 2
+# Write `bn(conv(x))` down as a formula, with $W x + b$ for the convolution, and collect what does not depend on $x$.
+# :::
+#
+# :::{dropdown} Hint 3
+# The batch norm cannot tell $W x$ from $b$. Whatever it does to one, it does to the other.
+# :::
+
+# %% tags=["hunt-solution", "hide-cell"]
+import torch
+from torch import nn
+
+
+def fuse_conv_bn(conv, bn):
+    """Return one convolution that computes bn(conv(x)) in eval mode."""
+    geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+    one = nn.Conv2d(conv.in_channels, conv.out_channels, *geometry)
+    scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+    old = torch.zeros_like(scale) if conv.bias is None else conv.bias
+    with torch.no_grad():
+        one.weight.copy_(conv.weight * scale[:, None, None, None])
+        one.bias.copy_((old - bn.running_mean) * scale + bn.bias)  # the old bias is scaled too
+    return one
+
+
+# %% tags=["nbval-check-output"]
+claim("the repaired fusion passes every probe", check_fused_conv(fuse_conv_bn).passed)
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** YOLOv7-E6E uses `ExtendedELAN`: twice the channels in two groups, shuffled, added. The paper says that it leaves the gradient paths as they are. Check it with `gradient_paths`, and count parameters.
+#
+# :::{dropdown} Solution 1
+# Shortest and longest ways are the same, layer by layer: groups and sums are no layers. The parameters about double, because the block equals two ELANs side by side. The next cell shows it.
+# :::
+
+# %% tags=["hide-cell"]
+from labs.models.yolo_v7 import ExtendedELAN
+
+pair = {"ELAN": ELAN(32, 32, 16), "E-ELAN": ExtendedELAN(32, 32, 16)}
+pd.DataFrame(
+    {
+        name: {
+            "shortest": gradient_paths(b).shortest,
+            "longest": gradient_paths(b).longest,
+            "parameters": count(b),
+        }
+        for name, b in pair.items()
+    }
+).T
+
+# %% [markdown]
+# **Exercise 2.** Fuse a `Rep` that is still in train mode, and compare. Users of RepVGG ask about this again and again ([RepVGG#9](https://github.com/DingXiaoH/RepVGG/issues/9)). Which of the two outputs is "wrong"?
+#
+# :::{dropdown} Solution 2
+# Neither. In train mode the unfused layer normalises by the statistics of the batch; the fused one always uses the running ones, as eval mode does. Call `.eval()` first. `labs.models.fusion.fuse` does it on a copy.
+# :::
+#
+# **Exercise 3.** Set `top=1` in `SimOTA`. How many places can an object have? And with `box_cost=0`?
+#
+# :::{dropdown} Solution 3
+# One: an IoU is at most 1, so the sum of one rounds down to at most 1, and the clamp lifts it to 1. With `box_cost=0` the number of places stays the same, but the cheapest are now those that name the class best, wherever their boxes lie.
+# :::
+
+# %% [markdown]
+# ## In practice
+#
+# - Fuse in eval mode, on a copy, and compare outputs on real images before you ship. `torch.nn.utils.fusion.fuse_conv_bn_eval` does the single step; ONNX Runtime and TensorRT fuse batch norms by themselves, but not parallel branches.
+# - Read `eps` from the layer: 1e-3 in the YOLO line, 1e-5 in PyTorch's default. A fusion with a constant is wrong for one of them.
+# - Do not fuse what you want to train on: the fused network has no batch norm any more. And do not quantise before you have compared the ranges: a sum of branches may have wider weights than each of them.
+# - "The gradient arrives" is a statement about size. Measure agreement too; it takes ten lines.
+# - Dynamic assignment changes the loss while you train: a lower number of positives is not a better network. Compare runs by mAP.
+
+# %% [markdown]
+# ## You can now
+#
+# - count the gradient paths of a block, and measure what arrives by them;
+# - train three branches and run one, exactly, and say how you know;
+# - draw who answers for an object, and explain why the answer changes while the network learns.
