@@ -1,5 +1,9 @@
 """Check the hunts of stage 02, one module per hunt."""
 
+from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
 
-__all__ = ["check_class_ap"]
+__all__ = [
+    "check_cell_targets",
+    "check_class_ap",
+]
