@@ -1,6 +1,11 @@
 """Check the hunts of stage 02, one module per hunt."""
 
+from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
 from labs.hunts.detection.fused_bias import check_fused_conv
 
-__all__ = ["check_class_ap", "check_fused_conv"]
+__all__ = [
+    "check_cell_targets",
+    "check_class_ap",
+    "check_fused_conv",
+]
