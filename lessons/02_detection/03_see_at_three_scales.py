@@ -256,11 +256,11 @@ def names_of(data):
     return torch.cat([F.one_hot(data.labels, 10), odd], 1).float()  # [n,11]
 
 
-def classify(loss, squash, steps=120):
+def classify(loss, squash, steps=60):
     seed_everything(0)
-    many, unseen = digits("train", n=2000), digits("test", n=1000)
+    many, unseen = digits("train", n=1000), digits("test", n=500)
     net = torch.nn.Linear(784, 11)
-    adam = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.02)
+    adam = torch.optim.AdamW(net.parameters(), lr=0.02, weight_decay=0.02)
     for _ in range(steps):
         adam.zero_grad()
         loss(net(many.images.flatten(1)), names_of(many)).backward()
@@ -306,7 +306,7 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 claim("softmax: no odd digit gets both its names above one half", both["softmax"] == 0)
-claim("sigmoid: at least 60 % of the odd digits do", both["sigmoid"] > 0.6)
+claim("sigmoid: at least half of the odd digits do", both["sigmoid"] > 0.5)
 
 # %% [markdown]
 # ## The block
@@ -431,7 +431,7 @@ said = pd.concat(
 said.rename_axis("side").round(2)
 
 # %% [markdown]
-# Compare `centre off` with `middle off` in the first row. The one map does no better than the lazy answer: it has not learnt *where in its cell* a digit lies, neither a small one nor a large one. A large digit survives that,
+# Compare `centre off` with `middle off` in the first row. The one map does no better than the lazy answer: it has not learnt *where in its cell* a digit lies; the last row says, hardly even for large ones. A large digit survives that,
 # since an error of eleven pixels is little to it; for a small one the box is lost, whatever its score. That is the ratio of error to size that {term}`IoU` measures.
 #
 # With three maps, the smallest digits are answered for by cells of 8 pixels, and there even the lazy answer is good. So the finer map does not see better. It *needs to say less*: "in this cell" is already a place. Look at the last row too. The
@@ -444,8 +444,8 @@ claim(
     centre["one map"][small] > 3 * centre["three maps"][small],
 )
 claim(
-    "one map is at least 0.7 times as far off as the middle of its cell",
-    (centre["one map"] > 0.7 * said["one map", "middle off"]).all(),
+    "up to 32 px, one map is at least 0.8 times as far off as the middle of its cell",
+    (centre["one map"] > 0.8 * said["one map", "middle off"])[[small, medium]].all(),
 )
 claim(
     "smallest digits: the IoU rises by at least 0.2",
@@ -568,8 +568,10 @@ def train_and_score(strides):
 
 
 scales = [(32,), (16, 32), (8, 16, 32)]
-study = ablate(train_and_score, {"strides": (32,)}, "strides", scales, seeds=range(2))
-frame = study.frame()
+arms = [*scales, (16,)]  # the last one is for later
+study = ablate(train_and_score, {"strides": (32,)}, "strides", arms, seeds=range(2))
+runs = study.frame()
+frame = runs[[arm in scales for arm in runs["strides"]]]
 frame.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
 
 
@@ -585,13 +587,12 @@ def draw_arms(ax, frame, arms):
 
 figure, ax = plot.new(4.2, 2.4)
 draw_arms(ax, frame, scales)
-ax.set_title("Each finer map brings smaller digits into view")
+ax.set_title("Stride 8 brings small digits into view")
 plot.show(figure, alt="Recall by size for one, two and three maps: three maps find small digits.")
 
 # %% [markdown]
-# Read the left end. The smallest digits come into view with the map of stride 8, and with no other. Read the right end: there the curves lie together and the bands are wide; two seeds cannot order them. A second map, of stride 16, does
-# little for the digits of 17 to 32 pixels here, although it answers for them: its head shares its few steps, and what it is handed from above is young. A finer map does not make a detector better. It makes
-# it see what was lost in its cells.
+# Read the left end. The smallest digits come into view with the map of stride 8, and with no other. In the middle there is a surprise: with two maps, stride 16 answers for the digits of 17 to 32 pixels, and hardly finds them. Read the right end
+# with care: the arms differ there by less than runs with other data or a few more steps do. A finer map does not simply make a detector better.
 
 # %% tags=["nbval-check-output"]
 mean = {arm: frame[[v == arm for v in frame["strides"]]].mean(numeric_only=True) for arm in scales}
@@ -618,31 +619,36 @@ claim("the largest digits gain less than those of 17-32 px", gain[large] < gain[
 # :::
 
 # %%
-single = ablate(train_and_score, {"strides": strides}, "strides", [strides, (16,)], seeds=range(2))
-pair = single.frame()
+pair = runs[[arm in (strides, (16,)) for arm in runs["strides"]]]
 pair.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
 
 # %%
 figure, ax = plot.new(4.2, 2.4)
 draw_arms(ax, pair, [strides, (16,)])
-ax.set_title("One map in the right place wins all but the smallest")
+ax.set_title("One map of stride 16 wins at the right end")
 plot.show(
     figure, alt="Recall by size: stride 16 alone is higher for large digits, lower for small ones."
 )
 
 # %% [markdown]
-# Interview the single map of stride 16 as well, and put it beside the three maps.
+# Interview all four detectors, and put their errors beside the lazy answer's.
 
 # %%
-asked["stride 16"] = interview(trained((16,), seed=0))
-off_by = {k: by_size(asked[k])["centre off"].median() for k in ("three maps", "stride 16")}
-pd.DataFrame(off_by).rename_axis("centre off, in pixels").round(1)
+asked = {
+    ", ".join(map(str, choice)): interview(trained(choice, seed=0)) for choice in [*scales, (16,)]
+}
+off_by = pd.concat(
+    {k: by_size(t)[["centre off", "middle off"]].median() for k, t in asked.items()}, axis=1
+)
+off_by.rename_axis("side").round(1)
 
 # %% [markdown]
-# The single map wins on the largest digits and by AP50, which counts all sizes together. It loses on the smallest. The interview says why: with three maps the largest digits belong to cells of 32 pixels, which do not know yet where in the
-# cell a digit lies; at stride 16 they are placed far better. The smallest are placed better by cells of 8 pixels. Two more things favour the single map: its one head learns from every digit, and its network ends one stage of the backbone earlier.
+# This explains every number of the two tables. With maps of 16 and 32, *both* are still lazy, so digits of 17 to 32 pixels are lost in cells of 16. With three maps, the fine ones have learnt the place, and the coarse one has not, so the largest
+# digits suffer. The single map of stride 16 has learnt it for all but the smallest, and wins on the largest and by AP50. Why it learns sooner, these tables do not prove. Two things favour it: its one head learns from every digit, and its network ends one stage of
+# the backbone earlier.
+#
 # So the number of levels is no virtue by itself. It answers the question *which sizes are in my data*. If all your digits had 24 to 48 pixels, one map of stride 16 would be a good choice for a short run. And a coarse map is not
-# condemned to be coarse: where in its cell an object lies can be learnt, but it takes longer than this.
+# condemned to be lazy: the place in a cell can be learnt, but that takes longer than this.
 
 # %% tags=["nbval-check-output"]
 arm = {v: pair[[w == v for w in pair["strides"]]].mean(numeric_only=True) for v in (strides, (16,))}
@@ -656,20 +662,25 @@ claim(
 )
 claim(
     "largest digits: its centres are less than 0.7 times as far off",
-    off_by["stride 16"][large] < 0.7 * off_by["three maps"][large],
+    off_by["16", "centre off"][large] < 0.7 * off_by["8, 16, 32", "centre off"][large],
 )
 
 # %% [markdown]
-# Compare the pictures at last: truth in white, above one map of stride 32, below three maps, on scenes that neither has seen.
+# Compare the pictures at last, on unseen scenes whose digits are all below 40 pixels: above one map of stride 32, below three maps. A stricter NMS, 0.3, hides duplicates.
 
 # %%
+below = [row for row, t in enumerate(val.targets) if long_side(t).max() < 40][:4]
 figure, axes = plot.new(6, 3.3, rows=2, columns=4)
 for line, detector in zip(axes, (one, three), strict=True):
-    predictions = detector.detect(pictures[: max(ROWS) + 1])
-    for ax, row in zip(line, ROWS, strict=True):
-        draw_found(ax, row, predictions)
+    strict = YOLOv3Postprocess(
+        detector.criterion.anchors, detector.criterion.strides, iou_threshold=0.3
+    )
+    shown = Detector(detector.network, detector.criterion, strict).detect(pictures)
+    for ax, row in zip(line, below, strict=True):
+        draw_found(ax, row, shown)
 plot.show(
-    figure, alt="Four unseen scenes: above large digits alone are framed, below small ones too."
+    figure,
+    alt="Four unseen scenes of small digits: above frames that miss, below most digits are framed.",
 )
 
 # %% [markdown]
@@ -817,7 +828,7 @@ pd.Series(lost, name="share of objects without a place").round(3)
 handle = three.network.neck.lead[0].register_forward_hook(lambda module, inputs, out: out * 0)
 silenced = recall_by_size(three.detect(pictures))
 handle.remove()
-pd.DataFrame({"whole": recall_by_size(three.detect(pictures)), "silenced": silenced}).round(2)
+pd.DataFrame({"whole": frame.iloc[4][list(BINS)], "silenced": silenced}).astype(float).round(2)
 
 # %% [markdown]
 # ## In practice
