@@ -1,0 +1,863 @@
+# %% [markdown]
+# # See at three scales
+#
+# :::{admonition} Your card
+# :class: card
+#
+# **You will be able to** turn what a network says about an anchor into a box, and a box into a target, by hand · measure recall by object size, and
+# ask the one prediction that should have found an object why it did not · say what a finer level buys, and what it costs.
+#
+# **You need** IoU and recall from [Measure boxes and mAP](01_measure_boxes_and_map); that a cell of a grid answers for the object whose centre it holds.
+#
+# **Time** read 20 min · debug 30 min · experiment 25 min · reproduce 10 min
+# :::
+
+# %% [markdown]
+# ## The symptom
+#
+# The scenes of this lesson hold digits from 8 to 64 pixels, all in the same picture. To keep the training short there is one class, "digit": the detectors
+# below only *find*.
+
+# %%
+import torch
+
+from labs.data.scenes import Rendered, Scenes
+from labs.repro import budget
+
+
+def draw(split, n):
+    data = Rendered(Scenes(split, n, size=(8, 64), objects=(3, 6), occlusion=0.0))
+    for target in data.targets:
+        target["labels"] = torch.zeros_like(target["labels"])
+    return data
+
+
+train, val = draw("train", budget(cpu=528, gpu=4000)), draw("val", 120)
+sizes = torch.cat([t["boxes"][:, 2:] - t["boxes"][:, :2] for t in train.targets])  # [n,2]
+print(train, "-", len(sizes), "objects")
+
+# %% [markdown]
+# The detector is small but complete: backbone, neck, head and loss of YOLOv3, from `labs`. Its argument `strides` says on which maps it predicts. Six anchors, typical shapes of
+# digits, are shared out among these maps; what an anchor is comes in the next section. Start as {cite:t}`redmon2017yolo9000` did with version 2: one map, of stride 32.
+
+# %%
+from labs.boxes import k_means, lay_onto_strides
+from labs.criteria import YOLOv3Criterion
+from labs.detection import Detector
+from labs.models import YOLOv3
+from labs.postprocess import YOLOv3Postprocess
+from labs.repro import device
+
+# %%
+shapes = k_means(sizes.log(), 6).exp()  # of logarithms: what counts is a ratio
+
+
+def build(strides):
+    anchors = lay_onto_strides(shapes, strides).tolist()
+    halvings = strides[-1].bit_length() - 2  # after a stem of stride 2
+    network = YOLOv3(
+        1,
+        anchors=len(anchors[0]),
+        strides=strides,
+        depths=(1,) * halvings,
+        width=0.1875,
+        stem_stride=2,
+    ).to(device(), memory_format=torch.channels_last)
+    return Detector(network, YOLOv3Criterion(anchors, strides), YOLOv3Postprocess(anchors, strides))
+
+
+# %%
+from functools import cache
+
+from labs.repro import seed_everything
+from labs.train import fit
+
+# %%
+BATCH, EPOCHS, RATE = 8, budget(cpu=3, gpu=6), 1e-2
+
+
+@cache  # the ablation below asks again for what is trained here
+def trained(strides, seed):
+    seed_everything(seed)
+    detector, batches = build(strides), train.batches(BATCH, seed)
+    adam = torch.optim.AdamW(detector.network.parameters(), lr=RATE, weight_decay=0.02)
+    steps = EPOCHS * len(batches)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, RATE, total_steps=steps, pct_start=0.15)
+    clip = torch.nn.utils.clip_grad_norm_
+    fit(
+        detector.network,
+        batches,
+        adam,
+        EPOCHS,
+        detector.loss,
+        cycle,
+        watch=lambda net, _: clip(net.parameters(), 10.0),
+    )
+    return detector
+
+
+# %%
+one = trained((32,), seed=0)
+pictures = val.images.float() / 255
+found = one.detect(pictures)
+
+# %% [markdown]
+# Look at it. White is the truth. In colour are the best guesses, as many as there are objects, so that no threshold has to be chosen.
+
+# %%
+from labs import plot
+from labs.data.scenes import preview
+
+
+def best(prediction, target):
+    """Keep as many of the best boxes as there are objects, with empty names."""
+    n = len(target["labels"])
+    return {key: prediction[key][:n] for key in ("boxes", "labels")}
+
+
+def draw_found(ax, row, predictions):
+    preview(ax, pictures[row], best(predictions[row], val.targets[row]), [""])
+    for x1, y1, x2, y2 in (val.targets[row]["boxes"] - 0.5).tolist():
+        ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="white", linewidth=1, ls=":")
+
+
+# %%
+ROWS = [9, 14]
+figure, axes = plot.new(2.6, 1.35, columns=2)
+for ax, row in zip(axes, ROWS, strict=True):
+    draw_found(ax, row, found)
+plot.show(
+    figure, alt="Two scenes by the detector with one map: it frames large digits, not small ones."
+)
+
+# %% [markdown]
+# It frames some large digits, roughly. The small ones might as well not be there. Put a number on it: recall by size. COCO's limit for "small", 32 by 32 pixels, is made for photographs that are
+# several hundred pixels wide; in a scene of 128 pixels it would call most objects small. So choose bins of your own, by the longer side, and
+# say so. `ignore` tells the evaluator which objects do not count in a bin.
+
+# %%
+import pandas as pd
+
+from labs.metrics import coco_map
+
+# %%
+BINS = {"8-16 px": (0, 16), "17-32 px": (16, 32), "33-64 px": (32, 128)}
+
+
+def long_side(target):
+    return (target["boxes"][:, 2:] - target["boxes"][:, :2]).amax(1)
+
+
+def recall_by_size(predictions):
+    """Return which share of the objects of each size the ten best boxes find, at IoU 0.5."""
+    shares = {}
+    for name, (low, high) in BINS.items():
+        others = [(long_side(t) <= low) | (long_side(t) > high) for t in val.targets]
+        targets = [{**t, "ignore": o} for t, o in zip(val.targets, others, strict=True)]
+        result = coco_map(predictions, targets, ious=[0.5], max_detections=[10])
+        shares[name] = result.average_recall()
+    return shares
+
+
+# %%
+first = recall_by_size(found)
+pd.Series(first, name="recall, one map of stride 32").round(2)
+
+# %% tags=["nbval-check-output"]
+from labs.claims import claim
+
+small, medium, large = BINS
+claim("one map of stride 32 finds less than 10 % of the smallest digits", first[small] < 0.10)
+claim("it finds at least 10 points more of the largest", first[large] > first[small] + 0.10)
+
+# %% [markdown]
+# Why? There are enough anchors, the loss is in order, and the network saw several hundred small digits. Before you look inside, you need to know what it was asked to say.
+
+# %% [markdown]
+# ## The idea
+#
+# ### Correct an anchor instead of guessing a box
+#
+# An {term}`anchor box` is a shape laid on every cell of a map. Ours are six typical shapes of the training digits. For each cell and anchor the network says
+# four numbers $t$, and they *correct* the anchor:
+#
+# $$x = (c_x + \sigma(t_x))\, s, \qquad y = (c_y + \sigma(t_y))\, s, \qquad w = a_w e^{t_w}, \qquad h = a_h e^{t_h}.$$
+#
+# Here $c_x, c_y$ are column and row of the cell, $s$ its stride in pixels, and $a_w, a_h$ the anchor. The sigmoid keeps the centre in its cell, so two cells cannot fight for an
+# object. The exponential keeps sizes positive, and makes "twice as wide" the same step for small and large anchors. Try it: column 3, row 2, stride 16, anchor 20 by 30.
+
+# %%
+import math
+
+
+def decode_one(t, column=3, row=2, stride=16, anchor=(20, 30)):
+    sigmoid = [1 / (1 + math.exp(-v)) for v in t[:2]]
+    x, y = (column + sigmoid[0]) * stride, (row + sigmoid[1]) * stride
+    return [x, y, anchor[0] * math.exp(t[2]), anchor[1] * math.exp(t[3])]
+
+
+says = {
+    "all zero": (0, 0, 0, 0),
+    "t_x = 9": (9, 0, 0, 0),
+    "t_w = log 2": (0, 0, math.log(2), 0),
+}
+pd.DataFrame(
+    {k: decode_one(t) for k, t in says.items()}, index=["x", "y", "width", "height"]
+).T.round(1)
+
+# %% [markdown]
+# A network that says nothing proposes the anchor itself, in the middle of the cell. However large $t_x$, the centre does not leave column 3, which ends at pixel 64.
+#
+# ### Who answers for an object
+#
+# Lay the object and all anchors on one corner, and compare shapes alone. The {term}`IoU` of the shapes decides: the best anchor, of all levels, in the cell that holds the centre, *is* the object's.
+# It learns box, class and objectness 1. All others learn objectness 0, except near misses, which are left alone. This is the **ignore band**: a prediction that overlaps an object by more
+# than 0.5 is not wrong enough to be called background. The paper measures that on the anchor; the authors' program, and `labs`, on the predicted box.
+
+# %%
+figure, ax = plot.new(3.8, 2.5)
+ax.plot(sizes[:600, 0], sizes[:600, 1], ".", color="0.7", markersize=3, label="digits")
+laid = lay_onto_strides(shapes, (8, 16, 32))
+for stride, pair, colour in zip((8, 16, 32), laid, plot.COLOURS, strict=False):
+    ax.plot(*pair.T, "D", color=colour, label=f"anchors of stride {stride}")
+ax.set(xlabel="width (pixels)", ylabel="height (pixels)", title="Six anchors for all digits")
+ax.legend(fontsize=7)
+plot.show(figure, alt="Widths and heights of digits, and six anchors among them, two for a level.")
+
+# %% [markdown]
+# ### Three maps, not one
+#
+# A deep map knows much and sees coarsely; a shallow one sees finely and knows little. {cite:t}`redmon2018yolov3` predict on three maps, and hand down what the deep ones know: the coarse map is halved in channels,
+# doubled in size, and put beside the finer map of the backbone. This is a {term}`feature pyramid`, after {cite:t}`lin2017fpn`. Watch the shapes.
+
+# %%
+from labs.evaluate import evaluating
+from labs.hooks import capture
+
+fresh = build((8, 16, 32))
+parts = ["backbone.stages.1", "backbone.stages.2", "backbone.stages.3"]
+parts += ["neck.mix.2", "neck.lead.1", "neck.mix.1", "neck.lead.0", "neck.mix.0"]
+with evaluating(fresh.network) as network, capture(network, *parts) as maps:
+    network(pictures[:1].to(device()))
+pd.Series({name: tuple(maps[name].shape[1:]) for name in parts}, name="channels, rows, columns")
+
+# %% [markdown]
+# Read from `mix.2` on: the coarsest map, 4 by 4, leads to `lead.1`, which has the few channels that are doubled in size and join stage 2, and so on down to 16 by 16. The same six anchors are now laid on three maps, two
+# on each, the small ones on the fine map. Nothing else changes.
+#
+# ### More than one true name
+#
+# One more change of version 3 concerns the classes. A seven is a "seven" and it is "odd". {term}`Softmax <softmax>` shares out one certainty among all names, so two true names get at most
+# one half each. Version 3 asks each class by itself, yes or no: a sigmoid and binary {term}`cross entropy`. Two linear classifiers, eleven names, the same data:
+
+# %%
+from torch.nn import functional as F
+
+from labs.data import digits
+
+
+def names_of(data):
+    odd = (data.labels % 2)[:, None]
+    return torch.cat([F.one_hot(data.labels, 10), odd], 1).float()  # [n,11]
+
+
+def classify(loss, squash, steps=60):
+    seed_everything(0)
+    many, unseen = digits("train", n=1000), digits("test", n=500)
+    net = torch.nn.Linear(784, 11)
+    adam = torch.optim.AdamW(net.parameters(), lr=0.02, weight_decay=0.02)
+    for _ in range(steps):
+        adam.zero_grad()
+        loss(net(many.images.flatten(1)), names_of(many)).backward()
+        adam.step()
+    with torch.no_grad():
+        return squash(net(unseen.images.flatten(1))), names_of(unseen).bool()
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# For which share of the unseen odd digits does each of them put *both* true names above one half?
+# :::
+
+# %%
+answers = {
+    "softmax": classify(
+        lambda z, y: F.cross_entropy(z, y / y.sum(1, keepdim=True)), lambda z: z.softmax(1)
+    ),
+    "sigmoid": classify(F.binary_cross_entropy_with_logits, torch.sigmoid),
+}
+both = {}
+for name, (said, true) in answers.items():
+    odd = true[:, 10]
+    right = (said[odd] > 0.5)[true[odd]].view(-1, 2)  # [n,2]: the digit, "odd"
+    both[name] = right.all(1).float().mean().item()
+pd.Series(both, name="both true names above one half").round(2)
+
+# %%
+figure, axes = plot.new(6, 1.8, columns=2)
+seven = (answers["sigmoid"][1][:, 7]).nonzero()[3, 0]
+for ax, (name, (said, _)) in zip(axes, answers.items(), strict=True):
+    ax.bar([*"0123456789", "odd"], said[seven], color=plot.COLOURS[name == "sigmoid"])
+    ax.axhline(0.5, color="0.4", linestyle=":")
+    ax.set(title=f"{name}: one unseen seven", xlabel="name", ylim=(0, 1.05))
+axes[0].set_ylabel("probability")
+plot.show(
+    figure, alt="A seven: softmax gives two names one half each, sigmoids give both nearly one."
+)
+
+# %% [markdown]
+# Softmax cannot say both, however long it trains: its outputs sum to one. The sigmoids say both. A detector whose labels overlap ("woman" and "person") needs the second.
+
+# %% tags=["nbval-check-output"]
+claim("softmax: no odd digit gets both its names above one half", both["softmax"] == 0)
+claim("sigmoid: at least half of the odd digits do", both["sigmoid"] > 0.5)
+
+# %% [markdown]
+# ## The block
+#
+# Both directions by hand: from numbers to boxes, and from objects to the places that answer for them.
+
+
+# %%
+def decode(t, stride, anchors):
+    """Turn one level [A,4,H,W] into boxes [A,H,W,4], xyxy in pixels; anchors [A,2]."""
+    rows, columns = t.shape[2:]
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    x = (column + t[:, 0].sigmoid()) * stride  # [A,H,W]
+    y = (row + t[:, 1].sigmoid()) * stride
+    w = anchors[:, 0, None, None] * t[:, 2].exp()
+    h = anchors[:, 1, None, None] * t[:, 3].exp()
+    return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+
+
+def best_anchor(boxes, strides, levels):
+    """Return level, anchor, row and column for each box [n,4]; levels [L,A,2]."""
+    size = boxes[:, None, 2:] - boxes[:, None, :2]  # [n,1,2]
+    flat = levels.flatten(0, 1)  # [L*A,2]
+    shared = torch.minimum(size, flat).prod(2)  # both on one corner
+    fit = shared / (size.prod(2) + flat.prod(1) - shared)  # [n,L*A]
+    level, anchor = fit.argmax(1) // levels.shape[1], fit.argmax(1) % levels.shape[1]
+    cell = (boxes[:, :2] + boxes[:, 2:]) / 2 / torch.tensor(strides)[level, None]
+    return torch.stack([level, anchor, cell[:, 1].long(), cell[:, 0].long()], 1)
+
+
+# %%
+strides = (8, 16, 32)
+boxes = torch.cat([t["boxes"] for t in val.targets])
+by_hand = best_anchor(boxes, strides, laid)
+decoded = decode(torch.randn(2, 4, 8, 5), 16, laid[1])
+tuple(by_hand.shape), tuple(decoded.shape)
+
+# %% [markdown]
+# Four integers an object, and a box for each anchor of each cell, on a map that is not square. Hold both to `labs`. It numbers all predictions one after another, and if two objects want the
+# same place, the larger has it; so compare the objects that keep theirs.
+
+# %%
+from labs.assigners import BestAnchor
+
+raw = [torch.randn(1, 2 * 6, 96 // s, 160 // s) for s in strides]
+theirs, _ = YOLOv3Postprocess(laid.tolist(), strides).candidates(raw)
+ours = [
+    decode(level.view(2, 6, *level.shape[2:])[:, :4], s, anchors).reshape(-1, 4)
+    for level, s, anchors in zip(raw, strides, laid, strict=True)
+]
+off = (torch.cat(ours) - theirs[0]).abs().max().item()
+
+# %%
+owner = torch.arange(len(val)).repeat_interleave(
+    torch.tensor([len(t["boxes"]) for t in val.targets])
+)
+grid = [(128 // s, 128 // s) for s in strides]
+match = BestAnchor(laid.tolist(), strides)(boxes, owner, grid)
+labs_says = torch.stack([match.level, match.anchor, match.row, match.column], 1)
+
+# %% tags=["nbval-check-output"]
+claim("boxes decoded by hand equal those of labs to 1e-3 pixels", off < 1e-3)
+claim("each object has the place that labs gives it", torch.equal(by_hand[match.target], labs_says))
+
+# %%
+print(
+    f"{off:.1e} pixels; {len(boxes) - len(match.target)} of {len(boxes)} objects lost their place"
+)
+
+# %% [markdown]
+# ## Debug: ask the one that should have answered
+#
+# A missed object has one prediction that should have found it, and you now know which. So do not stare at the output. Go to that place, and ask three questions: do you see an object (objectness), where
+# (distance of the centres in pixels), and how well does the box fit (IoU)? For comparison, `middle off` is the error of a lazy answer, which always says "the middle of my cell". Ask in the detector of stride 32, and in one with three maps.
+
+# %%
+three = trained((8, 16, 32), seed=0)
+
+
+def interview(detector):
+    """Return what the responsible prediction says of each object that has one."""
+    assign = BestAnchor(detector.criterion.anchors, detector.criterion.strides)
+    with evaluating(detector.network) as network:
+        raw = network(pictures.to(device()))
+    here = assign(boxes, owner, [tuple(level.shape[2:]) for level in raw])
+    guesses, scores = (
+        x.cpu()[here.image, here.place] for x in detector.postprocess.candidates(raw)
+    )
+    truth = boxes[here.target]
+    apart = ((guesses[:, :2] + guesses[:, 2:]) - (truth[:, :2] + truth[:, 2:])).norm(dim=1) / 2
+    fit = F.relu(torch.diagonal(box_iou(guesses, truth)))
+    side = (truth[:, 2:] - truth[:, :2]).amax(1)
+    stride = torch.tensor(detector.criterion.strides)[here.level]
+    middle = (torch.stack([here.column, here.row], 1) + 0.5) * stride[:, None]
+    lazy = (middle - (truth[:, :2] + truth[:, 2:]) / 2).norm(dim=1)
+    columns = {"score": scores[:, 0], "centre off": apart, "middle off": lazy, "IoU": fit}
+    return pd.DataFrame({**columns, "side": side})
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# A digit of 12 pixels, and a cell of 32. Which of the three goes wrong in the one-map detector: does it not see the digit, not know where it is, or not know how large it is?
+# :::
+
+# %%
+from torchvision.ops import box_iou
+
+
+def by_size(table):
+    edges = [low for low, _ in BINS.values()] + [128]
+    return table.groupby(pd.cut(table["side"], edges, labels=list(BINS)), observed=True)
+
+
+asked = {"one map": interview(one), "three maps": interview(three)}
+said = pd.concat(
+    {
+        k: by_size(t)[["score", "centre off", "middle off", "IoU"]].median()
+        for k, t in asked.items()
+    },
+    axis=1,
+)
+said.rename_axis("side").round(2)
+
+# %% [markdown]
+# Compare `centre off` with `middle off` in the first row. The one map does no better than the lazy answer: it has not learnt *where in its cell* a digit lies; the last row says, hardly even for large ones. A large digit survives that,
+# since an error of eleven pixels is little to it; for a small one the box is lost, whatever its score. That is the ratio of error to size that {term}`IoU` measures.
+#
+# With three maps, the smallest digits are answered for by cells of 8 pixels, and there even the lazy answer is good. So the finer map does not see better. It *needs to say less*: "in this cell" is already a place. Look at the last row too. The
+# largest digits still belong to stride 32, and their centres are still wrong. Keep that in mind for the experiment.
+
+# %% tags=["nbval-check-output"]
+centre = {k: said[k, "centre off"] for k in asked}
+claim(
+    "smallest digits: three maps place the centre at least 3 times as well",
+    centre["one map"][small] > 3 * centre["three maps"][small],
+)
+claim(
+    "up to 32 px, one map is at least 0.8 times as far off as the middle of its cell",
+    (centre["one map"] > 0.8 * said["one map", "middle off"])[[small, medium]].all(),
+)
+claim(
+    "smallest digits: the IoU rises by at least 0.2",
+    said["three maps", "IoU"][small] > said["one map", "IoU"][small] + 0.2,
+)
+
+# %% [markdown]
+# ### Which level fires for which size
+#
+# `capture` keeps what each head says. Draw the objectness of each level over one scene, the higher of its two anchors, relative to the highest of all.
+
+# %%
+row = ROWS[0]
+heads = ["head.0", "head.1", "head.2"]
+with evaluating(three.network) as network, capture(network, *heads) as maps:
+    network(pictures[row : row + 1].to(device()))
+objectness = [
+    maps[name].cpu()[0].view(2, 6, *maps[name].shape[2:])[:, 4].amax(0).sigmoid() for name in heads
+]  # [H,W] each
+top = max(level.max() for level in objectness)
+
+# %%
+figure, axes = plot.new(4.4, 1.35, columns=4)
+draw_found(axes[0], row, three.detect(pictures[: row + 1]))
+axes[0].set_title("found", fontsize=8)
+for ax, level, stride in zip(axes[1:], objectness, strides, strict=True):
+    heat = F.interpolate((level / top)[None, None], scale_factor=stride, mode="nearest")[0, 0]
+    plot.overlay(ax, pictures[row], heat)
+    ax.set_title(f"stride {stride}", fontsize=8)
+plot.show(
+    figure,
+    alt="Objectness of three levels: fine cells light up on small digits, coarse ones on large.",
+)
+
+# %% [markdown]
+# Each level lights up for its own sizes, and is dark where the others work; the head of stride 8 stays dark on the large digits. Nobody wrote a rule that says so about the image; only the anchors' shapes decided it. Count it over all scenes: which level made the boxes that found an object?
+
+
+# %%
+def level_of_hits(detector):
+    """Return the level of the candidate behind each object that is found, with the object's side."""
+    with evaluating(detector.network) as network:
+        raw = network(pictures.to(device()))
+    candidates, scores = (x.cpu() for x in detector.postprocess.candidates(raw))
+    counts = torch.tensor([2 * level.shape[2] * level.shape[3] for level in raw])
+    level = torch.arange(3).repeat_interleave(counts)
+    rows = []
+    for boxes_here, score, target in zip(candidates, scores[..., 0], val.targets, strict=True):
+        top = score.topk(40).indices
+        hit = box_iou(target["boxes"], boxes_here[top]) > 0.5  # [n,40], best score first
+        seen, source = hit.any(1), level[top][hit.float().argmax(1)]
+        rows.append(torch.stack([long_side(target), torch.tensor(strides)[source]], 1)[seen])
+    return pd.DataFrame(torch.cat(rows).numpy(), columns=["side", "stride"]).astype(int)
+
+
+# %%
+hits = level_of_hits(three)
+shares = by_size(hits)["stride"].value_counts(normalize=True).unstack(fill_value=0.0)
+shares.reindex(columns=list(strides), fill_value=0.0).round(2)
+
+# %% tags=["nbval-check-output"]
+claim("stride 8 finds at least 80 % of the smallest that are found", shares.loc[small, 8] > 0.8)
+claim("and at most 10 % of the largest", shares.loc[large].get(8, 0.0) < 0.1)
+
+# %% [markdown]
+# ### Who gets how much gradient
+#
+# Now the price. The objects are shared out too: each head learns from its own sizes alone. Ask a fresh network for the gradient of the loss at each head's output, split into the
+# pull towards "background" and the pull towards "object". `places` counts predictions in an image, `objects` those in 64 images.
+#
+# :::{admonition} Predict
+# :class: predict
+# At the start, which level receives the largest gradient for objectness, and which the smallest? Think of how many cells each has.
+# :::
+
+# %%
+seed_everything(0)
+fresh = build(strides)
+batch = next(iter(train.batches(64)))
+with capture(fresh.network, *heads, gradients=True) as maps:
+    fresh.loss(fresh.network, batch).backward()
+
+# %%
+truths = [t["boxes"] for t in batch[1]]
+answering = best_anchor(torch.cat(truths), strides, laid)[:, 0].bincount(minlength=3)
+rows = []
+for level, name in enumerate(heads):
+    g = maps.gradient(name).unflatten(1, (2, 6))  # [N,A,6,H,W]
+    cells = g.shape[1] * g.shape[3] * g.shape[4]
+    background, answers_for = g[:, :, 4].clamp(min=0).sum(), -g[:, :, 4].clamp(max=0).sum()
+    rows.append([cells, answering[level].item(), background.item(), answers_for.item()])
+columns = ["places", "objects", "to background", "to object"]
+pull = pd.DataFrame(rows, index=pd.Index(strides, name="stride"), columns=columns).round(2)
+pull
+
+# %% [markdown]
+# The fine level has sixteen times the places of the coarse one, so far more of its gradient says "nothing here". The pull towards "object" follows the
+# number of objects, and these are shared out: no head learns from all of them. A single map would. A level more is not free.
+
+# %% tags=["nbval-check-output"]
+claim(
+    "stride 8 is pulled to background at least 8 times as hard as stride 32",
+    pull["to background"][8] > 8 * pull["to background"][32],
+)
+claim(
+    "no level answers for more than 60 % of the objects",
+    pull["objects"].max() < 0.6 * pull["objects"].sum(),
+)
+
+# %% [markdown]
+# ## Experiment: one, two, three maps
+#
+# One variable changes: the maps that predict. The backbone, the six anchors, the data, the recipe and the number of steps stay. The two seeds per value show how far luck goes; they are too few for a fine comparison,
+# and the differences here are not fine.
+
+# %%
+from labs.ablation import ablate
+
+
+def train_and_score(strides):
+    detector = trained(strides, torch.initial_seed())  # the seed that the ablation has set
+    predictions = detector.detect(pictures)
+    ap50 = coco_map(predictions, val.targets, ious=[0.5]).AP
+    return {**recall_by_size(predictions), "AP50": ap50}
+
+
+scales = [(32,), (16, 32), (8, 16, 32)]
+arms = [*scales, (16,)]  # the last one is for later
+study = ablate(train_and_score, {"strides": (32,)}, "strides", arms, seeds=range(2))
+runs = study.frame()
+frame = runs[[arm in scales for arm in runs["strides"]]]
+frame.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
+
+
+# %%
+def draw_arms(ax, frame, arms):
+    for arm, colour in zip(arms, plot.COLOURS, strict=False):
+        part = frame[[value == arm for value in frame["strides"]]][list(BINS)]
+        ax.plot(list(BINS), part.mean(), "o-", color=colour, label=", ".join(map(str, arm)))
+        ax.fill_between(list(BINS), part.min(), part.max(), color=colour, alpha=0.2)
+    ax.set(xlabel="longer side of the digit", ylabel="recall at IoU 0.5", ylim=(0, 1))
+    ax.legend(title="strides", fontsize=7)
+
+
+# %%
+figure, ax = plot.new(4.2, 2.4)
+draw_arms(ax, frame, scales)
+ax.set_title("Stride 8 brings small digits into view")
+plot.show(figure, alt="Recall by size for one, two and three maps: three maps find small digits.")
+
+# %% [markdown]
+# Read the left end. The smallest digits come into view with the map of stride 8, and with no other. In the middle there is a surprise: with two maps, stride 16 answers for the digits of 17 to 32 pixels, and hardly finds them. Read the right end
+# with care: the arms differ there by less than runs with other data or a few more steps do. A finer map does not simply make a detector better.
+
+# %% tags=["nbval-check-output"]
+mean = {arm: frame[[v == arm for v in frame["strides"]]].mean(numeric_only=True) for arm in scales}
+smallest = {arm: frame[[v == arm for v in frame["strides"]]][small] for arm in scales}
+claim(
+    "smallest digits: every run with three maps beats every run with fewer",
+    smallest[strides].min() > max(smallest[(32,)].max(), smallest[(16, 32)].max()),
+)
+claim(
+    "three maps find at least 10 points more of them",
+    mean[strides][small] > mean[(32,)][small] + 0.1,
+)
+
+# %% tags=["nbval-check-output"]
+gain = {name: mean[strides][name] - mean[(32,)][name] for name in BINS}
+claim("the largest digits gain less than those of 17-32 px", gain[large] < gain[medium])
+
+# %% [markdown]
+# ### Is three better than one?
+#
+# Not so fast. Stride 32 was the choice of version 2. What if *one* map is laid where most objects are, at stride 16?
+#
+# :::{admonition} Predict
+# :class: predict
+# One map of stride 16, all six anchors on it, against three maps. Who wins on the smallest digits? On the largest? By AP50?
+# :::
+
+# %%
+pair = runs[[arm in (strides, (16,)) for arm in runs["strides"]]]
+pair.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
+
+# %%
+figure, ax = plot.new(4.2, 2.4)
+draw_arms(ax, pair, [strides, (16,)])
+ax.set_title("One map of stride 16 wins at the right end")
+plot.show(
+    figure, alt="Recall by size: stride 16 alone is higher for large digits, lower for small ones."
+)
+
+# %% [markdown]
+# Interview all four detectors, and put their errors beside the lazy answer's.
+
+# %%
+asked = {
+    ", ".join(map(str, choice)): interview(trained(choice, seed=0)) for choice in [*scales, (16,)]
+}
+off_by = pd.concat(
+    {k: by_size(t)[["centre off", "middle off"]].median() for k, t in asked.items()}, axis=1
+)
+off_by.rename_axis("side").round(1)
+
+# %% [markdown]
+# This explains every number of the two tables. With maps of 16 and 32, *both* are still lazy, so digits of 17 to 32 pixels are lost in cells of 16. With three maps, the fine ones have learnt the place, and the coarse one has not, so the largest
+# digits suffer. The single map of stride 16 has learnt it for all but the smallest, and wins on the largest and by AP50. Why it learns sooner, these tables do not prove. Two things favour it: its one head learns from every digit, and its network ends one stage of
+# the backbone earlier.
+#
+# So the number of levels is no virtue by itself. It answers the question *which sizes are in my data*. If all your digits had 24 to 48 pixels, one map of stride 16 would be a good choice for a short run. And a coarse map is not
+# condemned to be lazy: the place in a cell can be learnt, but that takes longer than this.
+
+# %% tags=["nbval-check-output"]
+arm = {v: pair[[w == v for w in pair["strides"]]].mean(numeric_only=True) for v in (strides, (16,))}
+claim(
+    "smallest digits: three maps find at least 10 points more",
+    arm[strides][small] > arm[(16,)][small] + 0.10,
+)
+claim(
+    "largest digits: the single map finds at least 10 points more",
+    arm[(16,)][large] > arm[strides][large] + 0.10,
+)
+claim(
+    "largest digits: its centres are less than 0.7 times as far off",
+    off_by["16", "centre off"][large] < 0.7 * off_by["8, 16, 32", "centre off"][large],
+)
+
+# %% [markdown]
+# Compare the pictures at last, on unseen scenes whose digits are all below 40 pixels: above one map of stride 32, below three maps. A stricter NMS, 0.3, hides duplicates.
+
+# %%
+below = [row for row, t in enumerate(val.targets) if long_side(t).max() < 40][:3]
+figure, axes = plot.new(3.1, 2.15, rows=2, columns=3)
+for line, detector in zip(axes, (one, three), strict=True):
+    strict = YOLOv3Postprocess(
+        detector.criterion.anchors, detector.criterion.strides, iou_threshold=0.3
+    )
+    shown = Detector(detector.network, detector.criterion, strict).detect(pictures[below])
+    shown = dict(zip(below, shown, strict=True))
+    for ax, row in zip(line, below, strict=True):
+        draw_found(ax, row, shown)
+plot.show(
+    figure,
+    alt="Three unseen scenes of small digits: above frames that miss, below most digits are framed.",
+)
+
+# %% [markdown]
+# After seconds of training the boxes are rough, and not every guess is right. That the small digits are seen at all is what changed.
+
+# %% [markdown]
+# ## Reproduce: small objects gain the most
+#
+# **The paper says.** {cite:t}`redmon2018yolov3` report on COCO, for small, medium and large objects, an AP of 5.0, 22.4 and 35.5 for version 2, and of 18.3, 35.4 and 41.9 for version 3. They
+# write that earlier versions struggled with small objects, that this has turned round, and that version 3 is now comparatively worse on medium and large ones.
+#
+# **We measure** recall in our own bins, of one map of stride 32 against three. Which share of what three maps find did one map find already?
+
+# %%
+paper = pd.Series({small: 5.0 / 18.3, medium: 22.4 / 35.4, large: 35.5 / 41.9})
+here = pd.Series({name: mean[(32,)][name] / mean[strides][name] for name in BINS})
+pd.DataFrame({"paper, AP": paper, "here, recall": here}).round(2)
+
+# %% tags=["nbval-check-output"]
+claim("the paper: the smaller the objects, the larger the gain", paper.is_monotonic_increasing)
+claim("here, one map found less than 0.25 of what three find up to 32 px", here[:2].max() < 0.25)
+claim("and more than 0.4 of what they find above", here[large] > 0.4)
+
+# %% [markdown]
+# **Why they differ.** The order is the same, the sizes are not. The paper compares two whole systems, with another backbone, resolution and recipe, on AP. Here the maps alone change, on recall, after a
+# training of seconds. That is why ours is the cleaner evidence that the *maps* do it, and the weaker evidence of how much they do in practice. The second half of the paper's sentence shows as well: against a single map that fits, three
+# maps are comparatively worse on large objects.
+
+# %% [markdown]
+# ## Bug hunt: the background that nobody counted
+#
+# A detector finds its objects, and with them a flood of boxes on empty background, with high objectness. The loss falls, and looks better than ever. In
+# [BobLiu20/YOLOv3_PyTorch#15](https://github.com/BobLiu20/YOLOv3_PyTorch/issues/15), and in
+# [eriklindernoren/PyTorch-YOLOv3#160](https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/160), people asked about the lines that build the mask of the ignore band. The function below follows the
+# paper's wording, in which the *anchor* decides what a near miss is. What is `counted` enters the loss of objectness.
+
+# %% tags=["hunt-bug"]
+import torch
+
+
+def objectness_targets(boxes, anchors, grid, stride, ignore=0.5):
+    """Return what objectness should be, [A,H,W], and which of it the loss counts, [A,H,W].
+
+    ``boxes`` [n,4] xyxy and ``anchors`` [A,2] in pixels; ``grid`` is (rows, columns). An object is
+    wanted at its best anchor in the cell of its centre. The other anchors of that cell that fit it
+    better than ``ignore`` are not counted. All else is counted as background.
+    """
+    wanted = torch.zeros(len(anchors), *grid)
+    counted = torch.ones(len(anchors), *grid, dtype=torch.bool)
+    for box in boxes:
+        size = box[2:] - box[:2]
+        shared = torch.minimum(size, anchors).prod(1)
+        fit = shared / (size.prod() + anchors.prod(1) - shared)  # [A]
+        column, row = ((box[:2] + box[2:]) / 2 / stride).long().tolist()
+        counted[fit > ignore] = False
+        wanted[fit.argmax(), row, column] = 1
+    return wanted, counted | wanted.bool()
+
+
+# %%
+from labs.hunts.detection import check_objectness_targets
+
+check_objectness_targets(objectness_targets)
+
+# %% [markdown]
+# Repair the function in a copy of the cell, and check again until all probes pass.
+#
+# :::{dropdown} Hint 1
+# One object, a map of 13 by 13, three anchors: 507 places. How many of them should the loss leave out, at most? How many does it leave out? Draw `counted` as three pictures.
+# :::
+#
+# :::{dropdown} Hint 2
+# An anchor fits an object by its *shape*. The shape is the same in every cell. What else makes a prediction a near miss?
+# :::
+#
+# :::{dropdown} Hint 3
+# `counted` has three axes, and the faulty line indexes one.
+# :::
+
+# %% tags=["hunt-solution", "hide-cell"]
+import torch
+
+
+def objectness_targets(boxes, anchors, grid, stride, ignore=0.5):
+    """Return what objectness should be, [A,H,W], and which of it the loss counts, [A,H,W]."""
+    wanted = torch.zeros(len(anchors), *grid)
+    counted = torch.ones(len(anchors), *grid, dtype=torch.bool)
+    for box in boxes:
+        size = box[2:] - box[:2]
+        shared = torch.minimum(size, anchors).prod(1)
+        fit = shared / (size.prod() + anchors.prod(1) - shared)  # [A]
+        column, row = ((box[:2] + box[2:]) / 2 / stride).long().tolist()
+        counted[fit > ignore, row, column] = False  # a near miss stands where the object is
+        wanted[fit.argmax(), row, column] = 1
+    return wanted, counted | wanted.bool()
+
+
+# %% tags=["nbval-check-output"]
+claim("the repaired targets pass every probe", check_objectness_targets(objectness_targets).passed)
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Which four numbers must the network say so that an anchor of 20 by 30 in column 3, row 2, stride 16 becomes the box 45, 30, 65, 60? What must it say for a centre exactly on the border of its cell?
+#
+# :::{dropdown} Solution 1
+# The centre is 55, 45, that is 3.4375 and 2.8125 cells, so the sigmoids must be 0.4375 and 0.8125; the size is the anchor's, so $t_w = t_h = 0$. The next cell computes the logits. On the border the sigmoid must be 0 or 1,
+# and its logit is infinite: no network can say it. Version 4 stretches the sigmoid a little for this reason.
+# :::
+
+# %% tags=["hide-cell"]
+numbers = torch.logit(torch.tensor([0.4375, 0.8125, 0.0]))
+print(
+    [round(v, 3) for v in numbers.tolist()], [round(v, 1) for v in decode_one((*numbers[:2], 0, 0))]
+)
+
+# %% [markdown]
+# **Exercise 2.** Do coarse maps lose objects because two of them want the same place? Count how many of the training objects lose theirs, for (32,), (16,) and (8, 16, 32).
+#
+# :::{dropdown} Solution 2
+# Very few in any of them: a collision needs the same cell *and* the same anchor. It is not what makes the coarse map blind.
+# :::
+
+# %% tags=["hide-cell"]
+all_boxes = torch.cat([t["boxes"] for t in train.targets])
+image = torch.arange(len(train)).repeat_interleave(
+    torch.tensor([len(t["boxes"]) for t in train.targets])
+)
+lost = {}
+for choice in [(32,), (16,), strides]:
+    assign = BestAnchor(lay_onto_strides(shapes, choice).tolist(), choice)
+    kept = len(assign(all_boxes, image, [(128 // s, 128 // s) for s in choice]).target)
+    lost[str(choice)] = 1 - kept / len(all_boxes)
+pd.Series(lost, name="share of objects without a place").round(3)
+
+# %% [markdown]
+# **Exercise 3.** Is it the finer map, or what the pyramid hands down to it? Silence `neck.lead.0` in the trained detector with a forward hook that returns zeros, and measure recall by size again.
+#
+# :::{dropdown} Solution 3
+# Silenced, the level of stride 8 works without what the coarse maps know; the others do not pass through this layer. Recall hardly moves: after so short a training the fine level does not lean on what it is handed. The pyramid is there, but a
+# path that exists is not yet a path that is used. Only a knock-out tells the two apart.
+# :::
+
+# %% tags=["hide-cell"]
+handle = three.network.neck.lead[0].register_forward_hook(lambda module, inputs, out: out * 0)
+silenced = recall_by_size(three.detect(pictures))
+handle.remove()
+pd.DataFrame({"whole": frame.iloc[4][list(BINS)], "silenced": silenced}).astype(float).round(2)
+
+# %% [markdown]
+# ## In practice
+#
+# - Look at the sizes of your objects, in pixels *of the network's input*, before you choose strides. An object needs to be about as large as a cell; if most are below the finest stride, raise the resolution or add a finer level.
+# - Report AP or recall by size, in bins that fit your data, and say which. One number over all sizes hides the small ones.
+# - Check the targets before you train: an object with the shape of an anchor must have IoU 1 with it, the number of positive places must be the number of objects, and the number of ignored ones small. Anchors in cells and boxes in pixels never agree
+#   ([eriklindernoren/PyTorch-YOLOv3#24](https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/24)).
+# - Use `labs.boxes.k_means` or `auto_anchor` for the anchors; the later lesson on YOLOv5 says how to judge them.
+# - torchvision has a pyramid to use, `torchvision.ops.FeaturePyramidNetwork`. It adds the coarse map to the fine one; YOLO puts them side by side.
+
+# %% [markdown]
+# ## You can now
+#
+# - decode a box and assign an object by hand, and prove both equal to the library;
+# - find the one prediction that should have found an object, and tell "not seen" from "not placed";
+# - choose the levels of a detector by the sizes in the data, with recall by size as evidence.
