@@ -14,6 +14,7 @@ from cycler import cycler
 from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 COLOURS = (
@@ -64,7 +65,8 @@ def new(width: float = 7, height: float = 3.2, rows: int = 1, columns: int = 1) 
 def show(figure: Figure, alt: str) -> None:
     """Display the figure once, as a PNG with a description for those who do not see it.
 
-    Titles move to the left. The figure is closed, so a notebook does not display it again.
+    Titles move to the left. The figure is closed, so a notebook does not display it again. The PNG
+    has a palette of 256 colours: no eye can tell, and notebooks are a third of the size.
 
     Args:
         figure: From :func:`new`, or any other.
@@ -82,11 +84,17 @@ def show(figure: Figure, alt: str) -> None:
         if title:
             ax.set_title("", loc="center")
             ax.set_title(title, loc="left", fontproperties=font)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
+    png = _draw(figure)
     pyplot.close(figure)
-    data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def _draw(figure: Figure) -> bytes:
+    exact, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(exact, format="png", dpi=DPI)
+    Image.open(exact).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def images(

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from labs import plot
+from labs.data.scenes import Scenes
 
 
 @pytest.fixture
@@ -33,6 +34,19 @@ def test_a_figure_is_displayed_once_with_its_description_and_closed(shown):
     assert keywords == {"metadata": {"image/png": {"alt": "A line that rises."}}, "raw": True}
     assert data["text/plain"] == "A line that rises."
     assert picture_of(shown[0]).size == (480, 192)
+
+
+def test_a_photograph_keeps_its_look_in_256_colours(shown):
+    figure, ax = plot.new(4, 3)
+    plot.images(ax, Scenes("val", 1)[0][0][None])
+    exact = io.BytesIO()
+    figure.savefig(exact, format="png", dpi=plot.DPI)
+    plot.show(figure, alt="A scene.")
+    small, large = picture_of(shown[0]), Image.open(exact).convert("RGB")
+    difference = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(large, float))
+    assert small.mode == "P"
+    assert difference.mean() < 4
+    assert small.convert("RGB").getpixel((0, 0)) == large.getpixel((0, 0))
 
 
 def test_a_figure_of_pyplot_is_closed_and_no_sharper_than_100_dpi(shown):

@@ -4,9 +4,10 @@ from labs.assigners.best_anchor import BestAnchor, Matches
 from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
 from labs.assigners.multi_anchor import MultiAnchor
-from labs.assigners.pairs import Pairs, Truths
+from labs.assigners.pairs import Pairs
 from labs.assigners.sim_ota import SimOTA
 from labs.assigners.task_aligned import Assignment, TaskAligned
+from labs.assigners.truths import Truths
 
 __all__ = [
     "Assignment",

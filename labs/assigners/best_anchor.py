@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labs.assigners.collisions import keep_largest
 from labs.boxes import overlap
-from labs.models.yolo_v3 import Anchors
+from labs.boxes.anchors import Anchors
 
 
 @dataclass(frozen=True)

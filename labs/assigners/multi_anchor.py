@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labs.assigners.pairs import Anchors, Pairs, Truths
+from labs.assigners.pairs import Pairs
+from labs.assigners.truths import Truths
+from labs.boxes.anchors import Anchors
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from labs.assigners.pairs import Anchors, Pairs, Truths
+from labs.assigners.pairs import Pairs
+from labs.assigners.truths import Truths
 from labs.boxes.anchored import decode_anchored
+from labs.boxes.anchors import Anchors
 from labs.boxes.overlap import overlap
 
 Candidates = Callable[[Sequence[Tensor], Truths], Pairs]

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+Anchors = Tensor | Sequence[Sequence[Sequence[float]]]
+"""Width and height in pixels, level by level, finest first: [L,A,2], as a tensor or in tuples."""
+
 SMALLEST = 2.0  # pixels; what is thinner cannot be told from a mistake in the labels
 
 

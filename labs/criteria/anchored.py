@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import one_hot
 
-from labs.assigners.pairs import Anchors, Pairs, Truths
+from labs.assigners.pairs import Pairs
+from labs.assigners.truths import Truths
 from labs.boxes.anchored import decode_anchored
+from labs.boxes.anchors import Anchors
 from labs.boxes.overlap import overlap
 
 

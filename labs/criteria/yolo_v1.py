@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from labs.assigners import GridCell
-from labs.criteria.targets import gather_targets, widen
+from labs.assigners import GridCell, Truths
+from labs.criteria.precision import widen
 from labs.postprocess.yolo_v1 import decode_cells
 
 
@@ -48,7 +48,8 @@ class YOLOv1Criterion:
         """
         cells = widen(raw[0])
         n, _, rows, columns = cells.shape
-        image, boxes, labels = gather_targets(targets, like=cells)
+        truths = Truths.of(targets, like=cells)
+        image, boxes, labels = truths.image, truths.boxes, truths.labels
         predicted = decode_cells(cells, self.stride, self.boxes)
         found = GridCell(self.stride)(predicted, boxes, image)
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
+from labs.assigners import Truths
 from labs.assigners.best_anchor import BestAnchor
 from labs.boxes import KINDS, overlap
-from labs.criteria.targets import gather_targets, widen
-from labs.models.yolo_v3 import V3_ANCHORS, Anchors
+from labs.boxes.anchors import Anchors
+from labs.criteria.precision import widen
+from labs.models.yolo_v3 import V3_ANCHORS
 from labs.postprocess.yolo_v3 import decode_anchors, flatten_anchors, lay_anchors
 
 
@@ -61,7 +63,8 @@ class YOLOv3Criterion:
         """
         raw = [widen(level) for level in raw]
         values, places = flatten_anchors(raw, self.anchors), self.lay(raw)  # [N,P,5+C], [P,5]
-        image, boxes, labels = gather_targets(targets, like=values)
+        truths = Truths.of(targets, like=values)
+        image, boxes, labels = truths.image, truths.boxes, truths.labels
         assigner = BestAnchor(self.anchors, self.strides, self.ignore)
         found = assigner(boxes, image, [(level.shape[2], level.shape[3]) for level in raw])
         mine = values[found.image, found.place]  # [m,5+C]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from labs.assigners.multi_anchor import MultiAnchor
-from labs.assigners.pairs import Anchors, Truths
+from labs.assigners.truths import Truths
 from labs.boxes.anchored import split_anchors
+from labs.boxes.anchors import Anchors
 from labs.criteria.anchored import Weights, anchored_terms
 from labs.models.yolo_v5 import COCO_ANCHORS
 

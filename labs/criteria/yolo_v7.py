@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from labs.assigners.multi_anchor import MultiAnchor
-from labs.assigners.pairs import Anchors, Truths
 from labs.assigners.sim_ota import SimOTA
+from labs.assigners.truths import Truths
 from labs.boxes.anchored import split_anchors
+from labs.boxes.anchors import Anchors
 from labs.criteria.anchored import Weights, anchored_terms
 from labs.criteria.yolo_v5 import refuse_levels
 from labs.models.yolo_v7 import COCO_ANCHORS

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from labs.boxes.anchors import Anchors
 from labs.models.blocks import Conv
 
 Activation = Callable[[], nn.Module]
-Anchors = Sequence[Sequence[tuple[float, float]]]
 
 leaky: Activation = partial(nn.LeakyReLU, 0.1)
 

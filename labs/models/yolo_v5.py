@@ -31,13 +31,10 @@ from torch.nn.functional import interpolate
 
 from labs.models.anchored import refuse_strides, start_at_prior
 from labs.models.blocks import SPPF, Bottleneck, Conv
+from labs.models.yolo_v3 import V3_ANCHORS
 
-# Width and height in pixels, for images of 640 pixels of COCO: three a level, finest level first.
-COCO_ANCHORS = (
-    ((10, 13), (16, 30), (33, 23)),
-    ((30, 61), (62, 45), (59, 119)),
-    ((116, 90), (156, 198), (373, 326)),
-)
+# v5 takes over v3's anchors, and fits new ones when they do not suit the data.
+COCO_ANCHORS = V3_ANCHORS
 
 
 @dataclass(frozen=True)

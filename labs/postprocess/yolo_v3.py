@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from labs.boxes import cell_corners, suppress
-from labs.models.yolo_v3 import V3_ANCHORS, Anchors
+from labs.boxes.anchors import Anchors
+from labs.models.yolo_v3 import V3_ANCHORS
 
 LARGEST = (
     10.0  # of w and h before the exponential: a factor of 22,026, and finite in half precision

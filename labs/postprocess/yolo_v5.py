@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from labs.assigners.pairs import Anchors
 from labs.boxes.anchored import decode_anchored, split_anchors
+from labs.boxes.anchors import Anchors
 from labs.boxes.grid import cell_corners
 from labs.boxes.suppression import suppress
 from labs.models.yolo_v5 import COCO_ANCHORS

@@ -27,7 +27,7 @@ STRIDES = (8, 16)
 ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
 """Shapes of digits in training scenes, by k-means: width and height in pixels, for each stride."""
 BALANCE = (4.0, 1.0)
-"""How much the objectness of each level counts in v5 and v7: a finer level has more to get wrong."""
+"""Weight of the objectness of each level in v5 and v7: a finer level has more to get wrong."""
 
 
 class Builder(Protocol):

@@ -15,7 +15,10 @@ from labs.near_miss import did_you_mean
 from labs.recipes.detectors import DETECTORS
 from labs.recipes.weights import fill, read
 
-SHIPPED: dict[str, str] = {}
+SHIPPED: dict[str, str] = {
+    "yolo_v5": "c79b8f1f428092dfc9449edb502f1e7fef10418644eb1ab1f3c14f350644400c",
+    "yolo_v8": "2b8d93e6cd0f7c1f9fd6397794d29a3116c23c825baaa9a6fa48a5d9c7384635",
+}
 """The checkpoints that ship with the book, ``NAME.safetensors``, each with its SHA-256."""
 
 

@@ -76,6 +76,7 @@ def test_an_object_of_the_shape_of_an_anchor_fits_it_exactly():
 def test_ignored_are_the_predictions_that_overlap_an_object_of_their_image(threshold):
     predicted = random_boxes(3 * 20, 1).view(3, 20, 4)
     boxes, image = random_boxes(9, 2), torch.tensor([0, 0, 0, 0, 0, 2, 2, 2, 2])  # none in image 1
+    predicted[:, :9] = boxes + 1  # so that some overlap much, in each image
     ignored = BestAnchor(ANCHORS, STRIDES, threshold).ignored(predicted, boxes, image)
     for i in range(3):
         for p in range(20):
