@@ -1,11 +1,13 @@
 """Check the hunts of stage 02, one module per hunt."""
 
+from labs.hunts.detection.anchor_order import check_anchor_order
 from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
 from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
 
 __all__ = [
+    "check_anchor_order",
     "check_cell_targets",
     "check_class_ap",
     "check_fused_conv",
