@@ -5,11 +5,13 @@ from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
 from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
+from labs.hunts.detection.mish import check_mish
 
 __all__ = [
     "check_anchor_order",
     "check_cell_targets",
     "check_class_ap",
     "check_fused_conv",
+    "check_mish",
     "check_objectness_targets",
 ]
