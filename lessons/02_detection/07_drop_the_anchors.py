@@ -17,8 +17,8 @@
 # %% [markdown]
 # ## The symptom
 #
-# Every YOLO up to v7 decides by geometry which cells learn an object: those at the *centre* of its box (with the anchors of about
-# its shape). Look at what lies there. A dot marks the centre of each box: blue where it is a pixel of the object, orange where it is not.
+# Every YOLO up to v5 decides by geometry which cells learn an object: those at the *centre* of its box (with the anchors of about
+# its shape). In v7 the network has a say, but only among the cells around the centre. Look at what lies there. A dot marks the centre of each box: blue where it is a pixel of the object, orange where it is not.
 
 # %%
 import torch
@@ -35,15 +35,15 @@ def centre_is_object(target):
 
 
 # %%
-figure, axes = plot.new(7, 2.2, columns=4)
-for ax, row in zip(axes, [0, 2, 4, 5], strict=True):
+figure, axes = plot.new(3.6, 1.35, columns=3)
+for ax, row in zip(axes, [0, 2, 4], strict=True):
     image, target = crowd[row]
     preview(ax, image, {key: target[key] for key in ("boxes", "labels")}, crowd.classes)
     for box, inside in zip(target["boxes"], centre_is_object(target), strict=True):
         centre = (box[:2] + box[2:]) / 2 - 0.5
         colour = plot.COLOURS[0 if inside else 1]
-        ax.plot(*centre, "o", color=colour, markeredgecolor="white", markersize=8)
-plot.show(figure, alt="Four scenes of digits; many box centres lie on the background.")
+        ax.plot(*centre, "o", color=colour, markeredgecolor="white", markersize=6)
+plot.show(figure, alt="Three scenes of digits; many box centres lie on the background.")
 
 # %%
 on_object = torch.cat([centre_is_object(crowd[i][1]) for i in range(len(crowd))])
@@ -169,6 +169,7 @@ train = Rendered(Scenes("train", budget(cpu=1000, gpu=4000), **KNOBS))
 val = Rendered(Scenes("val", 100, **KNOBS))
 
 
+# %%
 def make_detector(assigner=None):
     network = YOLOv8(10, width=0.125, strides=(8,), reg_max=8, image_size=64)
     criterion = YOLOv8Criterion(10, (8,), 8, assigner or TaskAligned())
@@ -202,6 +203,7 @@ DECAY, STEPS = 0.98, 200
 AT = (0, 25, 50, 100, 125, 150, 175, 199)
 
 
+# %%
 def warming(averaged, current, count):
     now = min(DECAY, (1 + int(count)) / (10 + int(count)))
     get_ema_multi_avg_fn(now)(averaged, current, count)
@@ -218,6 +220,7 @@ averages = {
         detector.network.to(device()), multi_avg_fn=warming, use_buffers=True
     ),
 }
+# %%
 kept = {}
 
 
@@ -266,6 +269,7 @@ STEPS_SHOWN, ROWS = (
 seen = {step: assignment(kept[step]["network"])[0] for step in STEPS_SHOWN}
 
 
+# %%
 def draw_cells(ax, row, found):
     plot.images(ax, images[row : row + 1].mean(1))
     for k, box in enumerate(val.targets[row]["boxes"].tolist()):
@@ -274,11 +278,11 @@ def draw_cells(ax, row, found):
         mine = found.objects[row] == k
         x, y = (points[mine] - 0.5).T
         quality = found.quality[row][mine].clamp(0.02, 1)
-        ax.scatter(x, y, s=150 * quality, color=plot.COLOURS[k], edgecolor="white", linewidth=0.6)
+        ax.scatter(x, y, s=80 * quality, color=plot.COLOURS[k], edgecolor="white", linewidth=0.6)
 
 
 # %%
-figure, axes = plot.new(7, 3.7, rows=2, columns=4)
+figure, axes = plot.new(5.2, 2.9, rows=2, columns=4)
 for line, row in zip(axes, ROWS, strict=True):
     for ax, step in zip(line, STEPS_SHOWN, strict=True):
         draw_cells(ax, row, seen[step])
@@ -290,7 +294,7 @@ plot.show(
 
 # %% [markdown]
 # A dot is a chosen cell, in the colour of its object; its area is the score that is wanted of it. At first geometry decides: all boxes have one size, so whoever stands in the
-# middle overlaps best, and little is wanted of anybody, because no box is good. Later much is wanted of one or two cells, and they are those that see the strokes of the digit. Measure it over
+# middle overlaps best, and little is wanted of anybody, because no box is good. Later much is wanted of one or two cells, and they need not be the middle ones. Measure it over
 # all scenes: the wanted score of each object's best cell, and how often that is the cell which is the best one at the end.
 
 
@@ -382,11 +386,11 @@ good.network.eval()
 test = Rendered(Scenes("test", 120))
 pictures = test.images.float() / 255
 found = good.detect(pictures)
-figure, axes = plot.new(7, 2.1, columns=4)
-for ax, row in zip(axes, range(4), strict=True):
+figure, axes = plot.new(3.6, 1.35, columns=3)
+for ax, row in zip(axes, range(3), strict=True):
     sure = found[row]["scores"] > 0.4
     preview(ax, pictures[row], {k: found[row][k][sure] for k in ("boxes", "labels")}, test.classes)
-plot.show(figure, alt="Four unseen scenes with the boxes that the shipped detector found.")
+plot.show(figure, alt="Three unseen scenes with the boxes that the shipped detector found.")
 
 # %% [markdown]
 # These are predictions on scenes that it never saw. Each side of each box is not a number but sixteen: a probability for 0, 1, … 15 cells {cite:p}`li2020gfl`. The distance is
@@ -442,6 +446,7 @@ def read_sides():
     return pd.DataFrame(rows, columns=["image", "box", "side", "width", "error", "share"])
 
 
+# %%
 sides = read_sides()
 len(sides), sides["width"].describe()[["min", "50%", "max"]].round(2).tolist()
 
@@ -454,7 +459,7 @@ len(sides), sides["width"].describe()[["min", "50%", "max"]].round(2).tolist()
 # %%
 ranked = sides.loc[sides["share"].map(torch.max).astype(float).sort_values().index]
 sharp, vague = ranked.iloc[-1], ranked.iloc[0]
-figure, axes = plot.new(7, 2.2, columns=4)
+figure, axes = plot.new(5.6, 1.8, columns=4)
 for pair, row, name in [(axes[:2], sharp, "sharp"), (axes[2:], vague, "ambiguous")]:
     one = {k: v[found[row["image"]]["scores"] > 0.4] for k, v in found[row["image"]].items()}
     preview(pair[0], pictures[row["image"]], {k: one[k] for k in ("boxes", "labels")}, test.classes)
@@ -508,6 +513,7 @@ def ap50(net):
     return replace(detector, network=net).score([(images, val.targets)]).AP50
 
 
+# %%
 def with_statistics(net, donor):
     net = copy.deepcopy(net)
     for mine, new in zip(net.buffers(), donor.buffers(), strict=True):
@@ -515,6 +521,7 @@ def with_statistics(net, donor):
     return net
 
 
+# %%
 curves = {}
 for step in AT[3:]:
     nets = kept[step]
@@ -525,7 +532,7 @@ for step in AT[3:]:
 curves = pd.DataFrame(curves).T.rename_axis("step")
 
 # %%
-figure, ax = plot.new(7, 3)
+figure, ax = plot.new(6, 2.8)
 for colour, name in zip(plot.COLOURS, curves, strict=False):
     ax.plot(curves[name], "o-", color=colour, label=name)
 ax.set(
@@ -622,6 +629,7 @@ def losses_of(place, data, frozen, shared):
     return losses
 
 
+# %%
 VARIANTS = {
     "norms frozen": (True, True),
     "norms frozen, each rank divides by its own": (True, False),
@@ -629,6 +637,7 @@ VARIANTS = {
 }
 
 
+# %%
 def worker(rank, knobs):
     data = Rendered(Scenes(**knobs))
     return {name: losses_of(current_place(), data, *how) for name, how in VARIANTS.items()}
@@ -655,6 +664,7 @@ source = [inspect.getsource(f) for f in (make_detector, losses_of, worker)]
 Path(folder.name, "two_ranks.py").write_text(
     "\n\n".join([HEADER, f"VARIANTS = {VARIANTS}", *source])
 )
+# %%
 sys.path.insert(0, folder.name)
 importlib.invalidate_caches()
 two_ranks = importlib.import_module("two_ranks")
@@ -708,6 +718,7 @@ class Decode(torch.nn.Module):
         return self.candidates(raw)
 
 
+# %%
 class Candidates(torch.nn.Module):
     def __init__(self, detector, joined=False):
         super().__init__()
@@ -726,6 +737,7 @@ candidates = Candidates(good).eval()
 plain = to_onnx(
     candidates, pictures[:2], out / "plain.onnx", {0: "batch"}, outputs=["boxes", "scores"]
 )
+# %%
 parity(candidates, plain, [pictures[:1], pictures[:7]]).table().round(6)
 
 # %% [markdown]
@@ -769,8 +781,8 @@ pd.Series(
 ).rename_axis("scores above").to_frame()
 
 # %% [markdown]
-# At first sight the file is wrong: it keeps another number of boxes for some images. But all of those have scores below a thousandth. Among 300 candidates most are noise with scores that differ by rounding, and their
-# order, and so who suppresses whom, is a matter of the last digit. Compare what you would use, not what is there.
+# At first sight the file is wrong: it keeps another number of boxes for some images. But all of those have scores below a thousandth. Of 300 candidates most are noise: nearly equal boxes, many of them around cells that
+# see nothing, and which of two survives is a matter of the last digit. Compare what you would use, not what is there.
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -811,6 +823,7 @@ def score(run):
     return {"AP50": result.AP50, "AP75": result.AP75, "AP": result.AP}
 
 
+# %%
 with torch.no_grad():
     precision = {"PyTorch": score(candidates), "ONNX Runtime, float32": score(session(plain, CPU))}
 precision |= {name: score(session(path, CPU)) for name, path in files.items()}
@@ -877,6 +890,7 @@ def alignment(net):
     return (picked / u.amax(2).clamp(min=1e-6))[exists].mean().item()
 
 
+# %%
 def train_and_score(beta):
     detector = make_detector(TaskAligned(topk=3, beta=beta))
     train_detector(detector, budget(cpu=90, gpu=400))
@@ -891,7 +905,7 @@ study.table("alignment").round(3)
 study.table("AP50").round(3)
 
 # %%
-figure, axes = plot.new(7, 2.6, columns=2)
+figure, axes = plot.new(6, 2.4, columns=2)
 for ax, metric, title in zip(
     axes,
     ("alignment", "AP50"),
@@ -930,7 +944,7 @@ groups = sides.groupby("group", observed=True)[["width", "error"]].mean()
 groups.rename(columns={"width": "width (px)", "error": "mean error (px)"}).round(2)
 
 # %%
-figure, ax = plot.new(7, 2.8)
+figure, ax = plot.new(6, 2.6)
 ax.scatter(sides["width"], sides["error"], s=6, alpha=0.4, color=plot.COLOURS[0])
 ax.plot(groups["width"], groups["error"], "o-", color=plot.COLOURS[1], label="mean of a quarter")
 ax.set(
@@ -1041,7 +1055,7 @@ claim("the repaired average passes every probe", check_moving_average(MovingAver
 # **Exercise 3.** How many steps does an average with decay 0.999 need until its first weights count less than 0.1 %? And one that is warmed up?
 #
 # :::{dropdown} Solution 3
-# $0.999^n < 0.001$ means $n > 6{,}900$ steps. Warmed up, the weight of the start is $\prod_k (1+k)/(10+k)$, which falls like $k^{-9}$: some ten steps.
+# $0.999^n < 0.001$ means $n > 6{,}900$ steps. Warmed up, the weight of the start is $\prod_k (1+k)/(10+k)$, which falls like $k^{-9}$: fewer than ten steps.
 # :::
 
 # %% [markdown]
