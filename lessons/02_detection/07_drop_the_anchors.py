@@ -35,7 +35,7 @@ def centre_is_object(target):
 
 
 # %%
-figure, axes = plot.new(3.6, 1.35, columns=3)
+figure, axes = plot.new(3.0, 1.15, columns=3)
 for ax, row in zip(axes, [0, 2, 4], strict=True):
     image, target = crowd[row]
     preview(ax, image, {key: target[key] for key in ("boxes", "labels")}, crowd.classes)
@@ -262,10 +262,8 @@ def assignment(net):
 # %%
 from matplotlib.patches import Rectangle
 
-STEPS_SHOWN, ROWS = (
-    (0, 50, 100, 199),
-    [i for i, t in enumerate(val.targets) if len(t["labels"]) == 2][:2],
-)
+STEPS_SHOWN = (0, 50, 100, 199)
+ROW = [i for i, t in enumerate(val.targets) if len(t["labels"]) == 2][1]
 seen = {step: assignment(kept[step]["network"])[0] for step in STEPS_SHOWN}
 
 
@@ -282,11 +280,10 @@ def draw_cells(ax, row, found):
 
 
 # %%
-figure, axes = plot.new(5.2, 2.9, rows=2, columns=4)
-for line, row in zip(axes, ROWS, strict=True):
-    for ax, step in zip(line, STEPS_SHOWN, strict=True):
-        draw_cells(ax, row, seen[step])
-        ax.set_title(f"step {step}", fontsize=8)
+figure, axes = plot.new(5.2, 1.55, columns=4)
+for ax, step in zip(axes, STEPS_SHOWN, strict=True):
+    draw_cells(ax, ROW, seen[step])
+    ax.set_title(f"step {step}", fontsize=8)
 plot.show(
     figure,
     alt="Chosen cells at four steps: small dots first, then large dots that sit on the digits.",
@@ -383,10 +380,10 @@ from labs.recipes import trained
 shipped = trained("yolo_v8")
 good = shipped.detector
 good.network.eval()
-test = Rendered(Scenes("test", 120))
+test = Rendered(Scenes("test", 100))
 pictures = test.images.float() / 255
 found = good.detect(pictures)
-figure, axes = plot.new(3.6, 1.35, columns=3)
+figure, axes = plot.new(3.0, 1.15, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     sure = found[row]["scores"] > 0.4
     preview(ax, pictures[row], {k: found[row][k][sure] for k in ("boxes", "labels")}, test.classes)
@@ -459,7 +456,7 @@ len(sides), sides["width"].describe()[["min", "50%", "max"]].round(2).tolist()
 # %%
 ranked = sides.loc[sides["share"].map(torch.max).astype(float).sort_values().index]
 sharp, vague = ranked.iloc[-1], ranked.iloc[0]
-figure, axes = plot.new(5.6, 1.8, columns=4)
+figure, axes = plot.new(5.0, 1.7, columns=4)
 for pair, row, name in [(axes[:2], sharp, "sharp"), (axes[2:], vague, "ambiguous")]:
     one = {k: v[found[row["image"]]["scores"] > 0.4] for k, v in found[row["image"]].items()}
     preview(pair[0], pictures[row["image"]], {k: one[k] for k in ("boxes", "labels")}, test.classes)
@@ -770,7 +767,7 @@ with_nms = WithNMS(candidates).eval()
 path = to_onnx(with_nms, pictures[:1], out / "nms.onnx", outputs=["boxes", "scores", "labels"])
 run, counts = session(path, CPU), []
 with torch.no_grad():
-    for image in pictures[:40].split(1):
+    for image in pictures[:24].split(1):
         theirs, ours = run(image)[1], with_nms(image)[1]
         counts += [
             {bar: (len(ours[ours > bar]), len(theirs[theirs > bar])) for bar in (0, 1e-3, 0.3)}
