@@ -6,6 +6,7 @@ from labs.hunts.detection.class_ap import check_class_ap
 from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
 from labs.hunts.detection.mish import check_mish
+from labs.hunts.detection.moving_average import check_moving_average
 
 __all__ = [
     "check_anchor_order",
@@ -13,5 +14,6 @@ __all__ = [
     "check_class_ap",
     "check_fused_conv",
     "check_mish",
+    "check_moving_average",
     "check_objectness_targets",
 ]
