@@ -1,7 +1,9 @@
 """Read the networks of the book: one file per architecture, written to be read."""
 
 from labs.models.digitnet import DigitNet
+from labs.models.fusion import ImplicitConv, RepConv, fuse
 from labs.models.mobilenet import MobileNetV2, mobilenet_v2
+from labs.models.paths import GradientPaths, gradient_paths
 from labs.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -26,7 +28,10 @@ __all__ = [
     "Bottleneck",
     "C2f",
     "DigitNet",
+    "GradientPaths",
+    "ImplicitConv",
     "MobileNetV2",
+    "RepConv",
     "ResNet",
     "YOLOv1",
     "YOLOv3",
@@ -34,6 +39,8 @@ __all__ = [
     "YOLOv5",
     "YOLOv7",
     "YOLOv8",
+    "fuse",
+    "gradient_paths",
     "mobilenet_v2",
     "resnet18",
     "resnet34",

@@ -100,7 +100,7 @@ def fuse(network: nn.Module) -> nn.Module:
     Args:
         network: Built of these layers and :class:`~labs.models.blocks.Conv`; other parts are kept.
     """
-    return _fuse_inside(deepcopy(network).eval())
+    return _fuse_inside(deepcopy(network).eval()).eval()  # the new parts begin in train mode
 
 
 def _fuse_inside(module: nn.Module) -> nn.Module:

@@ -942,7 +942,10 @@ real_sweep[["mAP", "duplicate", "missed"]].round(3)
 costs = error_breakdown(found, truths).table()["gain"]
 claim("AP50 of the trained detector on unseen scenes: at least 0.85", result.AP50 > 0.85)
 claim("taking one digit for another costs it most", costs.idxmax() == "classification")
-claim("NMS at 0.9 leaves more duplicates than at 0.6", real_sweep.loc[0.9, "duplicate"] > real_sweep.loc[0.6, "duplicate"])
+claim(
+    "NMS at 0.9 leaves more duplicates than at 0.6",
+    real_sweep.loc[0.9, "duplicate"] > real_sweep.loc[0.6, "duplicate"],
+)
 
 # %% [markdown]
 # ## Reproduce: the mistake that is mended last

@@ -167,18 +167,18 @@ def pair(number, distance, middle, height=46):
 
 # %%
 DISTANCES = (52, 44, 36, 28, 22)
-figure, axes = plot.new(2.6, 1.9, rows=2, columns=3)
+figure, axes = plot.new(4.8, 3.6, rows=2, columns=3)
 for row, middle in zip(axes, (64, 48), strict=True):
     for ax, distance in zip(row, DISTANCES[::2], strict=True):
         picture, _ = pair(5, distance, middle)
-        preview(ax, picture, above(detector.detect(picture[None])[0], 0.1), test.classes)
+        preview(ax, picture, above(detector.detect(picture[None])[0], 0.2), test.classes)
         ax.axvline(31.5, color="w", lw=0.5)
         ax.axvline(63.5, color="w", lw=0.5)
         ax.set_title(f"{middle}: {distance} px", fontsize=7)
 plot.show(figure, alt="Two digits at three distances, around x = 64 above and x = 48 below.")
 
 # %% [markdown]
-# The white lines are the borders of the cells. Above, both digits keep a box, some even two. Below, the 4 loses its own. But one picture is an anecdote. Count over 40 pairs: how many of the digits have a box with IoU of at least 0.5 and a score above 0.1, whatever its name?
+# The white lines are the borders of the cells. Compare the rows where the digits are closest: above, a border runs between the two; below, one cell holds both centres. But one picture is an anecdote, and this one was chosen to show it. Count over 40 pairs: how many of the digits have a box with IoU of at least 0.5 and a score above 0.1, whatever its name?
 
 # %%
 import pandas as pd
@@ -209,7 +209,7 @@ ax.set(
     xlabel="distance of the two centres (pixels)",
     ylabel="recall",
     ylim=(0, 1),
-    title="Close together, objects vanish in the middle of a cell",
+    title="Two centres in one cell: one vanishes",
 )
 ax.invert_xaxis()
 ax.legend()
@@ -223,7 +223,7 @@ claim(
 )
 
 # %% [markdown]
-# Around x = 64 the curve stays nearly level, although the digits end up touching. Around x = 48 it breaks down as soon as the distance falls below 32 pixels: the same digits, as far apart, and about one of the two is gone. A picture has no seams there. The *grid* has one: x = 64 is the border of two cells, and x = 48 is the middle of one.
+# Around x = 64 the curve stays nearly level, although the digits end up touching. Around x = 48 it falls, and fastest once the distance is below the 32 pixels of a cell: the same digits, as far apart, and far more of them are gone. A picture has no seams there. The *grid* has one: x = 64 is the border of two cells, and x = 48 is the middle of one.
 
 # %% [markdown]
 # ## The idea
@@ -406,7 +406,7 @@ best = {
 pd.DataFrame(best, index=pd.Index(lambdas, name="noobj")).round(3)
 
 # %% [markdown]
-# So the easiest way down is to believe in nothing, and the more so the larger $\lambda$ is. The paper's authors saw it: the many empty cells push the confidences to zero and often overpower the cells with objects, which made training diverge early; hence their $\lambda_{\text{noobj}} = 0.5$
+# So the easiest way down is to believe in nothing, and the more so the larger $\lambda$ is. The paper's authors saw it: many cells hold no object, and together they overpower the few that do; hence their $\lambda_{\text{noobj}} = 0.5$
 # and $\lambda_{\text{coord}} = 5$. Has the trained network got beyond the constant? Draw what it says over unseen scenes.
 
 

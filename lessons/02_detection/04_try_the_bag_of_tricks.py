@@ -234,7 +234,7 @@ for name, activation in ACTIVATIONS.items():
     axes[0].plot(x.detach(), y.detach(), color=INK[name], label=name)
     axes[1].plot(x.detach(), slope, color=INK[name])
 axes[0].set(xlabel="x", ylabel="f(x)", title="Three activations")
-axes[1].set(xlabel="x", ylabel="f'(x)", title="Only ReLU has a side without slope")
+axes[1].set(xlabel="x", ylabel="f'(x)", title="Only ReLU has a flat side")
 axes[0].legend()
 plot.show(figure, alt="Mish, SiLU and ReLU left, their derivatives right.")
 
@@ -395,7 +395,7 @@ for kind in KINDS:
 # %%
 from matplotlib.patches import Rectangle
 
-figure, axes = plot.new(7, 1.9, columns=4)
+figure, axes = plot.new(7, 2.3, columns=4)
 for ax, (kind, push) in zip(axes, pushes.items(), strict=True):
     ax.quiver(*points.T, *push.T, color=plot.COLOURS[0], scale=6, width=0.008)
     ax.plot(*points.T, ".", color="0.6", markersize=1.5)
@@ -504,7 +504,7 @@ for kind, colour in zip(KINDS, plot.COLOURS, strict=False):
     axes[0].semilogy(part["step"], part["error"], color=colour, label=kind)
     axes[1].plot(part["step"], part["area"], color=colour)
 axes[0].set(xlabel="step", ylabel="error of cx, cy, w, h", title="IoU leaves most boxes behind")
-axes[1].set(xlabel="step", ylabel="mean area", title="GIoU blows boxes up on the way")
+axes[1].set(xlabel="step", ylabel="mean area", title="GIoU blows boxes up")
 axes[0].legend()
 plot.show(figure, alt="Error by step for four losses, and the mean area of the boxes by step.")
 

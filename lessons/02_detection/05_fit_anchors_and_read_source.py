@@ -8,7 +8,7 @@
 # YOLOv5, tensor by tensor, with hooks and with a debugger · find the objects that a criterion never looks at.
 #
 # **You need** boxes and mAP ([Measure boxes and mAP](01_measure_boxes_and_map)), anchors and several scales
-# (`03_see_at_three_scales`), and hooks ([Intercept with hooks](../06_engineering/01_intercept_with_hooks)).
+# ([See at three scales](03_see_at_three_scales)), and hooks ([Intercept with hooks](../06_engineering/01_intercept_with_hooks)).
 #
 # **Time** read 25 min · debug 35 min · experiment 25 min · reproduce 15 min
 # :::
@@ -611,7 +611,7 @@ for ax, metric in zip(axes, study.metrics, strict=True):
     study.plot(ax, metric)
     ax.set_ylim(0, 0.9)
 axes[0].set_title("Borrowed anchors score lowest")
-axes[1].set_title("What they do not match is not found")
+axes[1].set_title("What they do not match is hardly found")
 plot.show(figure, alt="AP50 and recall of unanswered digits for four sets of anchors, three seeds.")
 
 # %% [markdown]

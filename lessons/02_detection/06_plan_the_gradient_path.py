@@ -589,12 +589,12 @@ claim(
 # %% [markdown]
 # ### A detector that was trained long enough
 #
-# What runs in the end is the fused network. The book ships a detector that learned the default scenes (128 by 128, all ten digits) for much longer than a lesson may take. Fuse it, and ask both forms about scenes that neither has seen.
+# What runs in the end is the fused network. The book ships a YOLOv7 that learned the default scenes (128 by 128, all ten digits) for much longer than a lesson may take. Fuse it, and ask both forms about scenes that neither has seen.
 
 # %%
 from labs.recipes import load
 
-shipped = load("yolo_v8")
+shipped = load("yolo_v7")
 unseen = Rendered(Scenes("test", 60))
 running = Detector(fuse(shipped.network), shipped.criterion, shipped.postprocess)
 both = {"as trained": shipped, "fused": running}
@@ -612,7 +612,7 @@ for ax, row in zip(axes, [0, 5, 9, 14], strict=True):
 plot.show(figure, alt="Four unseen scenes with the digits that the fused detector finds.")
 
 # %% [markdown]
-# Same detections, fewer parameters. (It is the YOLOv8 of the next lesson: `fuse` asks only for convolutions with batch norms.) And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
+# Same detections, fewer parameters. And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
 
 # %%
 from labs.export import benchmark
@@ -620,7 +620,7 @@ from labs.recipes import mini_yolo_v7
 
 v7 = mini_yolo_v7(10).network.eval()
 picture = torch.rand(1, 3, 128, 128)
-times = benchmark({"as trained": v7, "fused": v7.fuse().eval()}, picture, rounds=10)
+times = benchmark({"as trained": v7, "fused": v7.fuse()}, picture, rounds=10)
 times.table()
 
 # %% tags=["nbval-check-output"]

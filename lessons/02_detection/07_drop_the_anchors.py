@@ -779,7 +779,7 @@ pd.Series(
 
 # %% [markdown]
 # At first sight the file is wrong: it keeps another number of boxes for some images. But all of those have scores below a thousandth. Of 300 candidates most are noise: nearly equal boxes, many of them around cells that
-# see nothing, and which of two survives is a matter of the last digit. Compare what you would use, not what is there.
+# see nothing. Which of two such boxes survives differs between the two programs; why, this lesson leaves open. Compare what you would use, not what is there.
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -906,7 +906,7 @@ figure, axes = plot.new(6, 2.4, columns=2)
 for ax, metric, title in zip(
     axes,
     ("alignment", "AP50"),
-    ("The surest cell has a better box", "AP50 after a short training"),
+    ("How good the surest cell's box is", "AP50 after a short training"),
     strict=True,
 ):
     study.plot(ax, metric)
@@ -918,15 +918,12 @@ print(study.verdict("alignment"))
 print(study.verdict("AP50"))
 
 # %% [markdown]
-# The dots are seeds. With $\beta = 6$ the surest cell gets more of the overlap that is on offer: score and box were taught together. AP50 after so short a training is another matter: it asks only for an overlap of a half, and
-# the seeds differ by more than the arms. Alignment is what the choice of $\beta$ changes first; a longer training, and a stricter threshold, would have to show what it is worth. Three seeds can support no more than that.
+# The dots are seeds. On average the surest cell has the better box with $\beta = 6$, as the paper of TOOD leads you to expect; yet look at the verdicts: three seeds do not tell the arms apart, neither in alignment nor in AP50.
+# With the ten cells of the default the two alignments lay closer still. So this table does not show that $\beta = 6$ is better; it shows how long the runs, and how many the seeds, would have to be that could.
 
 # %% tags=["nbval-check-output"]
-arms = study.table("alignment")["mean"]
-claim(
-    "on average the surest cell gets more of the best overlap with beta = 6",
-    arms.iloc[0] > arms.iloc[1],
-)
+claim("alignment is above 0.5 in both arms", study.table("alignment")["mean"].min() > 0.5)
+claim("three seeds do not tell the AP50 of the arms apart", study.table("AP50")["p"].iloc[1] > 0.05)
 
 # %% [markdown]
 # ## Reproduce: a flat distribution admits that it does not know

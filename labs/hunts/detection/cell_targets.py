@@ -56,7 +56,11 @@ def _right(
     assert got.shape == wanted.shape, f"shape {tuple(got.shape)}, expected {tuple(wanted.shape)}"
     here, there = got[4].nonzero().tolist(), wanted[4].nonzero().tolist()
     assert here == there, f"cells [row, column] with an object: {here}, expected {there}"
-    for name, part in (("x, y", slice(0, 2)), ("the roots", slice(2, 4)), ("the mark", slice(4, 5))):
+    for name, part in (
+        ("x, y", slice(0, 2)),
+        ("the roots", slice(2, 4)),
+        ("the mark", slice(4, 5)),
+    ):
         off = (got[part] - wanted[part]).abs().max().item()
         assert off < 1e-5, f"the cells are right, but {name} are off by up to {off:.2g}"
     return f"{len(boxes)} in {rows} x {columns} cells"
