@@ -1059,7 +1059,7 @@ claim("the repaired average passes every probe", check_moving_average(MovingAver
 # - Average the buffers too, and warm the decay up. `torch.optim.swa_utils.AveragedModel(..., use_buffers=True)` does the first.
 # - Check `2 * (reg_max - 1) * stride` of your coarsest level against the largest object of your data.
 # - A loss that divides by a count divides by the count of *all* ranks.
-# - Export without NMS where the runtime has a good one; with a fixed number of candidates where it has not. In 8 bits, keep the decoding in float, never join boxes and scores, and compare AP, not only AP50.
+# - Export without NMS where the runtime has a good one; with a fixed number of candidates where it has not: `labs.postprocess.SingleImage` does that for every version of the line. In 8 bits, keep the decoding in float, never join boxes and scores, and compare AP, not only AP50.
 # - Libraries: `torchvision.ops.nms`, `onnxruntime.quantization`, and `torchvision.models.detection.fcos_resnet50_fpn` for an anchor-free detector under a permissive licence. The original program of v8 is under AGPL-3.0: read the licence before you build on it.
 
 # %% [markdown]
