@@ -30,7 +30,7 @@ from sphinx.util.nodes import make_refnode
 # Packages whose types are documented elsewhere; a name of any other package that is not found
 # still fails the build.
 ELSEWHERE = {
-    *("collections", "concurrent", "contextlib", "pathlib", "types", "typing"),
+    *("argparse", "collections", "concurrent", "contextlib", "pathlib", "types", "typing"),
     *(
         "graphviz",
         "matplotlib",

@@ -32,7 +32,7 @@ def draw(split, n):
     return data
 
 
-train, val = draw("train", budget(cpu=528, gpu=4000)), draw("val", 120)
+train, val = draw("train", budget(cpu=408, gpu=4000)), draw("val", 120)
 sizes = torch.cat([t["boxes"][:, 2:] - t["boxes"][:, :2] for t in train.targets])  # [n,2]
 print(train, "-", len(sizes), "objects")
 

@@ -50,7 +50,9 @@ class Rendered(Dataset[tuple[Tensor, Target]]):
         return self.images[index].float().div_(255), dict(self.targets[index])
 
     def batches(self, size: int, seed: int | None = None) -> Batches:
-        """Return all pictures in batches, for :func:`labs.train.fit` and :meth:`Detector.score`.
+        """Return all pictures in batches.
+
+        :func:`labs.train.fit` and :meth:`labs.detection.Detector.score` take them.
 
         Args:
             size: How many pictures in a batch, at least 1; the last batch may have fewer.
