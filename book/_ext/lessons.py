@@ -28,7 +28,7 @@ FOLDED = {
     "hunt-solution": "the fix",
     "hide-input": "the code",
     "hide-output": "the output",
-    "hide-cell": "the solution",
+    "hide-cell": "the code",
 }
 
 

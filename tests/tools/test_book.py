@@ -36,7 +36,7 @@ class TestNotebooks:
     @pytest.mark.parametrize(
         ("tags", "shown"),
         [
-            (["hide-cell"], "Show the solution"),
+            (["hide-cell"], "Show the code"),
             (["hunt-solution", "hide-cell"], "Show the fix"),
             (["hide-input"], "Show the code"),
         ],
