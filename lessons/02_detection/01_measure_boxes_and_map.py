@@ -30,7 +30,7 @@ orders = [
     {"things": ("photos",), "size": (40, 80)},
     {"things": ("digits", "clothes"), "objects": (8, 10), "size": (20, 40), "occlusion": 0.6},
 ]
-figure, axes = plot.new(5, 1.35, columns=4)
+figure, axes = plot.new(8, 2.15, columns=4)
 for ax, order, row in zip(axes, orders, [41, 8, 84, 21], strict=True):
     scenes = Scenes("train", n=100, seed=1, **order)
     image, target = scenes[row]
@@ -131,7 +131,7 @@ three = {
 
 # %%
 row = 144
-figure, axes = plot.new(4, 1.5, columns=3)
+figure, axes = plot.new(6, 2.2, columns=3)
 for ax, (name, predictions) in zip(axes, three.items(), strict=True):
     preview(ax, images[row], predictions[row], scenes.classes)
     ax.set_title(f"detector {name}", fontsize=8)
@@ -718,7 +718,7 @@ claim(
 
 # %%
 kinds = list(ERRORS)
-figure, axes = plot.new(5.2, 1.6, columns=3)
+figure, axes = plot.new(7, 2.1, columns=3)
 for ax, (name, predictions), colour in zip(axes, three.items(), plot.COLOURS, strict=False):
     found = error_breakdown(predictions, targets, iou=0.75)
     ax.barh(kinds[::-1], [found.gains[kind] for kind in kinds[::-1]], color=colour)
@@ -759,7 +759,7 @@ def above(predictions, threshold):
 rivals = {"careful": careful, "nervous": nervous, "nervous, above 0.35": above(nervous, 0.35)}
 
 # %%
-figure, ax = plot.new(1.7, 1.7)
+figure, ax = plot.new(2.4, 2.4)
 preview(ax, images[69], nervous[69], scenes.classes)
 plot.show(figure, alt="Three digits under a mess of boxes that the nervous detector drew.")
 
@@ -798,7 +798,7 @@ sweep["F1"] = 2 / (1 / sweep["precision"] + 1 / sweep["recall"])
 sweep["mAP"] = [coco_map(above(mixed, t), targets).AP for t in sweep["threshold"]]
 
 # %%
-figure, ax = plot.new(4, 1.9)
+figure, ax = plot.new(5.5, 2.5)
 for name, colour in zip(["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False):
     ax.plot(sweep["threshold"], sweep[name], color=colour, label=name)
 best = sweep.loc[sweep["F1"].idxmax()]
@@ -856,7 +856,7 @@ in_crowd.frame().groupby("threshold")[columns].mean().round(3)  # the last two a
 # %%
 frames = {"few": in_sparse.frame(), "crowd": in_crowd.frame()}
 runs = pd.concat(frame.assign(scene=name) for name, frame in frames.items())
-figure, ax = plot.new(3.9, 1.9)
+figure, ax = plot.new(5.5, 2.5)
 plot.curves(ax, runs, "threshold", "mAP", "scene")
 ax.set(xlabel="IoU threshold of NMS", title="A crowd forgives no low threshold")
 plot.show(figure, alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for the crowd.")
@@ -1003,7 +1003,7 @@ by_place = steps.groupby(["kind", "place"])["gain"].mean().unstack().loc[list(ER
 by_place.round(3)
 
 # %%
-figure, ax = plot.new(4.4, 2)
+figure, ax = plot.new(5.5, 2.4)
 for kind, colour in zip(by_place.index, plot.COLOURS, strict=False):
     ax.plot(by_place.columns, by_place.loc[kind], "o-", color=colour, label=kind)
 ax.set(

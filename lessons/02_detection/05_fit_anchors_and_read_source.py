@@ -611,7 +611,7 @@ for ax, metric in zip(axes, study.metrics, strict=True):
     study.plot(ax, metric)
     ax.set_ylim(0, 0.9)
 axes[0].set_title("Borrowed anchors score lowest")
-axes[1].set_title("What they do not match is hardly found")
+axes[1].set_title("Not matched, hardly found")
 plot.show(figure, alt="AP50 and recall of unanswered digits for four sets of anchors, three seeds.")
 
 # %% [markdown]
