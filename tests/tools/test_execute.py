@@ -1,9 +1,11 @@
 """Executing a lesson must be repeatable to the byte, and must never lose a good notebook."""
 
+import sys
+
 import pytest
 
-from tools import execute, lesson
-from tools.lesson import Lesson, find
+from tools import execute, lesson, measured
+from tools.lesson import Lesson, current_stamp, find
 
 SOURCE = """\
 # %% [markdown]
@@ -24,8 +26,8 @@ print("✓ the sum is ten" if total == 10 else "no")
 def small(tmp_path, monkeypatch):
     """Build a project with one lesson, and point the tools at it."""
     for module in (execute, lesson):
-        monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
-        monkeypatch.setattr(module, "MEASURED", tmp_path / "lessons/measured.json", raising=False)
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "lessons/measured")
     monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
     (tmp_path / "lessons/00_stage").mkdir(parents=True)
     (tmp_path / "lessons/00_stage/01_count.py").write_text(SOURCE)
@@ -73,6 +75,34 @@ def test_a_change_of_text_keeps_the_outputs(small):
     assert small.stale() == []
 
 
+def check(monkeypatch, capsys):
+    """Call the command with --check, and return its status and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["execute", "--check"])
+    return execute.main(), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        pytest.param("range(5)", "range(6)", " is stale: cells changed;", id="code"),
+        pytest.param("# # Count", "# # Sum", ": its text is not in the notebook;", id="text"),
+        pytest.param(' tags=["nbval-check-output"]', "", ": its text is not in", id="tag"),
+    ],
+)
+def test_the_check_names_what_is_not_up_to_date_and_writes_nothing(
+    small, monkeypatch, capsys, old, new, said
+):
+    execute._write(small, _stamped(small, current_stamp(small)))
+    assert check(monkeypatch, capsys) == (0, "")
+    before = small.notebook.read_bytes()
+    edit(small, old, new)
+    status, printed = check(monkeypatch, capsys)
+    assert (status, len(printed.splitlines())) == (1, 1)
+    assert printed.startswith(small.name + said)
+    assert printed.endswith(f"; make lessons LESSON={small.name}\n")
+    assert small.notebook.read_bytes() == before
+
+
 def test_a_tag_counts_as_drift(small):
     execute._write(small, _stamped(small))
     edit(small, ' tags=["nbval-check-output"]', "")
@@ -88,9 +118,9 @@ def test_what_the_book_folds_is_folded_in_jupyterlab(small):
     assert not small.drifted()
 
 
-def _stamped(lesson):
+def _stamped(lesson, stamp=None):
     notebook = lesson.read_source()
-    notebook.metadata["labs_stamp"] = {}
+    notebook.metadata["labs_stamp"] = stamp or {}
     return notebook
 
 
@@ -99,6 +129,8 @@ def test_measurements_of_two_devices_stand_side_by_side(small):
     execute._record(small, {"kind": "gpu", "seconds": 1.0})
     execute._record(small, {"kind": "cpu", "seconds": 2.0})
     assert small.measured() == {"cpu": {"seconds": 2.0}, "gpu": {"seconds": 1.0}}
+    files = [path for path in measured.FOLDER.rglob("*") if path.is_file()]
+    assert files == [measured.FOLDER / "00_stage/01_count.json"]
 
 
 @pytest.mark.parametrize(
