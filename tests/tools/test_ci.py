@@ -179,9 +179,7 @@ def test_ci_installs_only_the_programs_that_are_missing(project):
     paths.mkdir()
     for name in ("bash", "timeout", "make", "sh", "date", "dirname", "tr", "env", "rm", "test"):
         (paths / name).symlink_to(shutil.which(name))
-    done = project.run(
-        "env", f"PATH={project.root}/.venv/bin:{paths}", "/bin/bash", ".ci/run"
-    )
+    done = project.run("env", f"PATH={project.root}/.venv/bin:{paths}", "/bin/bash", ".ci/run")
     assert done.returncode == 0, done.stderr
     installs = [line for line in project.asked if "apt-get" in line and "install" in line]
     assert len(installs) == 1

@@ -1,4 +1,4 @@
-"""Records must not meet in a merge, must not outlive their lesson, and must show what is too slow."""
+"""Records must not meet in a merge nor outlive their lesson, and must show what is too slow."""
 
 import json
 
