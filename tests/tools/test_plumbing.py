@@ -10,6 +10,7 @@ from tools.stamp import PLUMBING, ROOT
 
 MOST = 8
 PRINTED = ("print", "sys.exit")
+TEXT = {"str", "list", "tuple", "None", "Iterator", "Iterable"}  # what an annotation of words names
 
 
 def package():
@@ -23,27 +24,44 @@ def all_of(kind, tree):
     return [node for node in ast.walk(tree) if isinstance(node, kind)]
 
 
-def leaks(trees, name, seen=()):
+def leaks(trees, home, name, seen=()):
     """Say where what a function gives, and any text made of it, becomes more than words.
 
-    Words end in a ``raise``, are printed, or are returned as a ``str``, whose callers are followed.
+    Words end in a ``raise``, are printed, or are returned as texts, and then the callers of that
+    function are followed.
     """
     found = []
     for where, tree in trees.items():
-        for function in all_of(ast.FunctionDef, tree):
+        for function in all_of(ast.FunctionDef, tree) if knows(where, tree, home, name) else ():
             calls = [c for c in all_of(ast.Call, function) if getattr(c.func, "id", "") == name]
             ends = [end for call in calls for end in statements(function, call)]
-            found += [f"{where}.{function.name}" for end in ends if not is_words(function, end)]
-            if any(isinstance(end, ast.Return) for end in ends) and function.name not in seen:
-                found += leaks(trees, function.name, (*seen, name))
+            wrong = [end for end in ends if not is_words(tree, function, end)]
+            found += [f"{where}.{function.name}" for _ in wrong]
+            returned = any(isinstance(end, ast.Return) for end in ends)
+            if returned and (where, function.name) not in seen:
+                found += leaks(trees, where, function.name, (*seen, (home, name)))
     return found
 
 
-def is_words(function, end):
-    if isinstance(end, ast.Expr) and isinstance(end.value, ast.Call):
-        return ast.unparse(end.value.func) in PRINTED
-    is_text = isinstance(end, ast.Return) and ast.unparse(function.returns) == "str"
-    return is_text or isinstance(end, ast.Raise)
+def knows(where, tree, home, name):
+    """Tell whether a name in a module is the function of that module."""
+    imports = [node for node in all_of(ast.ImportFrom, tree) if home.startswith(node.module or "?")]
+    return where == home or name in {alias.name for node in imports for alias in node.names}
+
+
+def is_words(tree, function, end):
+    value = getattr(end, "value", None)
+    if isinstance(end, ast.Expr) and isinstance(value, ast.Call):
+        raising = [name for name, one in functions_of(tree).items() if annotates(one, {"NoReturn"})]
+        return ast.unparse(value.func) in (*PRINTED, *raising)
+    given = isinstance(end, ast.Return) or isinstance(value, ast.Yield)
+    return isinstance(end, ast.Raise) or (given and annotates(function, TEXT))
+
+
+def annotates(function, allowed):
+    """Tell whether what a function is said to return is made of these names alone."""
+    names = {node.id for node in all_of(ast.Name, function.returns or ast.Name("Any"))}
+    return names <= allowed
 
 
 def statements(function, value):
@@ -57,7 +75,7 @@ def statements(function, value):
         if node in seen:
             continue
         seen.add(node)
-        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+        targets = getattr(node, "targets", None) or [getattr(node, "target", appended_to(node))]
         if isinstance(node, ast.If):
             todo += [*node.body, *node.orelse]
         elif all(isinstance(target, ast.Name) for target in targets):
@@ -68,6 +86,12 @@ def statements(function, value):
         else:
             ends.append(node)
     return ends
+
+
+def appended_to(node):
+    method = getattr(getattr(node, "value", None), "func", None)
+    is_append = isinstance(node, ast.Expr) and getattr(method, "attr", "") == "append"
+    return method.value if is_append else None
 
 
 def effects(functions, name):
@@ -116,7 +140,7 @@ def test_no_entry_can_change_a_number(function):
         assert all_of(ast.Raise, trees[module])
         assert effects(functions, name) == []
     elif kind == "str":
-        assert leaks(trees, name) == []
+        assert leaks(trees, module, name) == []
     else:  # an import, made where it is needed
         assert function == "labs.extras.optional", f"{function} returns {kind}, not words"
         returns = [ast.unparse(node) for node in all_of(ast.Return, functions[name])]
@@ -130,25 +154,29 @@ def test_no_entry_can_change_a_number(function):
         pytest.param("hint = guess(x)\n    raise KeyError('no' + hint)", False, id="by a name"),
         pytest.param("if h := guess(x):\n        return h\n    return ''", False, id="returned"),
         pytest.param("print(guess(x))\n    return ''", False, id="printed"),
+        pytest.param("s = []\n    s.append(guess(x))\n    raise KeyError(s)", False, id="appended"),
+        pytest.param("_refuse(x, f'no {guess(x)}')", False, id="by a function that raises"),
         pytest.param("return len(guess(x))", True, id="in a number"),
         pytest.param("layers[guess(x)] = 1", True, id="as a key"),
         pytest.param("h = guess(x)\n    x.name = h\n    raise KeyError", True, id="kept"),
         pytest.param("if guess(x):\n        scale(x)\n    raise KeyError", True, id="decides"),
         pytest.param("fill(x, guess(x))", True, id="given away"),
+        pytest.param("s = []\n    s.append(guess(x))\n    scale(s)", True, id="appended, used"),
     ],
 )
 def test_words_that_become_more_than_words_are_found(body, leak):
     kind = "int" if "len" in body else "str"
-    tree = ast.parse(f"def caller(x) -> {kind}:\n    {body}")
-    assert leaks({"m": tree}, "guess") == (["m.caller"] if leak else [])
+    refuse = "def _refuse(x, words) -> NoReturn:\n    raise KeyError(words)\n"
+    tree = ast.parse(f"{refuse}def caller(x) -> {kind}:\n    {body}")
+    assert leaks({"m": tree}, "m", "guess") == (["m.caller"] if leak else [])
 
 
 def test_the_callers_of_a_function_that_returns_words_are_followed():
     words = "def words(x) -> str:\n    return guess(x)\n"
     fine = ast.parse(words + "def caller(x) -> None:\n    raise KeyError(words(x))")
-    assert leaks({"m": fine}, "guess") == []
+    assert leaks({"m": fine}, "m", "guess") == []
     bad = ast.parse(words + "def caller(x) -> int:\n    return len(words(x))")
-    assert leaks({"m": bad}, "guess") == ["m.caller"]
+    assert leaks({"m": bad}, "m", "guess") == ["m.caller"]
 
 
 @pytest.mark.parametrize(
