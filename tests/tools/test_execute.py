@@ -1,8 +1,11 @@
 """Executing a lesson must be repeatable to the byte, and must never lose a good notebook."""
 
+import base64
+import io
 import sys
 
 import pytest
+from PIL import Image
 
 from tools import execute, lesson, measured
 from tools.lesson import Lesson, current_stamp, find
@@ -60,6 +63,33 @@ def test_a_second_run_gives_the_same_bytes_and_a_failure_keeps_them(small, capsy
     assert run(small) == 1
     assert "must not be zero" in capsys.readouterr().out
     assert small.notebook.read_bytes() == first
+
+
+@pytest.mark.slow
+def test_a_picture_that_looks_the_same_changes_nothing_when_the_lesson_is_executed_again(small):
+    shown = "import io\nfrom PIL import Image as I\nf = io.BytesIO()\n"
+    shown += "I.new('RGB', (9, 9), 'red').save(f, 'PNG', compress_level=9)\n"
+    shown += "from IPython.display import Image, display\ndisplay(Image(f.getvalue()))"
+    edit(small, "total\n", f"total\n\n# %%\n{shown}\n")
+    assert run(small) == 0
+    old = small.read_notebook()
+    picture = next(
+        o
+        for cell in old.cells
+        for o in cell.get("outputs", [])
+        if "data" in o and "image/png" in o.data
+    )
+    image = Image.open(io.BytesIO(base64.b64decode(picture.data["image/png"])))
+    image.save(file := io.BytesIO(), "PNG", compress_level=0)  # as another version would write it
+    picture.data["image/png"] = base64.b64encode(file.getvalue()).decode()
+    execute._write(small, old)
+    before = small.notebook.read_bytes()
+
+    assert run(small) == 0
+    assert small.notebook.read_bytes() == before
+    edit(small, "'red'", "'blue'")
+    assert run(small) == 0
+    assert small.notebook.read_bytes() != before
 
 
 @pytest.mark.slow
