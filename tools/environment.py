@@ -8,7 +8,7 @@ from __future__ import annotations
 from tools.stamp import ROOT
 
 HEAD = """\
-# Generated from requirements.lock by `make environment`; a test holds the two equal.
+# Generated from requirements.lock by `make lock`; a test holds the two equal.
 name: cv-debugged
 channels:
   - conda-forge

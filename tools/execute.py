@@ -2,20 +2,22 @@
 
     python -m tools.execute [LESSON] [--force] [--check] [--jobs 2]
 
-A lesson that fails keeps its old notebook. Ctrl-C keeps everything that was finished.
+A lesson that fails keeps its old notebook. Ctrl-C keeps everything that was finished. A picture
+that looks as it did keeps its bytes. With --check nothing is written: what is not up to date is
+listed by name, and the exit status is 1 if anything is.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +29,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from tools.lesson import MEASURED, Lesson, current_stamp, find, read_measured
+from tools.lesson import Lesson, current_stamp, find
+from tools.measured import record_file, text
 from tools.stamp import ROOT
 
 # One thread, so that two lessons share two cores fairly and results do not depend on the machine.
@@ -49,10 +52,11 @@ def main() -> int:
     if options.inside:
         return _execute(Lesson(options.inside))
     lessons = find(options.lesson)
-    stale = [lesson for lesson in lessons if options.force or lesson.stale()]
     if options.check:
-        print("\n".join(f"{lesson.name}: {', '.join(lesson.stale())} changed" for lesson in stale))
-        return len(stale)
+        complaints = [line for lesson in lessons for line in _complaints(lesson)]
+        print("".join(f"{line}\n" for line in complaints), end="")
+        return len(complaints)
+    stale = [lesson for lesson in lessons if options.force or lesson.stale()]
     for lesson in lessons:
         if lesson not in stale and lesson.drifted():
             _write(lesson, _with_old_outputs(lesson))
@@ -65,10 +69,19 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.execute", description=__doc__)
     parser.add_argument("lesson", nargs="?", default="", help="one lesson, by path or part of it")
     parser.add_argument("--force", action="store_true", help="execute fresh lessons too")
-    parser.add_argument("--check", action="store_true", help="only list what is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing, list what is stale")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
     parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _complaints(lesson: Lesson) -> Iterator[str]:
+    """Say what in the notebook of a lesson is older than its source; nothing when it is fresh."""
+    mend = f"make lessons LESSON={lesson.name}"
+    if stale := lesson.stale():
+        yield f"{lesson.name} is stale: {', '.join(stale)} changed; {mend}"
+    elif lesson.drifted():
+        yield f"{lesson.name}: its text is not in the notebook; {mend}"
 
 
 def _execute_all(lessons: list[Lesson], jobs: int) -> int:
@@ -132,13 +145,15 @@ def _device() -> dict[str, str]:
 
 
 def _record(lesson: Lesson, measured: dict[str, Any]) -> None:
-    everything = read_measured()
     kind = measured.pop("kind")
-    everything[lesson.name] = everything.get(lesson.name, {}) | {kind: measured}
-    _replace(MEASURED, json.dumps(everything, indent=1, sort_keys=True) + "\n")
+    path = record_file(lesson.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text(lesson.measured() | {kind: measured}))
 
 
 def _execute(lesson: Lesson) -> int:
+    from tools.pictures import keep_old_bytes  # Pillow, which rendering the book does without
+
     notebook = lesson.read_source()
     stamp = current_stamp(lesson)  # before the run: an edit made meanwhile must count as stale
     client = NotebookClient(
@@ -154,6 +169,8 @@ def _execute(lesson: Lesson) -> int:
         print(re.sub(r"\x1b\[[0-9;]*m", "", str(error)))  # no colours: this may go to a log file
         return 1
     notebook.metadata["labs_stamp"] = stamp
+    if lesson.notebook.exists():
+        keep_old_bytes(notebook, lesson.read_notebook())
     _write(lesson, notebook)
     return 0
 
@@ -189,9 +206,9 @@ def _write(lesson: Lesson, notebook: Any) -> None:
     _replace(lesson.notebook, nbformat.writes(notebook) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(content, encoding="utf-8")
     part.replace(path)
 
 

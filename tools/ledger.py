@@ -2,7 +2,7 @@
 
     python -m tools.ledger
 
-Nothing here is written by hand or kept in a file: the notebooks and ``lessons/measured.json`` are
+Nothing here is written by hand or kept in a file: the notebooks and ``lessons/measured`` are
 read when the book is rendered, so the page cannot fall behind them.
 """
 

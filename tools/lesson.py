@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import jupytext
 import nbformat
 
+from tools.measured import Record, read
 from tools.stamp import ROOT, changed, stamp
 
 LESSONS = ROOT / "lessons"
-MEASURED = LESSONS / "measured.json"
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Lesson:
             *map(_essence, self.read_notebook().cells)
         ]
 
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Record:
         """Return what the last execution measured, by device kind (``cpu``, ``gpu``)."""
-        return read_measured().get(self.name, {})
+        return read(self.name)
 
 
 def find(chosen: str = "") -> list[Lesson]:
@@ -86,11 +85,6 @@ def find(chosen: str = "") -> list[Lesson]:
 def current_stamp(lesson: Lesson) -> dict[str, str]:
     """Compute the stamp that outputs made now from the lesson's source would carry."""
     return stamp([cell.source for cell in lesson.read_source().cells if cell.cell_type == "code"])
-
-
-def read_measured() -> dict[str, dict[str, Any]]:
-    """Read the record of all executions, from lesson name to device kind to what was measured."""
-    return json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
 
 
 def _essence(cell: Any) -> tuple[str, str, tuple[str, ...]]:

@@ -4,6 +4,10 @@ A stamp maps ``cells`` and every ``labs`` module that the lesson imports, direct
 hash. Modules are hashed by their syntax tree without docstrings: a comment changes nothing. A
 package whose ``__init__`` only imports names is a table of contents; it is followed by name, so
 that a lesson which takes ``digits`` from ``labs.data`` does not depend on all of ``labs.data``.
+A module that is started as a program (``"-m", "labs.imagefile"``) counts as one that is imported.
+
+The words of errors count: lessons print errors, and hunts and failed runs of an ablation show them.
+A few functions do not, see :data:`PLUMBING`.
 
 Only the standard library is used, and the hash is the same for every Python version.
 """
@@ -12,12 +16,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "labs"
+
+# Functions of which no output can show the work. A module reached through nothing else is left out
+# of a stamp, unless a cell imports it. What can change a number, a figure or a table is never here.
+PLUMBING = {
+    "labs.near_miss.did_you_mean": "ends the words of an error about a name that does not exist",
+    "labs.ablation.pool.refuse": "raises for an executor that cannot make these runs, or is silent",
+    "labs.extras.optional": "imports exactly the module it is given, or says how to install it",
+}
 
 Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
 
@@ -29,31 +44,52 @@ def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
         cells: The sources of the code cells, in order.
         root: The folder that holds the ``labs`` package.
     """
-    code = "\n".join(_without_magics(cell) for cell in cells)
-    modules = dependencies(_imports(ast.parse(code)), root)
-    hashes = {name: _hash(_skeleton(_tree(_file(name, root)))) for name in modules}
+    tree = ast.parse("\n".join(_without_magics(cell) for cell in cells))
+    typed = re.findall(rf"(?<!\S)-m\s+({PACKAGE}(?:\.\w+)*)", "\n".join(cells))
+    programs = [(_program(name, root), None) for name in (*_programs(tree), *typed)]
+    modules = dependencies([*_imports(tree), *programs], root)
+    hashes = {name: _summary(_file(name, root)).hash for name in modules}
     return {"cells": _hash("\0".join(cells)), **dict(sorted(hashes.items()))}
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Name the parts (``cells`` or modules) by which two stamps differ."""
-    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    """Name the parts (``cells`` or modules) by which two stamps differ.
+
+    A module that only the old stamp holds, and that holds plumbing, has not changed: it was not
+    left out yet.
+    """
+    left_out = {function.rpartition(".")[0] for function in PLUMBING} - new.keys()
+    names = (old.keys() | new.keys()) - left_out
+    return sorted(name for name in names if old.get(name) != new.get(name))
 
 
 def dependencies(imports: Iterable[Import], root: Path = ROOT) -> set[str]:
-    """Follow imports into the package, and return the names of all modules reached."""
+    """Follow imports into the package, and return the names of all modules reached.
+
+    Args:
+        imports: Those of a lesson. They are followed as they are; those of a module of the package
+            are followed unless they take :data:`PLUMBING` only.
+        root: The folder that holds the ``labs`` package.
+    """
     reached: set[str] = set()
-    todo = list(imports)
+    todo = [module for module, name in imports for module in _resolve(module, name, root)]
     while todo:
-        for module in _resolve(*todo.pop(), root):
-            if module not in reached:
-                reached.add(module)
-                todo += _imports(_tree(_file(module, root)))
+        if (module := todo.pop()) in reached:
+            continue
+        reached.add(module)
+        found = _summary(_file(module, root))
+        programs = [(_program(name, root), None) for name in found.programs]
+        for inner, name in (*found.imports, *programs):
+            todo += _resolve(inner, name, root, frozenset(PLUMBING))
     return reached
 
 
-def _resolve(module: str, name: str | None, root: Path) -> Iterator[str]:
+def _resolve(
+    module: str, name: str | None, root: Path, exempt: frozenset[str] = frozenset()
+) -> Iterator[str]:
     """Yield the modules that ``from module import name`` runs code of."""
+    if f"{module}.{name}" in exempt:
+        return
     if module.split(".")[0] != PACKAGE or _file(module, root) is None:
         return
     if name and _file(f"{module}.{name}", root):
@@ -65,7 +101,7 @@ def _resolve(module: str, name: str | None, root: Path) -> Iterator[str]:
     else:  # a name no import line binds is one that Python will not find either
         for inner, inner_name, bound in _bindings(_tree(_file(module, root))):
             if name in (None, "*", bound):
-                yield from _resolve(inner, inner_name, root)
+                yield from _resolve(inner, inner_name, root, exempt)
 
 
 def _is_contents(module: str, root: Path) -> bool:
@@ -93,10 +129,44 @@ def _imports(tree: ast.Module) -> list[Import]:
     return [(module, name) for module, name, _ in _bindings(tree)]
 
 
+def _programs(tree: ast.Module) -> Iterator[str]:
+    """Yield what a command in a list or in the arguments of a call starts: ``"-m", "labs"``."""
+    for node in ast.walk(tree):
+        words = node.elts if isinstance(node, ast.List | ast.Tuple) else ()
+        words = node.args if isinstance(node, ast.Call) else words
+        for flag, name in pairwise(getattr(word, "value", None) for word in words):
+            if flag == "-m" and isinstance(name, str) and name.split(".")[0] == PACKAGE:
+                yield name
+
+
+def _program(module: str, root: Path) -> str:
+    """Return the module whose code ``python -m module`` runs."""
+    return f"{module}.__main__" if _file(f"{module}.__main__", root) else module
+
+
 def _file(module: str, root: Path) -> Path | None:
     path = root.joinpath(*module.split("."))
     found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
     return found[0] if found else None
+
+
+class _Summary(NamedTuple):
+    """Hold what a stamp needs to know of one module."""
+
+    hash: str
+    imports: tuple[Import, ...]
+    programs: tuple[str, ...]
+
+
+def _summary(path: Path | None) -> _Summary:
+    assert path is not None, "only modules that exist are followed"
+    return _summarise(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _summarise(path: Path, _modified: int) -> _Summary:
+    tree = _tree(path)
+    return _Summary(_hash(_skeleton(tree)), tuple(_imports(tree)), tuple(_programs(tree)))
 
 
 def _tree(path: Path | None) -> ast.Module:
@@ -106,7 +176,14 @@ def _tree(path: Path | None) -> ast.Module:
 
 @cache
 def _parse(path: Path, _modified: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(
+                f"{path}, line {node.lineno}: expected `from {PACKAGE}… import …`, got a relative "
+                "import, which a stamp does not follow; write the whole name"
+            )
+    return tree
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -147,3 +147,43 @@ def test_damaged_deb_is_reported(tmp_path):
     (tmp_path / "a.deb").write_bytes(b"not a package")
     with pytest.raises(SystemExit, match=r"dpkg-deb -x .* failed"):
         unpack(tmp_path / "a.deb", tmp_path / "out")
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def rebuild(self, tmp_path, monkeypatch):
+        """Build a project whose loader knows the asset that is there, and rebuild another."""
+        (tmp_path / "labs").mkdir()
+        digest = sha256(b"old").hexdigest()
+        (tmp_path / "labs/loader.py").write_text(f'NAME, HASH = "a.zip", "{digest}"')
+        (tmp_path / "a.zip").write_bytes(b"old")
+        monkeypatch.setattr(build_assets, "ROOT", tmp_path)
+        monkeypatch.setattr(build_assets, "ASSETS", tmp_path)
+
+        def run(content, *options):
+            monkeypatch.setattr(build_assets, "build_all", lambda raw: {"a.zip": content})
+            monkeypatch.setattr(sys, "argv", ["build_assets", *options])
+            return build_assets.main(), (tmp_path / "a.zip").read_bytes()
+
+        return run
+
+    def test_the_check_reports_what_differs_and_writes_nothing(self, rebuild, capsys):
+        assert rebuild(b"new", "--check") == (1, b"old")
+        printed = capsys.readouterr().out
+        assert "a.zip  <- differs  <- put this hash into labs/loader.py" in printed
+        assert sha256(b"new").hexdigest() in printed
+
+    def test_a_loader_that_has_to_learn_a_hash_is_a_failure(self, rebuild, capsys):
+        assert rebuild(b"new") == (1, b"new")
+        assert "put this hash into labs/loader.py" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("options", [(), ("--check",)])
+    def test_the_same_bytes_are_no_failure(self, rebuild, capsys, options):
+        assert rebuild(b"old", *options) == (0, b"old")
+        assert "<-" not in capsys.readouterr().out
+
+    def test_a_missing_file_differs(self, rebuild, tmp_path):
+        (tmp_path / "a.zip").unlink()
+        with pytest.raises(FileNotFoundError):
+            rebuild(b"old", "--check")
+        assert rebuild(b"old") == (0, b"old")

@@ -1,9 +1,14 @@
 """Executing a lesson must be repeatable to the byte, and must never lose a good notebook."""
 
-import pytest
+import base64
+import io
+import sys
 
-from tools import execute, lesson
-from tools.lesson import Lesson, find
+import pytest
+from PIL import Image
+
+from tools import execute, lesson, measured
+from tools.lesson import Lesson, current_stamp, find
 
 SOURCE = """\
 # %% [markdown]
@@ -24,8 +29,8 @@ print("✓ the sum is ten" if total == 10 else "no")
 def small(tmp_path, monkeypatch):
     """Build a project with one lesson, and point the tools at it."""
     for module in (execute, lesson):
-        monkeypatch.setattr(module, "ROOT", tmp_path, raising=False)
-        monkeypatch.setattr(module, "MEASURED", tmp_path / "lessons/measured.json", raising=False)
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "lessons/measured")
     monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
     (tmp_path / "lessons/00_stage").mkdir(parents=True)
     (tmp_path / "lessons/00_stage/01_count.py").write_text(SOURCE)
@@ -61,6 +66,33 @@ def test_a_second_run_gives_the_same_bytes_and_a_failure_keeps_them(small, capsy
 
 
 @pytest.mark.slow
+def test_a_picture_that_looks_the_same_changes_nothing_when_the_lesson_is_executed_again(small):
+    shown = "import io\nfrom PIL import Image as I\nf = io.BytesIO()\n"
+    shown += "I.new('RGB', (9, 9), 'red').save(f, 'PNG', compress_level=9)\n"
+    shown += "from IPython.display import Image, display\ndisplay(Image(f.getvalue()))"
+    edit(small, "total\n", f"total\n\n# %%\n{shown}\n")
+    assert run(small) == 0
+    old = small.read_notebook()
+    picture = next(
+        o
+        for cell in old.cells
+        for o in cell.get("outputs", [])
+        if "data" in o and "image/png" in o.data
+    )
+    image = Image.open(io.BytesIO(base64.b64decode(picture.data["image/png"])))
+    image.save(file := io.BytesIO(), "PNG", compress_level=0)  # as another version would write it
+    picture.data["image/png"] = base64.b64encode(file.getvalue()).decode()
+    execute._write(small, old)
+    before = small.notebook.read_bytes()
+
+    assert run(small) == 0
+    assert small.notebook.read_bytes() == before
+    edit(small, "'red'", "'blue'")
+    assert run(small) == 0
+    assert small.notebook.read_bytes() != before
+
+
+@pytest.mark.slow
 def test_a_change_of_text_keeps_the_outputs(small):
     run(small)
     before = [cell.get("outputs") for cell in small.read_notebook().cells]
@@ -71,6 +103,34 @@ def test_a_change_of_text_keeps_the_outputs(small):
     assert not small.drifted()
     assert [cell.get("outputs") for cell in small.read_notebook().cells] == before
     assert small.stale() == []
+
+
+def check(monkeypatch, capsys):
+    """Call the command with --check, and return its status and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["execute", "--check"])
+    return execute.main(), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        pytest.param("range(5)", "range(6)", " is stale: cells changed;", id="code"),
+        pytest.param("# # Count", "# # Sum", ": its text is not in the notebook;", id="text"),
+        pytest.param(' tags=["nbval-check-output"]', "", ": its text is not in", id="tag"),
+    ],
+)
+def test_the_check_names_what_is_not_up_to_date_and_writes_nothing(
+    small, monkeypatch, capsys, old, new, said
+):
+    execute._write(small, _stamped(small, current_stamp(small)))
+    assert check(monkeypatch, capsys) == (0, "")
+    before = small.notebook.read_bytes()
+    edit(small, old, new)
+    status, printed = check(monkeypatch, capsys)
+    assert (status, len(printed.splitlines())) == (1, 1)
+    assert printed.startswith(small.name + said)
+    assert printed.endswith(f"; make lessons LESSON={small.name}\n")
+    assert small.notebook.read_bytes() == before
 
 
 def test_a_tag_counts_as_drift(small):
@@ -88,9 +148,9 @@ def test_what_the_book_folds_is_folded_in_jupyterlab(small):
     assert not small.drifted()
 
 
-def _stamped(lesson):
+def _stamped(lesson, stamp=None):
     notebook = lesson.read_source()
-    notebook.metadata["labs_stamp"] = {}
+    notebook.metadata["labs_stamp"] = stamp or {}
     return notebook
 
 
@@ -99,6 +159,8 @@ def test_measurements_of_two_devices_stand_side_by_side(small):
     execute._record(small, {"kind": "gpu", "seconds": 1.0})
     execute._record(small, {"kind": "cpu", "seconds": 2.0})
     assert small.measured() == {"cpu": {"seconds": 2.0}, "gpu": {"seconds": 1.0}}
+    files = [path for path in measured.FOLDER.rglob("*") if path.is_file()]
+    assert files == [measured.FOLDER / "00_stage/01_count.json"]
 
 
 @pytest.mark.parametrize(

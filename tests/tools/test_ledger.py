@@ -1,12 +1,10 @@
 """The ledger must say what the notebooks say, all of it, and nothing else."""
 
-import json
-
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import ledger, lesson
+from tools import ledger, lesson, measured
 from tools.lesson import Lesson
 
 RUN = {"date": "2026-01-02", "device": "x86_64, 1 thread", "python": "3.11", "torch": "2.14.1"}
@@ -21,7 +19,7 @@ def project(tmp_path, monkeypatch):
     """Build a project with two lessons, the second of which was never measured."""
     monkeypatch.setattr(lesson, "ROOT", tmp_path)
     monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
-    monkeypatch.setattr(lesson, "MEASURED", tmp_path / "lessons/measured.json")
+    monkeypatch.setattr(measured, "FOLDER", tmp_path / "lessons/measured")
     card = "- **You will be able to** count\n  slowly.\n- **You need** fingers."
     counting = [
         new_markdown_cell(f"# Count to ten\n\n:::{{admonition}} Your card\n{card}\n:::"),
@@ -31,10 +29,10 @@ def project(tmp_path, monkeypatch):
     ]
     write(tmp_path, "00_start/01_count", counting)
     write(tmp_path, "01_next/01_rest", [new_markdown_cell("# Rest")])
-    measured = {"cpu": {**RUN, "seconds": 90.0, "cpu_seconds": 41.6, "peak_mb": 910}}
-    (tmp_path / "lessons/measured.json").write_text(
-        json.dumps({"lessons/00_start/01_count": measured})
-    )
+    run = {**RUN, "seconds": 90.0, "cpu_seconds": 41.6, "peak_mb": 910}
+    record = measured.record_file("lessons/00_start/01_count")
+    record.parent.mkdir(parents=True)
+    record.write_text(measured.text({"cpu": run}))
     return tmp_path
 
 

@@ -9,7 +9,7 @@ LESSON = ["from labs.hooks import capture", "import torch\n%matplotlib inline\n!
 
 @pytest.fixture
 def package(tmp_path):
-    """Build a package of six small modules; labs.data only lists what it imports."""
+    """Build a package of small modules; labs.data only lists what it imports."""
     files = {
         "labs/__init__.py": '"""Say nothing."""',
         "labs/hooks.py": "from labs.names import near\n\ndef capture():\n    return near()",
@@ -22,6 +22,11 @@ def package(tmp_path):
         "labs/data/scan.py": "def scan():\n    return []",
         "labs/hunts/__init__.py": "def examine():\n    return True",
         "labs/hunts/first.py": "from labs.hunts import examine",
+        "labs/near_miss.py": "def did_you_mean():\n    return ''\n\ndef count():\n    return 1",
+        "labs/boxes.py": "from labs.near_miss import did_you_mean",
+        "labs/worker/__init__.py": '"""List."""',
+        "labs/worker/__main__.py": "from labs.names import near",
+        "labs/start.py": 'RUN = ["python", "-P", "-m", "labs.worker"]',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -95,3 +100,77 @@ def test_moving_code_between_cells_counts(package):
     assert changed(stamp(["a = 1\nb = 2"], package), stamp(["a = 1", "b = 2"], package)) == [
         "cells"
     ]
+
+
+class TestPrograms:
+    """What a lesson starts in another process is code that it runs, too."""
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param("import labs.start", id="by a module"),
+            pytest.param('run([*torchrun, "-m", "labs.worker", "--steps"])', id="list"),
+            pytest.param('run(("python", "-m", "labs.worker"))', id="tuple"),
+            pytest.param('start("-m", "labs.worker")', id="arguments"),
+            pytest.param("!python -m labs.worker --steps 3", id="shell"),
+            pytest.param('os.system("python -m labs.worker")', id="one string"),
+            pytest.param("from labs.worker import __main__", id="import"),
+        ],
+    )
+    def test_its_main_module_is_followed(self, package, code):
+        assert {"labs.worker.__main__", "labs.names"} <= set(stamp([code], package))
+
+    @pytest.mark.parametrize(
+        "code", ['run(["-m", "pip"])', 'f("labs.worker")', 'run(["-m", "labsome"])', '["-m", 3]']
+    )
+    def test_nothing_else_is(self, package, code):
+        assert set(stamp([code], package)) == {"cells"}
+
+    def test_a_relative_import_is_refused_because_it_is_not_followed(self, package):
+        edit(package, "labs/boxes.py", "from labs.near_miss", "from .near_miss")
+        with pytest.raises(ValueError, match=r"boxes\.py, line 1: .* got a relative import"):
+            stamp(["import labs.boxes"], package)
+
+
+class TestPlumbing:
+    def test_a_module_reached_through_nothing_else_is_left_out(self, package):
+        before = stamp(["import labs.boxes"], package)
+        assert set(before) == {"cells", "labs.boxes"}
+        edit(package, "labs/near_miss.py", "return ''", "return '?'")
+        assert changed(before, stamp(["import labs.boxes"], package)) == []
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param("import labs.boxes\nfrom labs.near_miss import did_you_mean", id="cell"),
+            pytest.param("import labs.near_miss", id="module"),
+            pytest.param("from labs.near_miss import *", id="star"),
+            pytest.param("from labs import near_miss", id="attribute"),
+        ],
+    )
+    def test_a_cell_that_imports_it_counts_it(self, package, code):
+        assert "labs.near_miss" in stamp([code], package)
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            pytest.param("from labs.near_miss import count", id="another name"),
+            pytest.param("from labs.near_miss import did_you_mean, count", id="both"),
+            pytest.param("from labs import near_miss", id="module"),
+            pytest.param("import labs.near_miss", id="import"),
+            pytest.param("from labs.near_miss import *", id="star"),
+        ],
+    )
+    def test_a_module_that_takes_more_than_plumbing_counts_it(self, package, line):
+        (package / "labs/boxes.py").write_text(line)
+        assert "labs.near_miss" in stamp(["import labs.boxes"], package)
+
+    def test_a_stamp_from_before_the_list_is_not_stale(self):
+        old = {"cells": "1", "labs.near_miss": "2", "labs.boxes": "3"}
+        assert changed(old, {"cells": "1", "labs.boxes": "3"}) == []
+        assert changed({"cells": "1", "labs.gone": "2"}, {"cells": "1"}) == ["labs.gone"]
+
+    def test_a_module_that_left_the_list_or_is_imported_now_is_compared(self):
+        new = {"cells": "1", "labs.near_miss": "2"}
+        assert changed({"cells": "1"}, new) == ["labs.near_miss"]
+        assert changed({"cells": "1", "labs.near_miss": "0"}, new) == ["labs.near_miss"]
