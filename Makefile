@@ -16,7 +16,7 @@ unexport PYTHONPATH
 PIP := $(PY) -m pip install --quiet --progress-bar off
 OFFLINE := echo "make: pip could not install. Is the network up? The packages are those in requirements.lock."
 
-.PHONY: help book test lab lessons bench lock clean
+.PHONY: help book test lab lessons bench lock clean load
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -74,3 +74,6 @@ lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pypro
 
 clean:  ## remove what was built (not the lessons' outputs)
 	rm -rf _build build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+load: $(VENV)/.all  ## run the tests that wait for processes again and again, on busy cores
+	@$(PY) -m tools.load
