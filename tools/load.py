@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -58,6 +59,11 @@ class Repeat:
         metafunc.fixturenames.append("repetition")
         metafunc.parametrize("repetition", [f"run{n}" for n in range(self.times)])
 
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Go through all tests before any comes again, so that a run cut short counts all."""
+        runs = [f"run{n}" for n in range(self.times)]
+        items.sort(key=lambda item: runs.index(item.callspec.params["repetition"]))
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Count a test once, and as failed when any part of it failed."""
         name = self._name(report.nodeid)
@@ -71,7 +77,7 @@ class Repeat:
     @staticmethod
     def _name(nodeid: str) -> str:
         test, bracket, own = nodeid.rstrip("]").partition("[")
-        parts = [part for part in own.split("-") if not part.removeprefix("run").isdigit()]
+        parts = [part for part in own.split("-") if not re.fullmatch(r"run\d+", part)]
         return f"{test}[{'-'.join(parts)}]" if bracket and parts else test
 
 
