@@ -25,7 +25,7 @@ NBVAL := TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env lesso
 
 STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
 
-.PHONY: help book test fresh lab lessons bench gpu elsewhere times lock clean
+.PHONY: help book test fresh lab lessons bench gpu elsewhere times load lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -96,3 +96,6 @@ lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pypro
 
 clean:  ## remove what was built (not the lessons' outputs)
 	rm -rf _build build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+load: $(VENV)/.all  ## run the tests that wait for processes again and again, on busy cores
+	@$(PY) -m tools.load

@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 import yaml
 
+from tests.waiting import HANG
 from tools import build_site
 from tools.lesson import find
 from tools.stamp import ROOT
@@ -66,6 +67,7 @@ class Visit:
 
     def __init__(self, browser, allowed):
         self.tab = browser.new_page(viewport=LAPTOP)
+        self.tab.set_default_timeout(1000 * HANG)
         self.allowed = ("data:", "blob:", allowed)
         self.fetched, self.errors = [], []
         self.tab.route("**/*", self._let_through)

@@ -10,6 +10,7 @@ and the Markdown made for it takes its place before the page is parsed, so its h
 - ``{lesson-table} STAGE``: a stage's lessons, or all, with what they give and how long they run.
 - ``{lesson-ledger}``: every lesson with its measurements and claims.
 - ``{lesson-figure} LESSON N``: the N-th figure of a lesson, with a link to it.
+- ``{roadmap}``: every line of the notes that the book grew from, with what answers it.
 - ``{module-table}``: the modules of ``labs``, each with the first line of its docstring.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from tools import roadmap
 from tools.ledger import entries, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
 from tools.stamp import ROOT
@@ -83,6 +85,7 @@ WRITERS: dict[str, Callable[[str], str]] = {
     "lesson-ledger": lambda _: ledger_page(entries()),
     "lesson-figure": lambda which: lesson_figure(which.split()[0], int(which.split()[1])),
     "module-table": lambda _: module_table(),
+    "roadmap": lambda _: roadmap.page(roadmap.read()),
 }
 BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)
 

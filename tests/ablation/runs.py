@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torchvision.models import mobilenet_v3_small
 
 from labs.ablation import ablate, processes
+from tests.waiting import HANG, until
 
 BASE = {"shift": 0.0, "scale": 0.1}
-SLOW = {"file": "", "part": 0, "seconds": 0.05}
 
 
 def noisy(shift, scale):
@@ -29,9 +29,10 @@ def draws(library):
     return {"python": random.random(), "numpy": legacy, "torch": torch.rand(1).item()}
 
 
-def where(part, wait=0.0):
-    """Tell in which process this runs, with how many threads."""
-    time.sleep(wait)
+def where(part, folder):
+    """Tell in which process this runs, with how many threads, once two processes run it."""
+    Path(folder, str(os.getpid())).touch()
+    until(lambda: len(os.listdir(folder)) == 2)
     threads = int(os.environ["OMP_NUM_THREADS"])
     return {"pid": os.getpid(), "torch": torch.get_num_threads(), "OpenMP": threads}
 
@@ -49,28 +50,43 @@ def dies_at(part):
     return float(part)
 
 
-def signs(file, part, seconds):
-    """Work for a while, and sign in the file at the end."""
-    time.sleep(seconds)
+def signs(file, part):
+    """Sign in the file."""
     with open(file, "a") as signed:
         signed.write(json.dumps([part, torch.initial_seed()]) + "\n")
     return part + torch.rand(1).item()
 
 
+def signs_when_allowed(folder, part):
+    """Say that a run has begun, wait until a run is allowed, and sign."""
+    with open(Path(folder, "begun"), "a") as begun:
+        begun.write("1\n")
+    until(lambda: took(Path(folder, "allowed")))
+    return signs(Path(folder, "signed"), part)
+
+
+def took(allowed):
+    """Take one of the files of a folder, if there is any."""
+    for file in allowed.iterdir():
+        file.unlink()
+        return True
+    return False
+
+
 def study_of_twelve(folder):
-    base = {**SLOW, "file": str(Path(folder) / "signed")}
-    return ablate(signs, base, "part", range(4), seeds=range(3), store=Path(folder) / "store")
+    base, store = {"folder": str(folder), "part": 0}, Path(folder) / "store"
+    return ablate(signs_when_allowed, base, "part", range(4), seeds=range(3), store=store)
 
 
 def study_in_processes(folder):
-    """Run for a minute in two processes, whose ids go into files of the folder."""
+    """Run for ever in two processes, whose ids go into files of the folder."""
     with processes(2) as pool:
         ablate(signs_in, {"folder": folder, "part": 0}, "part", range(2), range(2), executor=pool)
 
 
 def signs_in(folder, part):
     (Path(folder) / f"{os.getpid()}.pid").touch()
-    time.sleep(60)
+    time.sleep(2 * HANG)
     return 0.0
 
 

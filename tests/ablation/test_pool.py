@@ -2,7 +2,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,6 +20,7 @@ from tests.ablation.runs import (
     study_in_processes,
     where,
 )
+from tests.waiting import HANG, alive, until
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,9 @@ def test_processes_give_the_numbers_of_this_process_in_the_same_order(pool):
     assert (drawn.groupby("seed").nunique() == 1)[["python", "numpy", "torch"]].all(axis=None)
 
 
-def test_each_process_has_its_share_of_the_threads(pool):
-    places = ablate(where, {"part": 0, "wait": 0.3}, "part", [0, 1], [0, 1], executor=pool)
+def test_each_process_has_its_share_of_the_threads(pool, tmp_path):
+    here = {"part": 0, "folder": str(tmp_path)}
+    places = ablate(where, here, "part", [0, 1], [0, 1], executor=pool)
     seen = places.frame()
     assert seen["pid"].nunique() == 2
     assert os.getpid() not in seen["pid"].to_list()
@@ -72,12 +73,12 @@ def test_processes_end_when_the_study_is_killed(tmp_path):
         target=study_in_processes, args=(str(tmp_path),)
     )
     study.start()
-    waited = until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, 120)
+    waited = until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     study.kill()
     study.join()
     pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert waited
-    assert until(lambda: not any(map(alive, pids)), 10)
+    assert until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.slow
@@ -86,28 +87,13 @@ def test_ctrl_c_ends_the_runs_in_processes_too(tmp_path):
         target=study_in_processes, args=(str(tmp_path),)
     )
     study.start()
-    assert until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, 120)
+    assert until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
     for pid in (study.pid, *pids):  # as a terminal sends it: to all of them
         os.kill(pid, signal.SIGINT)
-    study.join(30)
+    study.join(HANG)
     assert study.exitcode == 1
-    assert until(lambda: not any(map(alive, pids)), 10)
-
-
-def until(true, seconds):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.02)
-    return true()
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as status:
-            return status.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert until(lambda: not any(map(alive, pids)))
 
 
 def test_threads_are_refused_since_they_share_the_random_state():

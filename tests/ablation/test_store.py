@@ -1,7 +1,6 @@
+import itertools
 import json
 import multiprocessing
-import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import nn
 from labs.ablation import Run, ablate, store
 from labs.ablation.store import canonical, open_store
 from tests.ablation.runs import BASE, fails_at, noisy, signs, study_of_twelve
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def written(folder):
 
 
 def test_a_finished_study_is_read_and_not_repeated(tmp_path):
-    base = {"file": str(tmp_path / "signed"), "part": 0, "seconds": 0.0}
+    base = {"file": str(tmp_path / "signed"), "part": 0}
     first = ablate(signs, base, "part", [0, 1], seeds=range(2), store=tmp_path / "a" / "b")
     again = ablate(signs, base, "part", [0, 1], seeds=range(2), store=tmp_path / "a" / "b")
     assert again.runs == first.runs
@@ -94,7 +94,7 @@ def test_another_study_is_refused_with_what_changed(tmp_path, base, message):
     with open_for_noisy(tmp_path, BASE | {"shift": 9.0}):  # it is replaced in every run
         pass
     with pytest.raises(ValueError, match=r"fn was '.*noisy' and is '.*signs'"):
-        ablate(signs, {"file": "", "part": 0, "seconds": 0}, "part", [0, 1], store=tmp_path)
+        ablate(signs, {"file": "", "part": 0}, "part", [0, 1], store=tmp_path)
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path):
@@ -136,27 +136,42 @@ def test_values_that_the_store_cannot_tell_apart_are_refused(tmp_path):
 def test_a_study_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path):
     context = multiprocessing.get_context("forkserver")  # loads PyTorch once, then forks
     context.set_forkserver_preload(["tests.ablation.runs", "labs.repro", "filelock"])
-    signed, runs = tmp_path / "signed", tmp_path / "store" / "runs.jsonl"
-    chance, killed_at_work = random.Random(0), 0
+    begun, signed = tmp_path / "begun", tmp_path / "signed"
+    allowed, runs = tmp_path / "allowed", tmp_path / "store" / "runs.jsonl"
+    allowed.mkdir()
     finished, before = set(), 0
-    for _ in range(20):
-        study = context.Process(target=study_of_twelve, args=(str(tmp_path),))
-        study.start()
-        time.sleep(chance.uniform(0.0, 0.15))
-        study.kill()
-        study.join()
-        killed_at_work += study.exitcode == -9
+    # What grows before a study is killed: nothing, or what its first run, allowed or not, does.
+    moments = {itertools.count().__next__: False, lambda: lines(begun): False}
+    moments |= {lambda: lines(signed): True, lambda: len(recorded(runs)): True}
+    for count, allow in [*moments.items()] * 5:
+        if allow:  # one run and not more, so that no study can end by itself
+            (allowed / "one").touch()
+        kill_when_it_grows(count, context.Process(target=study_of_twelve, args=(str(tmp_path),)))
         made = signed.read_text().splitlines() if signed.exists() else []
         assert finished.isdisjoint(made[before:]), "a finished run was made again"
         before, finished = len(made), recorded(runs)
         assert finished <= set(made)
-    assert killed_at_work >= 10
-    assert len(finished) > 2, "the study was always killed before it had begun"
+    assert 5 <= len(finished) <= 10, "a study that was killed made more or fewer runs than allowed"
+    for number in range(12):
+        (allowed / str(number)).touch()
     study = study_of_twelve(tmp_path)
     rows = study.frame()[["part", "seed"]].drop_duplicates()
     assert len(study.frame()) == len(rows) == len(recorded(runs)) == 12
     assert len(written(tmp_path / "store")) == 1 + 12
     assert finished.isdisjoint(signed.read_text().splitlines()[before:])
+
+
+def kill_when_it_grows(count, study):
+    before = count()
+    study.start()
+    assert until(lambda: count() > before)
+    study.kill()
+    study.join()
+    assert study.exitcode == -9
+
+
+def lines(path):
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def recorded(path):

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from labs.ddp_train.__main__ import main
 from labs.models import DigitNet
 from tests.ddp import sharing
 from tests.ddp.sharing import ALONE, settings_of
+from tests.waiting import HANG, until
 
 ROOT = Path(__file__).parents[2]
 LONG = Settings(epochs=2, batch_size=16, accumulate=2, limit=512, ema=0.9, amp=True)
@@ -180,13 +180,13 @@ def uninterrupted(tmp_path_factory):
     return state(folder)
 
 
-def torchrun(folder, *options):
+def torchrun(folder, *options, trainer="labs.ddp_train", **others):
     """Start an agent that runs the trainer with the settings LONG."""
-    trainer = ["--epochs=2", "--batch-size=16", "--accumulate=2", "--limit=512", "--ema=0.9"]
-    trainer += ["--amp", f"--checkpoint={folder}", "--save-every=1", "--resume"]
-    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LABS_DEVICE": "cpu"}
+    run = ["--epochs=2", "--batch-size=16", "--accumulate=2", "--limit=512", "--ema=0.9"]
+    run += ["--amp", f"--checkpoint={folder}", "--save-every=1", "--resume"]
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LABS_DEVICE": "cpu", **others}
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "labs.ddp_train", *trainer],
+        [sys.executable, "-m", "torch.distributed.run", *options, "-m", trainer, *run],
         env=os.environ | env | {"GLOO_SOCKET_IFNAME": "lo"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,7 +202,7 @@ def children(pid):
 
 def lines_of(agent):
     try:
-        out, errors = agent.communicate(timeout=240)
+        out, errors = agent.communicate(timeout=HANG)
     except subprocess.TimeoutExpired:
         agent.terminate()  # it ends its ranks
         raise
@@ -213,13 +213,13 @@ def lines_of(agent):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_torchrun_restarts_a_killed_rank_and_nothing_is_lost(uninterrupted, tmp_path):
-    agent = torchrun(tmp_path, "--standalone", "--nproc-per-node=2", "--max-restarts=2")
-    end = time.monotonic() + 120
-    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    workers = children(agent.pid)
-    os.kill(workers[-1], signal.SIGKILL)
-    assert 0 < state(tmp_path)["step"] < 64
+    ranks = ("--standalone", "--nproc-per-node=2", "--max-restarts=2")
+    held = {"trainer": "tests.ddp.held", "HOLD": f"20 {tmp_path / 'release'}"}
+    agent = torchrun(tmp_path, *ranks, **held)
+    assert until((tmp_path / "checkpoint.pt").exists)
+    os.kill(children(agent.pid)[-1], signal.SIGKILL)
+    assert 0 < state(tmp_path)["step"] <= 20
+    (tmp_path / "release").touch()
     assert lines_of(agent) == [("1", "32"), ("2", "64")]
     assert_same(state(tmp_path), uninterrupted)
 

@@ -12,6 +12,7 @@ import pytest
 from labs.hunts.engineering import check_tracker
 from labs.hunts.engineering.tracker import OfflineRun
 from tests.hunts.lesson_cells import run_cell
+from tests.waiting import HANG
 
 LESSON = "lessons/06_engineering/06_track_experiments"
 
@@ -206,19 +207,26 @@ def test_the_reader_joins_messages_across_blocks(offline, tmp_path):
 
 
 CONTROL = """
-import contextlib, socket, sys, wandb
+import os, socket, sys, threading, wandb
+mode, folder, patience = sys.argv[1], sys.argv[2], float(sys.argv[3])
 trap = socket.create_server(("127.0.0.1", 0))
-trap.setblocking(False)
 address = f"http://127.0.0.1:{trap.getsockname()[1]}"
-settings = wandb.Settings(mode=sys.argv[1], base_url=address, silent=True, console="off",
-    api_key="0" * 40, init_timeout=2, disable_git=True, x_disable_stats=True, x_disable_meta=True)
-with contextlib.suppress(wandb.errors.CommError):
-    wandb.init(project="p", dir=sys.argv[2], settings=settings).finish()
+settings = wandb.Settings(mode=mode, base_url=address, silent=True, console="off",
+    api_key="0" * 40, init_timeout=patience, disable_git=True, x_disable_stats=True,
+    x_disable_meta=True)
+run = lambda: wandb.init(project="p", dir=folder, settings=settings).finish()
+if mode == "offline":
+    run()
+    patience = 0  # all is done: who has not called by now does not call
+else:
+    threading.Thread(target=run, daemon=True).start()
+trap.settimeout(patience)
 try:
     trap.accept()
-    print("caught")
-except BlockingIOError:
-    print("silent")
+    print("caught", flush=True)
+except (BlockingIOError, TimeoutError):
+    print("silent", flush=True)
+os._exit(0)  # do not wait for an answer that never comes
 """
 
 
@@ -227,12 +235,12 @@ def test_the_trap_of_the_lesson_hears_wandb_when_it_is_online(tmp_path, mode, he
     pytest.importorskip("wandb")
     folders = {f"WANDB_{kind}_DIR": str(tmp_path) for kind in ("DATA", "CACHE", "CONFIG")}
     done = subprocess.run(
-        [sys.executable, "-c", CONTROL, mode, str(tmp_path)],
+        [sys.executable, "-c", CONTROL, mode, str(tmp_path), str(HANG)],
         env=os.environ | folders | {"WANDB_ERROR_REPORTING": "false", "no_proxy": "127.0.0.1"},
         cwd=Path(tmp_path),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * HANG,
         check=False,
     )
     assert heard in done.stdout, done.stderr

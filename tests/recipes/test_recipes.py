@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from labs.recipes.__main__ import main
 from tests.recipes import sharing
 from tests.recipes.sharing import ALONE
 from tests.recipes.tiny import tiny
+from tests.waiting import HANG, until
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["tiny", "--epochs=2", "--scenes=24", "--batch-size=4", "--limit=24", "--ema=0.9", "--amp"]
@@ -64,8 +64,8 @@ def finished(tmp_path_factory):
     return path
 
 
-def start(program, *options):
-    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LABS_DEVICE": "cpu"}
+def start(program, *options, **others):
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LABS_DEVICE": "cpu", **others}
     return subprocess.Popen(
         [sys.executable, *program, *options],
         env=os.environ | env | {"GLOO_SOCKET_IFNAME": "lo"},
@@ -80,29 +80,30 @@ def step_of(folder):
     return torch.load(file, weights_only=True)["step"] if file.exists() else 0
 
 
-def interrupted(number, after, folder, *options):
-    """Run until ``after`` steps are saved, then send a signal; return status and errors."""
+def interrupted(number, after, held, folder, *options):
+    """Send a signal after ``after`` steps, at the latest when the run is held; return its end."""
     options = (*SHORT, f"--checkpoint={folder}", "--save-every=1", *options)
-    process = start(["-m", "tests.recipes.tiny"], *options)
-    end = time.monotonic() + 120
-    while step_of(folder) < after and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
+    release = folder.with_name(f"after {held}")
+    process = start(["-m", "tests.recipes.tiny"], *options, HOLD=f"{held} {release}")
+    until(lambda: step_of(folder) >= after or process.poll() is not None)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    release.touch()
+    _, errors = process.communicate(timeout=HANG)
     return process.returncode, errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its signals are others")
 def test_a_run_that_was_killed_and_then_stopped_writes_the_same_file(finished, tmp_path):
     folder, path = tmp_path / "run", tmp_path / "tiny.safetensors"
-    assert interrupted(signal.SIGKILL, 2, folder)[0] == -signal.SIGKILL
+    assert interrupted(signal.SIGKILL, 2, 6, folder)[0] == -signal.SIGKILL
     killed_at = step_of(folder)
-    assert 2 <= killed_at < 12
-    status, errors = interrupted(signal.SIGINT, killed_at + 1, folder, "--resume")
+    assert 2 <= killed_at <= 6
+    here = killed_at + 1
+    status, errors = interrupted(signal.SIGINT, here, here, folder, "--resume")
     assert status == 130, errors
     assert f"kept in {folder}: the same command with --resume" in errors
     assert "Traceback" not in errors
-    assert killed_at < step_of(folder) < 12
+    assert step_of(folder) == here
     main([*SHORT, f"--checkpoint={folder}", "--resume", f"--out={path}"])
     assert path.read_bytes() == finished.read_bytes()
 
@@ -237,7 +238,7 @@ def test_torchrun_trains_and_writes_what_one_process_loads(tmp_path):
     program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["yolo_v8", "--steps=20", "--batch-size=4", "--scenes=80", "--limit=80"]
     process = start([*program, "-m", "labs.recipes"], *options, f"--out={path}")
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert re.search(r"^epoch 1 step 20 loss [\d.]+ AP50 \S+ AP \S+\ntest AP ", out, re.MULTILINE)
     assert trained(path).recipe["processes"] == 2

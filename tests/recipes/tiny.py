@@ -6,6 +6,7 @@ from labs.models import YOLOv8
 from labs.postprocess import YOLOv8Postprocess
 from labs.recipes import DETECTORS
 from labs.recipes.__main__ import main
+from tests.ddp.held import hold
 
 
 def tiny(num_classes):
@@ -17,4 +18,5 @@ def tiny(num_classes):
 
 if __name__ == "__main__":
     DETECTORS["tiny"] = tiny
+    hold()
     main()

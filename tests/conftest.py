@@ -1,0 +1,16 @@
+"""Let no test depend on how fast the machine is, nor on how the tests were started."""
+
+import signal
+import threading
+
+from hypothesis import HealthCheck, settings
+
+# Hypothesis fails a test whose examples take long, by default: a busy machine is no fault.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and every process started from
+# there inherits it: the tests that send Ctrl-C would wait for ever.
+ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+if ignored and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
