@@ -11,25 +11,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def refuse_averaged(verb: str, model: nn.Module, parameters: Iterable[Tensor], fix: str) -> None:
-    """Raise when ``DistributedDataParallel`` averages the gradients of these parameters.
+def refuse_averaged(verb: str, parameters: Iterable[Tensor], fix: str) -> None:
+    """Raise when ``DistributedDataParallel`` averages the gradients of one of these parameters.
 
     The network inside does not know that it is wrapped, so in a process group all objects of the
-    program are looked through for a wrapper that holds one of the parameters (about 0.1 s).
+    program are looked through for a wrapper that holds it (about 0.1 s).
 
     Raises:
         TypeError: It names the verb that refuses, and the fix.
     """
-    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
-    if not wrappers and dist.is_available() and dist.is_initialized():
-        wanted = set(map(id, parameters))
-        living = _living(DistributedDataParallel)
-        wrappers = [one for one in living if wanted & set(map(id, one.parameters()))]
-    if wrappers:
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    wanted = set(map(id, parameters))
+    wrappers = _living(DistributedDataParallel) if wanted else []
+    if any(wanted & set(map(id, wrapper.parameters())) for wrapper in wrappers):
         raise TypeError(
             f"{verb}: expected a model outside of DistributedDataParallel, which averages the "
-            f"gradients of all ranks, got one of its parameters (its `.module` is wrapped too); "
-            f"{fix}"
+            f"gradients of all ranks, got parameters that it owns (also its `.module`); {fix}"
         )
 
 
