@@ -269,7 +269,7 @@ def _census(found: Mapping[str, Tensor], masks: bool = False) -> _Census:
     nan = inf = values = 0
     first = ""
     for name, tensor in found.items():
-        read = numbers(tensor.detach())
+        read = numbers(tensor)
         if read is None:
             continue
         values += read.count

@@ -174,7 +174,7 @@ def _measured(
 
 def _zeros_and_finite(gradient: Tensor) -> tuple[float, bool]:
     with torch.no_grad():
-        found = numbers(gradient.detach())
+        found = numbers(gradient)
         if found is None or found.count == 0:
             return float("nan"), True
         zeros = found.absent + int((found.values == 0).sum())

@@ -65,7 +65,7 @@ def describe(tensor: Tensor) -> dict[str, Any]:
     """
     row: dict[str, Any] = {"shape": shape_of(tensor)}
     with torch.no_grad():
-        found = numbers(tensor.detach())
+        found = numbers(tensor)
         if found is None or found.count == 0:
             return row
         return row | _statistics(found)
@@ -74,7 +74,7 @@ def describe(tensor: Tensor) -> dict[str, Any]:
 def norm_of(tensor: Tensor) -> float:
     """Return the Euclidean norm of all values of a tensor; NaN where they cannot be read."""
     with torch.no_grad():
-        found = numbers(tensor.detach())
+        found = numbers(tensor)
         if found is None:
             return float("nan")
         values, wide = found.values, _wide(found.values)
