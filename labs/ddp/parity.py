@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from labs.ddp.group import current_place
 from labs.ddp.launcher import launch
 from labs.ddp.shards import rows, shard
-from labs.repro import seed_everything
+from labs.repro import device, random_state_kept, seed_everything
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -82,7 +83,9 @@ def gradient_parity(
 
     Each rank gets a :func:`labs.ddp.shard` of the batch and computes its mean loss; the loss is
     weighted by the size of the shard, so that an uneven split is right too. The reference is the
-    same model with the whole batch. Convolutions on a GPU do not use TF32 here.
+    same model with the whole batch, in this process and outside of any group, so that a loss which
+    asks the other ranks (:func:`labs.ddp.mean_over_ranks`) is put to the test as well. Convolutions
+    on a GPU do not use TF32 here.
 
     These differ for a reason, and not by rounding: a batch norm in train mode, which normalises by
     its shard (use ``SyncBatchNorm``, ``GroupNorm`` or eval mode); dropout, which draws differently
@@ -92,7 +95,8 @@ def gradient_parity(
 
     Args:
         make_model: An importable function without arguments (or a ``functools.partial``) that
-            builds the model. It is called in each rank, after seeding with 0.
+            builds the model. It is called here and in each rank, after seeding with 0; the ranks
+            get the weights of the one here.
         loss_fn: ``loss_fn(model, batch)`` returns the mean loss, like
             :func:`labs.train.cross_entropy`. Importable too.
         batch: Tensors [N,...], all with the same N >= ``world_size``, in tuples, lists and dicts.
@@ -107,66 +111,108 @@ def gradient_parity(
         ValueError: When the batch cannot be split; when the model has nothing to train; and when a
             parameter gets no gradient although ``find_unused_parameters`` is off:
             ``DistributedDataParallel`` would stop at the second step.
-        RankFailed: When a rank fails, for example because the model raises.
+        RuntimeError: When this process is in a process group itself.
+        RankFailed: When a rank fails. What the model raises on the whole batch arrives as it is.
     """
     shards = [_part(batch, shard(rows(batch), rank, world_size)) for rank in range(world_size)]
     if rows(batch) < world_size:
         raise ValueError(
             f"gradient_parity: expected a sample for each of {world_size} ranks, got {rows(batch)}"
         )
-    args = (make_model, loss_fn, batch, shards, find_unused_parameters)
-    compared = launch(_compare, world_size, args, timeout)
-    found, missing, notes = compared[0]
-    if missing and not find_unused_parameters:
-        raise ValueError(
-            f"gradient_parity: no gradient for {', '.join(missing)}; DistributedDataParallel would "
-            "stop at the second step: freeze them, use them, or pass find_unused_parameters=True"
-        )
-    if not found:
+    _refuse_group()
+    reference = _alone(make_model, loss_fn, batch)
+    if not reference.gradients:
         raise ValueError("gradient_parity: expected a parameter that requires a gradient, got none")
-    ranks = [[diff for _, _, diff, _ in rows_of_rank] for rows_of_rank, _, _ in compared]
+    if reference.missing and not find_unused_parameters:
+        raise ValueError(
+            f"gradient_parity: no gradient for {', '.join(reference.missing)}; "
+            "DistributedDataParallel would stop at the second step: freeze them, use them, or pass "
+            "find_unused_parameters=True"
+        )
+    args = (make_model, loss_fn, reference, shards, rows(batch), find_unused_parameters)
+    compared = launch(_compare, world_size, args, timeout)
+    found = compared[0]
+    ranks = [[diff for _, _, diff, _ in rows_of_rank] for rows_of_rank in compared]
     parameters = [
         ParameterParity(name, shape, max(diffs), size)
         for (name, shape, _, size), diffs in zip(found, zip(*ranks, strict=True), strict=True)
     ]
-    return GradientParity(tuple(parameters), world_size, notes)
+    return GradientParity(tuple(parameters), world_size, reference.notes)
 
 
 Row = tuple[str, tuple[int, ...], float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """Hold what one process without a group makes of the whole batch, and with which weights."""
+
+    state: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _alone(make_model: Callable[[], nn.Module], loss_fn: Loss, batch: Any) -> _Reference:
+    """Compute the reference here: in a group, a loss that asks the ranks would ask them twice."""
+    with random_state_kept(), _without_tf32():
+        seed_everything(0)
+        model = make_model().to(device())
+        state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if trained:
+            loss_fn(model, _to(batch, device())).backward()
+    missing = tuple(name for name, p in trained.items() if p.grad is None)
+    none = {name: torch.zeros_like(p, device="cpu") for name, p in trained.items()}
+    found = {name: p.grad.cpu() for name, p in trained.items() if p.grad is not None}
+    return _Reference(state, none | found, missing, _notes(model))
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _refuse_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        raise RuntimeError(
+            "gradient_parity: expected to be called outside of a process group, because it starts "
+            "its own; call it in the program that is not launched"
+        )
 
 
 def _compare(
     rank: int,
     make_model: Callable[[], nn.Module],
     loss_fn: Loss,
-    batch: Any,
+    reference: _Reference,
     shards: list[Any],
+    samples: int,
     find_unused_parameters: bool,
-) -> tuple[list[Row], list[str], tuple[str, ...]]:
-    """Return what this rank found: a row per parameter, parameters without gradient, and notes."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+) -> list[Row]:
+    """Return what this rank found: a row per parameter."""
     home = current_place().device
     seed_everything(0)
     model = make_model().to(home)
-    if not any(p.requires_grad for p in model.parameters()):
-        return [], [], ()
+    model.load_state_dict(reference.state)
     ddp = DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
-    whole = copy.deepcopy(model)  # after wrapping: now every rank has the weights of rank 0
     mine = _to(shards[rank], home)
-    loss_fn(whole, _to(batch, home)).backward()
-    weight = len(shards) * rows(mine) / rows(batch)  # DDP takes the plain mean over ranks
-    (weight * loss_fn(ddp, mine)).backward()
-    missing = [n for n, p in whole.named_parameters() if p.requires_grad and p.grad is None]
-    pairs = zip(whole.named_parameters(), model.parameters(), strict=True)
-    found = [_row(name, one, many) for (name, one), many in pairs if one.requires_grad]
-    return found, missing, _notes(model)
+    weight = len(shards) * rows(mine) / samples  # DDP takes the plain mean over ranks
+    with _without_tf32():
+        (weight * loss_fn(ddp, mine)).backward()
+    parameters = dict(model.named_parameters())
+    return [_row(name, one, parameters[name]) for name, one in reference.gradients.items()]
 
 
-def _row(name: str, one: nn.Parameter, many: nn.Parameter) -> Row:
-    expected = torch.zeros_like(one) if one.grad is None else one.grad
-    got = torch.zeros_like(many) if many.grad is None else many.grad
+def _row(name: str, expected: Tensor, many: nn.Parameter) -> Row:
+    got = torch.zeros_like(expected) if many.grad is None else many.grad.cpu()
     diff = (got - expected).abs().nan_to_num(nan=float("inf"), posinf=float("inf"))
-    return name, tuple(one.shape), diff.max().item(), expected.abs().max().item()
+    return name, tuple(many.shape), diff.max().item(), expected.abs().max().item()
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:

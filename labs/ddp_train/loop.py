@@ -143,16 +143,27 @@ def take_step(run: Run, rate: float, clip: float = Settings.clip) -> None:
         group["lr"] = rate
     run.scaler.unscale_(run.optimizer)  # first: the limit is for gradients, not for scaled ones
     nn.utils.clip_grad_norm_(run.network.parameters(), clip)
-    scale = run.scaler.get_scale()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+    stepped = _step_unless_skipped(run)
     run.optimizer.zero_grad(set_to_none=True)
     run.batches += 1
-    if run.scaler.get_scale() < scale:
+    if not stepped:
         return
     if run.ema is not None:
         run.ema.update_parameters(run.network)
     run.step += 1
+
+
+def _step_unless_skipped(run: Run) -> bool:
+    """Let the optimizer step, and say whether it did: a scale of 0 cannot get any smaller."""
+    stepped, scale = [], run.scaler.get_scale()
+    handle = run.optimizer.register_step_post_hook(lambda *_: stepped.append(True))
+    try:
+        run.scaler.step(run.optimizer)
+    finally:
+        handle.remove()
+    run.scaler.update()
+    # A fused optimizer is called all the same, and looks at the gradients itself.
+    return bool(stepped) and run.scaler.get_scale() >= scale
 
 
 def learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:

@@ -4,6 +4,7 @@ from labs.hooks.cam import grad_cam
 from labs.hooks.culprit import Culprit, first_bad
 from labs.hooks.edits import Edit, add_noise, clip_norm, clip_value, edit_gradients
 from labs.hooks.health import GradientHealth, ParameterHealth, gradient_health
+from labs.hooks.layout import from_nhwc, from_tokens
 from labs.hooks.maps import Maps, capture
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "clip_value",
     "edit_gradients",
     "first_bad",
+    "from_nhwc",
+    "from_tokens",
     "grad_cam",
     "gradient_health",
 ]

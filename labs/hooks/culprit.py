@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from labs.hooks.layers import bare, eager, find_layers, own_tensors
+from labs.hooks.apart import buffers_apart, checkpoints_off
+from labs.hooks.layers import bare, eager, find_layers, named_inputs
 from labs.hooks.nested import map_tensors, named_tensors, tensors
+from labs.hooks.ranks import refuse_sharded
+from labs.hooks.values import numbers
 from labs.repro import random_state_kept
 
 LOSS = "(loss)"
@@ -64,7 +67,10 @@ class Culprit:
 
 
 def first_bad(
-    model: nn.Module, *inputs: Any, loss: Callable[[Any], Tensor] | None = None
+    model: nn.Module,
+    *inputs: Any,
+    loss: Callable[[Any], Tensor] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Culprit | None:
     """Run the model forwards and backwards once, and name the first module that spoils a value.
 
@@ -75,37 +81,40 @@ def first_bad(
 
     Nothing stays behind: hooks, modes, buffers (so also the statistics of batch norms in train
     mode), ``.grad``, the inputs and the random state are as before. The model runs in the mode
-    that it is in, with the random numbers that its next call will draw again.
+    that it is in, with the random numbers that its next call will draw again. What is checkpointed
+    with ``use_reentrant=True`` runs as if it were not, so that its inside can be followed back. A
+    tensor whose values cannot be read (on the ``meta`` device) counts as finite.
 
     Args:
         model: Any module.
         inputs: What the model takes.
         loss: From the model's output to one number. The sum of all outputs when it is not given;
             give the real one when the trouble is in the gradients.
+        kwargs: What the model takes by name: ``{"pixel_values": images}``.
 
     Returns:
         The culprit, or ``None`` when every output and every gradient is finite.
 
     Raises:
-        TypeError: When hooks cannot see a layer (TorchScript).
+        TypeError: When hooks cannot see a layer (TorchScript), the model is no module, ``kwargs``
+            is no mapping from names, or this rank holds only parts of parameters.
         ValueError: When the loss is not one number.
         Exception: Whatever the model raises, unless a culprit was found before.
     """
-    model = bare(model)
+    model, named = bare(model), named_inputs("first_bad", kwargs)
+    refuse_sharded("first_bad", model, "call it on the model as it is before it is divided")
     trace = _Trace({parameter: name for name, parameter in model.named_parameters()})
     find_layers(model, [name for name, _ in model.named_modules()])  # refuses what hooks cannot see
     try:
         with eager(), random_state_kept(), torch.inference_mode(False), torch.enable_grad():
-            copies = map_tensors(_private_copy, inputs)
-            private = {id(buffer): buffer.clone() for buffer in model.buffers()}
-            own = own_tensors(model).items()
-            buffers = {name: private[id(held)] for name, held in own if id(held) in private}
-            with trace.following(model):
-                call = torch.func.functional_call
-                output = call(model, buffers, copies, tie_weights=False)
-            if trace.culprit is None:
-                value = _total(output) if loss is None else loss(output)
-                trace.follow_back(value, [*model.parameters(), *tensors(copies)])
+            args, by_name = map_tensors(_private_copy, (inputs, named))
+            # Backwards too: a checkpoint runs its segment a second time there.
+            with buffers_apart(model), checkpoints_off():
+                with trace.following(model):
+                    output = model(*args, **by_name)
+                if trace.culprit is None:
+                    value = _total(output) if loss is None else loss(output)
+                    trace.follow_back(value, [*model.parameters(), *tensors((args, by_name))])
     except Exception:
         if trace.culprit is None:  # else the NaN came first, and may well be the reason
             raise
@@ -254,23 +263,31 @@ def _named(what: str, value: Any) -> dict[str, Tensor]:
     return {f"{what}{path}": tensor for path, tensor in named_tensors(value).items()}
 
 
+@torch.no_grad()  # what a check would save for backward() is missing when a checkpoint runs again
 def _census(found: Mapping[str, Tensor], masks: bool = False) -> _Census:
     """Count NaN, infinities and all values; with ``masks``, minus infinity does not count."""
     nan = inf = values = 0
     first = ""
     for name, tensor in found.items():
-        values += tensor.numel()
-        if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.isfinite().all():
+        read = numbers(tensor)
+        if read is None:
             continue
-        nan += int(tensor.isnan().sum())
-        inf += int((tensor.isposinf() if masks else tensor.isinf()).sum())
+        values += read.count
+        stored = read.values
+        if not (stored.is_floating_point() or stored.is_complex()) or stored.isfinite().all():
+            continue
+        nan += int(stored.isnan().sum())
+        inf += int(
+            (stored.isposinf() if masks and not stored.is_complex() else stored.isinf()).sum()
+        )
         first = first or (name if nan + inf else "")
     return _Census(nan, inf, values, first)
 
 
 def _total(output: Any) -> Tensor:
     """Add up, in float64, everything in the output that a gradient can reach."""
-    parts = [t.double().sum() for t in tensors(output) if t.requires_grad and not t.is_complex()]
+    found = [numbers(tensor) for tensor in tensors(output) if tensor.requires_grad]
+    parts = [read.values.double().sum() for read in found if read and not read.values.is_complex()]
     return torch.stack(parts).sum() if parts else torch.zeros(())
 
 

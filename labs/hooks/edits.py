@@ -6,18 +6,24 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.parallel import DistributedDataParallel
 
-from labs.hooks.layers import bare, expand
+from labs.hooks.layers import bare, expand, refuse_other_than_name
+from labs.hooks.ranks import refuse_averaged, refuse_sharded
 from labs.hooks.scaling import LossScale, loss_scale
 
 Edit = Callable[[list[Tensor]], list[Tensor]]
 """From the gradients of all parameters under one key, in the order of the model, to new ones."""
+
+AFTER_BACKWARD = (
+    "change .grad after backward(), for example with torch.nn.utils.clip_grad_norm_; to freeze, "
+    "use requires_grad_(False) before the model is wrapped"
+)
 
 _in_use: set[int] = set()  # the ids of all parameters whose gradients some block edits
 
@@ -112,18 +118,22 @@ def edit_gradients(
 
     Raises:
         KeyError: When a key matches nothing; the message names the nearest ones.
-        TypeError: When an edit is neither a number nor a function, or the model is in
-            ``DistributedDataParallel``, which averages gradients where this cannot see it.
+        TypeError: When a key is not a name or an edit is neither a number nor a function. When the
+            model is in ``DistributedDataParallel``, which averages gradients where this cannot see
+            it, also if it was given as ``ddp.module``, or this rank holds only parts of parameters
+            (FSDP).
         ValueError: When a key has no parameters, a number is not finite, the scale is not above
             zero, a parameter is already edited by a block around this one, or an edit returns
             other shapes.
         RuntimeError: In ``backward(create_graph=True)``, on sparse gradients, and when an
             optimizer takes ``.grad`` away before the pass is complete.
     """
-    _refuse_ddp(model)
+    network = bare(model)
+    refuse_sharded("edit_gradients", network, AFTER_BACKWARD)
     loss_scale(scale)  # a wrong one is refused here, and not in the middle of backward()
-    known = _parameters_by_name(bare(model))
-    steps = [(key, _under(key, known), _as_edit(key, edit)) for key, edit in edits.items()]
+    steps = _steps(network, edits)
+    edited = (parameter for _, under, _ in steps for parameter in under)
+    refuse_averaged("edit_gradients", edited, AFTER_BACKWARD)
     with _Editor(steps, scale).watching():
         yield
 
@@ -202,17 +212,43 @@ def _freeze(gradients: list[Tensor]) -> list[Tensor]:
     return gradients
 
 
+def _steps(
+    network: nn.Module, edits: Mapping[str, float | Edit]
+) -> list[tuple[str, list[nn.Parameter], Edit]]:
+    """Look up what each key stands for, and check each edit, before anything is hooked."""
+    if not isinstance(edits, Mapping):
+        raise TypeError(
+            f"edit_gradients: expected a dict from names to edits, got a {type(edits).__name__}; "
+            "for everything, use {'': clip_norm(1.0)}"
+        )
+    known = _parameters_by_name(network)
+    named = dict(network.named_modules()) | dict(network.named_parameters())
+    for key in edits:
+        refuse_other_than_name(named, key, "a module or parameter")
+    return [(key, _under(key, known), _as_edit(key, edit)) for key, edit in edits.items()]
+
+
 def _as_edit(key: str, edit: float | Edit) -> Edit:
+    if any(edit is maker for maker in (clip_norm, clip_value, add_noise)):
+        raise TypeError(
+            f"edit_gradients: expected an edit such as clip_norm(1.0) for {key!r}, got the "
+            "function that makes one; call it with its limit"
+        )
     if callable(edit):
         return edit
-    if isinstance(edit, bool) or not isinstance(edit, (int, float)):
+    if isinstance(edit, bool) or not isinstance(edit, Real):
         raise TypeError(
             f"edit_gradients: expected a number or an edit such as clip_norm(1.0) for {key!r}, "
-            f"got {edit!r}"
+            f"got {_shown(edit)}"
         )
-    if not math.isfinite(edit):
+    factor = float(edit)
+    if not math.isfinite(factor):
         raise ValueError(f"edit_gradients: expected a finite number for {key!r}, got {edit}")
-    return _freeze if edit == 0 else lambda gradients: [edit * gradient for gradient in gradients]
+    return _freeze if factor == 0 else lambda gradients: [factor * g for g in gradients]
+
+
+def _shown(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, (Tensor, nn.Module)) else repr(value)
 
 
 def _parameters_by_name(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -231,25 +267,22 @@ def _under(key: str, known: dict[str, list[nn.Parameter]]) -> list[nn.Parameter]
     return [p for p in known[""] if p in wanted and p.requires_grad]
 
 
-def _checked(key: str, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
-    expected, got = [g.shape for g in before], [g.shape for g in after]
-    if expected != got:
+def _checked(key: str, before: list[Tensor], after: object) -> list[Tensor]:
+    expected = [tuple(gradient.shape) for gradient in before]
+    if not isinstance(after, (list, tuple)) or not all(isinstance(one, Tensor) for one in after):
+        got = [type(one).__name__ for one in after] if isinstance(after, (list, tuple)) else after
+        raise TypeError(
+            f"edit_gradients: expected the edit of {key!r} to return a list of tensors, of shapes "
+            f"{expected}, got {got if isinstance(after, (list, tuple)) else _shown(after)}"
+        )
+    if expected != (got := [tuple(gradient.shape) for gradient in after]):
         raise ValueError(
             f"edit_gradients: expected the edit of {key!r} to return one gradient for each it got, "
-            f"of shapes {[*map(tuple, expected)]}, got {[*map(tuple, got)]}"
+            f"of shapes {expected}, got {got}"
         )
-    return after
+    return list(after)
 
 
 def _refuse_below_zero(what: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{what}: expected a finite number above 0, got {value}")
-
-
-def _refuse_ddp(model: nn.Module) -> None:
-    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
-        raise TypeError(
-            "edit_gradients: expected a model outside of DistributedDataParallel, which averages "
-            "the gradients of all ranks before an edit could add them; change .grad after "
-            "backward(), for example with torch.nn.utils.clip_grad_norm_"
-        )
+    if not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{what}: expected a finite number above 0, got {_shown(value)}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from labs.hooks.layers import bare
+from labs.hooks.ranks import refuse_flattened
 from labs.hooks.scaling import LossScale, loss_scale
+from labs.hooks.values import norm_of, numbers
+
+BELOW_MEDIAN = 1e-6  # a float32 sum that cancels leaves about 1e-7 of its terms
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class GradientHealth:
 
     @property
     def vanishing(self) -> tuple[str, ...]:
-        """Name what has a gradient norm below the threshold ``vanishing``, but not all zero."""
+        """Name what has too small a gradient, but not all zero; see :func:`gradient_health`."""
         return self.named("vanishing")
 
     @property
@@ -100,13 +105,25 @@ def gradient_health(
     """Judge the gradient of each parameter; call it after ``backward()``, before the next step.
 
     The thresholds are on the Euclidean norm of a parameter's gradient, and suit a loss that is a
-    mean over the batch. Two gradients are small without being ill: those of a network that has
-    nothing left to learn, and that of a bias in front of a batch norm, which cancels it.
+    mean over the batch. Small is not ill by itself. Each block of a fresh ConvNeXt is multiplied by
+    1e-6 (LayerScale), and so are the gradients in it, while the layers in front of it get theirs
+    in full. So a norm below ``vanishing`` is called vanishing where it is alone with that or at
+    the end of the way:
+
+    - when no parameter before it, in the order of the model, has a norm of at least ``vanishing``:
+      then the gradient does not reach the front of the network;
+    - otherwise, when it is also below a millionth of the median norm of all parameters.
+
+    Two gradients are small without being ill, and called so all the same: those of a network that
+    has nothing left to learn, and that of a bias in front of a batch norm, which cancels it.
+
+    Where parameters are in parts on several ranks (``fully_shard``), the norms are those of the
+    whole, which the ranks put together: all of them must call this.
 
     Args:
         model: Any module. Nothing of it is changed. The names are those of the network inside
             ``torch.compile`` and the wrappers of distributed training.
-        vanishing: A norm below it is vanishing. In [0, ``exploding``].
+        vanishing: A norm below it may be vanishing. In [0, ``exploding``].
         exploding: A norm above it is exploding.
         scale: By what the loss was multiplied before ``backward()``: a number, or the
             ``GradScaler``, as long as its ``unscale_`` was not called.
@@ -116,6 +133,8 @@ def gradient_health(
         ``missing`` when it does.
 
     Raises:
+        TypeError: When the model is no module, or in ``FullyShardedDataParallel``, where no
+            parameter is whole.
         ValueError: When the thresholds are negative or the wrong way round, or the scale is not
             above zero.
     """
@@ -124,46 +143,57 @@ def gradient_health(
             "gradient_health: expected 0 <= vanishing <= exploding, got "
             f"vanishing={vanishing}, exploding={exploding}"
         )
-    by = loss_scale(scale)
-    rows = [_judge(name, p, by, vanishing, exploding) for name, p in bare(model).named_parameters()]
-    return GradientHealth(tuple(rows))
+    by, network = loss_scale(scale), bare(model)
+    refuse_flattened("gradient_health", network)
+    rows = [_measured(name, p, by, exploding) for name, p in network.named_parameters()]
+    return GradientHealth(tuple(_without_small(rows, vanishing)))
 
 
-def _judge(
-    name: str, parameter: nn.Parameter, scale: float, vanishing: float, exploding: float
+def _measured(
+    name: str, parameter: nn.Parameter, scale: float, exploding: float
 ) -> ParameterHealth:
-    weight_norm = _norm(parameter.detach())
-    gradient = None if parameter.grad is None else parameter.grad.detach()
+    """Judge one parameter by itself: everything but whether its gradient is too small."""
+    weight_norm, shape = norm_of(parameter), tuple(parameter.shape)
+    gradient = parameter.grad
     if gradient is None:
         verdict = "missing" if parameter.requires_grad else "frozen"
         nan = float("nan")
-        return ParameterHealth(name, tuple(parameter.shape), nan, weight_norm, nan, nan, verdict)
-    if gradient.layout is not torch.strided:  # an Embedding(sparse=True) has such gradients
-        gradient = gradient.to_dense()
-    norm = _norm(gradient) / scale
+        return ParameterHealth(name, shape, nan, weight_norm, nan, nan, verdict)
+    norm = norm_of(gradient) / scale
+    zeros, finite = _zeros_and_finite(gradient)
     return ParameterHealth(
         parameter=name,
-        shape=tuple(parameter.shape),
+        shape=shape,
         grad_norm=norm,
         weight_norm=weight_norm,
         ratio=norm / weight_norm if weight_norm > 0 else float("nan"),
-        zeros=(gradient == 0).double().mean().item(),
-        verdict=_verdict(gradient, norm, vanishing, exploding),
+        zeros=zeros,
+        verdict=_verdict(zeros, finite, norm, exploding),
     )
 
 
-def _verdict(gradient: Tensor, norm: float, vanishing: float, exploding: float) -> str:
-    if gradient.numel() == 0:
-        return "ok"
-    if not gradient.isfinite().all():
+def _zeros_and_finite(gradient: Tensor) -> tuple[float, bool]:
+    with torch.no_grad():
+        found = numbers(gradient)
+        if found is None or found.count == 0:
+            return float("nan"), True
+        zeros = found.absent + int((found.values == 0).sum())
+        return zeros / found.count, bool(found.values.isfinite().all())
+
+
+def _verdict(zeros: float, finite: bool, norm: float, exploding: float) -> str:
+    if not finite:
         return "non-finite"
-    if not gradient.any():
+    if zeros == 1:
         return "dead"
-    if norm < vanishing:
-        return "vanishing"
     return "exploding" if norm > exploding else "ok"
 
 
-def _norm(tensor: Tensor) -> float:
-    # In float64: a float16 norm overflows at 65,504, and 1e-30 squared is zero in float32.
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+def _without_small(rows: list[ParameterHealth], vanishing: float) -> list[ParameterHealth]:
+    """Call vanishing what is too small, by itself or beside the others; see gradient_health."""
+    judged = [row for row in rows if row.verdict in ("ok", "exploding") and row.zeros >= 0]
+    usual = BELOW_MEDIAN * median(row.grad_norm for row in judged) if judged else 0.0
+    reached = next((i for i, row in enumerate(judged) if row.grad_norm >= vanishing), len(judged))
+    small = {row.parameter for row in judged[:reached]}
+    small |= {row.parameter for row in judged if row.grad_norm < min(usual, vanishing)}
+    return [replace(row, verdict="vanishing") if row.parameter in small else row for row in rows]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,11 @@ def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
         KeyError: When there is no such layer; the message names the nearest ones.
         TypeError: When a name is not a string, or the layer runs where no hook can see it.
     """
+    refuse_other(model)
     _refuse_replicas(model)
     known, names = dict(bare(model).named_modules(remove_duplicate=False)), list(names)
     for name in names:
-        _refuse_module(known, name)
+        refuse_other_than_name(known, name)
     expanded = dict.fromkeys(layer for name in names for layer in expand(name, known))
     for layer in expanded:
         _refuse_torchscript(known, layer)
@@ -52,7 +54,12 @@ def expand(pattern: str, known: Collection[str], what: str = "layer") -> list[st
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the network inside ``torch.compile`` and the wrappers of distributed training."""
+    """Return the network inside ``torch.compile`` and the wrappers of distributed training.
+
+    Raises:
+        TypeError: When it is no module.
+    """
+    refuse_other(model)
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return bare(model.module)
     original = getattr(model, "_orig_mod", None)  # set by torch.compile
@@ -66,11 +73,49 @@ def eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def _refuse_module(known: dict[str, nn.Module], name: object) -> None:
+def refuse_other(model: object) -> None:
+    """Raise when this is no module.
+
+    Raises:
+        TypeError: It says what was given in its place.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "; call the class first" if isinstance(model, type) else ""
+        raise TypeError(f"expected an nn.Module, got {_kind(model)}{hint}")
+
+
+def refuse_other_than_name(
+    known: Mapping[str, object], name: object, what: str = "a layer"
+) -> None:
+    """Raise when this is no string; where it is what a name stands for, say that name.
+
+    Raises:
+        TypeError: It says what was given in its place.
+    """
     if not isinstance(name, str):
-        own = [known_name for known_name, module in known.items() if module is name]
+        own = [known_name for known_name, held in known.items() if held is name]
         hint = f"; its name is {own[0]!r}" if own else ""
-        raise TypeError(f"expected the name of a layer, got a {type(name).__name__}{hint}")
+        raise TypeError(f"expected the name of {what}, got {_kind(name)}{hint}")
+
+
+def named_inputs(verb: str, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a model is to be called with by name.
+
+    Raises:
+        TypeError: When it is no mapping from names.
+    """
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise TypeError(
+            f"{verb}: expected kwargs to be a dict from the names of the model's inputs, such as "
+            f"{{'pixel_values': x}}, got {_kind(kwargs)}"
+        )
+    return dict(kwargs)
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _refuse_torchscript(known: dict[str, nn.Module], name: str) -> None:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from labs.hooks.layers import eager, find_layers
 from labs.hooks.nested import map_tensors, tensors
+from labs.hooks.values import describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +93,14 @@ class Maps:
 
         Returns:
             Columns ``layer``, ``call`` and ``part`` (both from 0), ``shape``, ``mean``, ``std``,
-            ``min``, ``max`` and ``zeros``, the share of exact zeros in [0, 1].
+            ``min``, ``max`` and ``zeros``, the share of exact zeros in [0, 1]. Of an unusual tensor
+            the table says what can be said: a size that differs from part to part is ``None``, and
+            a number that there is none of (a mean on the ``meta`` device) is NaN. Quantised values
+            are what they stand for. Of a ``DTensor`` the row describes the whole, so that every
+            rank has to ask for the table.
         """
         rows = [
-            {"layer": layer, "call": index, "part": part, **_describe(tensor)}
+            {"layer": layer, "call": index, "part": part, **describe(tensor)}
             for layer in self.keys()
             for index, output in enumerate(self.calls(layer))
             for part, tensor in enumerate(tensors(output))
@@ -210,28 +215,16 @@ def _add_up(
 
 
 def _kept(reduce: Callable[[Tensor], Tensor] | None, tensor: Tensor) -> Tensor:
-    kept = tensor.detach() if reduce is None else reduce(tensor.detach())
-    if not isinstance(kept, Tensor):
-        raise TypeError(f"capture: expected `reduce` to return a tensor, got {kept!r}")
-    # A copy, because the next layer may be a ReLU(inplace=True) that writes over this output, and
-    # because a view would keep the whole of it alive.
-    return kept.detach().clone()
+    # Without a graph of its own: `reduce` may be a layer, and what that saved would stay alive, and
+    # be missing where a checkpoint runs the segment again.
+    with torch.no_grad():
+        kept = tensor.detach() if reduce is None else reduce(tensor.detach())
+        if not isinstance(kept, Tensor):
+            raise TypeError(f"capture: expected `reduce` to return a tensor, got {kept!r}")
+        # A copy, because the next layer may be a ReLU(inplace=True) that writes over this output,
+        # and because a view would keep the whole of it alive.
+        return kept.detach().clone()
 
 
 def _only(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
-
-
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    row: dict[str, Any] = {"shape": tuple(tensor.shape)}
-    if tensor.numel() == 0 or tensor.is_complex():
-        return row
-    values = tensor.to(torch.float64)
-    return {
-        **row,
-        "mean": values.mean().item(),
-        "std": values.std(correction=0).item(),
-        "min": values.min().item(),
-        "max": values.max().item(),
-        "zeros": (values == 0).double().mean().item(),
-    }

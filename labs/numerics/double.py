@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hooks.layers import own_tensors
-from labs.hooks.nested import map_tensors, tensors
+from labs.hooks.nested import map_tensors, named_tensors, tensors
 from labs.repro import random_state_kept
 
 
@@ -20,16 +20,25 @@ class DoubleRun:
 
     fn: Callable[..., Any]
     inputs: tuple[Any, ...]
+    named: dict[str, Any]
     state: dict[str, Tensor]
     leaves: dict[str, Tensor]
 
     @classmethod
-    def of(cls, fn: Callable[..., Any], inputs: tuple[Any, ...]) -> DoubleRun:
+    def of(
+        cls, fn: Callable[..., Any], inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> DoubleRun:
         """Copy what the function is called with, and choose what to differentiate by."""
-        chosen = [tensor.requires_grad for tensor in tensors(inputs)]
-        copies = map_tensors(_double, inputs)
-        floats = [(i, t) for i, t in enumerate(tensors(copies)) if t.is_floating_point()]
-        leaves = {f"input {i}": t for i, t in floats if chosen[i] or not any(chosen)}
+        chosen = [tensor.requires_grad for tensor in tensors((inputs, named))]
+        copies, copies_named = map_tensors(_double, (inputs, named))
+        given = {f"input {i}": tensor for i, tensor in enumerate(tensors(copies))}
+        for name, value in copies_named.items():
+            given |= {f"input {name}{path}": part for path, part in named_tensors(value).items()}
+        leaves = {
+            name: tensor
+            for (name, tensor), wanted in zip(given.items(), chosen, strict=True)
+            if tensor.is_floating_point() and (wanted or not any(chosen))
+        }
         state: dict[str, Tensor] = {}
         if isinstance(fn, nn.Module):
             state = _double_state(fn)
@@ -43,19 +52,20 @@ class DoubleRun:
             )
         for leaf in leaves.values():
             leaf.requires_grad_()
-        return cls(fn, copies, state, leaves)
+        return cls(fn, copies, copies_named, state, leaves)
 
     def __call__(self) -> Tensor:
         """Call the function once, from the same random state and buffers as the last time."""
-        inputs = map_tensors(torch.clone, self.inputs)  # it may write over what it is given
+        # Clones: it may write over what it is given.
+        inputs, named = map_tensors(torch.clone, (self.inputs, self.named))
         with random_state_kept():
             if not isinstance(self.fn, nn.Module):
-                return _weighted_sum(self.fn(*inputs))
+                return _weighted_sum(self.fn(*inputs, **named))
             buffers = {id(buffer) for buffer in self.fn.buffers()}
             fixed = [name for name, t in own_tensors(self.fn).items() if id(t) in buffers]
             state = self.state | {name: self.state[name].clone() for name in fixed}
             call = torch.func.functional_call
-            return _weighted_sum(call(self.fn, state, inputs, tie_weights=False))
+            return _weighted_sum(call(self.fn, state, inputs, named, tie_weights=False))
 
     def at(self, leaf: Tensor, place: int, shift: float) -> float:
         """Return the value with one number of ``leaf`` moved by ``shift``."""

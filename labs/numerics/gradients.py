@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from labs.hooks.layers import named_inputs
 from labs.numerics.double import DoubleRun
 
 FAILING = ("no gradient", "not finite", "wrong")  # from the worst to the least bad
@@ -22,7 +23,7 @@ class InputGradient:
     """Hold the comparison for one input or parameter, at its worst element.
 
     Attributes:
-        name: ``input 0`` or the name of a parameter.
+        name: ``input 0``, ``input mask`` for one given by name, or the name of a parameter.
         shape: Its shape.
         checked: How many of its elements were compared.
         index: The element where the two differ most.
@@ -90,6 +91,7 @@ def check_gradients(
     rtol: float = 1e-3,
     atol: float = 1e-5,
     elements: int = 100,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> GradientCheck:
     """Compare the gradients of a function, or of a module and its parameters, with differences.
 
@@ -111,12 +113,14 @@ def check_gradients(
         rtol: Relative tolerance.
         atol: Absolute tolerance.
         elements: How many numbers of each input to check at most, drawn with a fixed seed.
+        kwargs: What it is called with by name; checked like ``inputs``.
 
     Returns:
         The report.
 
     Raises:
-        TypeError: When there is nothing to check, or no floating-point output.
+        TypeError: When there is nothing to check, or no floating-point output; when ``fn`` cannot
+            be called or ``kwargs`` is no mapping from names.
         ValueError: When the function computes in less than float64 inside, or gives another value
             when it is called again; or when ``step`` or ``elements`` is not positive.
     """
@@ -124,8 +128,14 @@ def check_gradients(
         raise ValueError(
             f"check_gradients: expected step > 0 and elements >= 1, got {step} and {elements}"
         )
+    if not callable(fn):
+        raise TypeError(
+            f"check_gradients: expected a function or a module, got a {type(fn).__name__}; pass "
+            "the function and its inputs, not its result"
+        )
+    named = named_inputs("check_gradients", kwargs)
     with torch.inference_mode(False), torch.enable_grad():
-        run = DoubleRun.of(fn, inputs)
+        run = DoubleRun.of(fn, inputs, named)
         value = run()
         if not _same(value, run()):
             raise ValueError(

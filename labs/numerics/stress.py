@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from labs.hooks.nested import map_tensors
 from labs.numerics.cases import Case, cases
 from labs.numerics.smallest import Smallest, shrink
 from labs.repro import random_state_kept
@@ -183,7 +184,7 @@ def _look(loss_fn: Callable[..., Tensor], inputs: tuple[Any, ...], wrt: tuple[in
     leaves = {i: inputs[i].detach().clone().requires_grad_() for i in sorted(wanted)}
     with random_state_kept(), torch.inference_mode(False), torch.enable_grad():
         # The loss gets copies, which it may write over as it may over what a layer returned.
-        given = [_copy(leaves.get(i, value)) for i, value in enumerate(inputs)]
+        given = map_tensors(torch.clone, [leaves.get(i, value) for i, value in enumerate(inputs)])
         try:
             value = loss_fn(*given)
             gradients = _gradients(value, tuple(leaves.values()))
@@ -245,10 +246,6 @@ def _overflowed(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
     """Say whether a finite number became infinite."""
     pairs = [(a, b) for a, b in zip(before, after, strict=True) if isinstance(a, Tensor)]
     return any(int(a.isinf().sum()) != int(b.isinf().sum()) for a, b in pairs)
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _finite(number: float | None) -> bool:

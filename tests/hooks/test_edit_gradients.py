@@ -1,6 +1,7 @@
 import shutil
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -409,7 +410,7 @@ def test_wrong_edits_are_refused_before_anything_happens(edits, error, message, 
 @pytest.mark.parametrize(
     "make", [clip_norm, clip_value, lambda value: add_noise(value, torch.Generator())]
 )
-@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan"), "1", None, [1.0]])
 def test_bounds_are_above_zero(make, value):
     with pytest.raises(ValueError, match="expected a finite number above 0, got"):
         make(value)
@@ -457,11 +458,68 @@ def test_an_optimizer_that_steps_during_backward_is_refused(digits):
         loss(model, digits).backward()
 
 
-def test_distributed_models_are_refused(one_rank, digits):
-    model = nn.Sequential(nn.parallel.DistributedDataParallel(TwoConvs()))
-    with pytest.raises(TypeError, match="outside of DistributedDataParallel"):  # noqa: SIM117
-        with edit_gradients(model, {"": 0.5}):
+def test_distributed_models_are_refused_by_what_is_edited_in_them(one_rank, digits):
+    inner, head = TwoConvs(), nn.Linear(3, 1)
+    ddp = nn.parallel.DistributedDataParallel(inner)
+    model = nn.Sequential(ddp, head)
+    for refused, key in ((model, ""), (model, "0"), (ddp, "2"), (inner, ""), (inner[2], "bias")):
+        with pytest.raises(TypeError, match="outside of DistributedDataParallel"):  # noqa: SIM117
+            with edit_gradients(refused, {key: 0.5}):
+                pass
+    with edit_gradients(model, {"1": 0.0}):  # nobody averages the head
+        loss(model, digits).backward()
+    assert head.weight.grad is None
+    assert inner[0].weight.grad is not None
+
+
+def test_keys_of_other_kinds_are_told_their_name():
+    model = FrozenBackbone()
+    for key, name in ((model.head, "'head'"), (model.head.weight, "'head.weight'"), (model, "''")):
+        with pytest.raises(TypeError, match=f"got a [A-Za-z]+; its name is {name}"):  # noqa: SIM117
+            with edit_gradients(model, {key: 0.0}):
+                pass
+    for key, got in ((nn.Linear(1, 1), "a Linear"), (0, "a int"), (nn.Linear, "the class Linear")):
+        with pytest.raises(TypeError, match=f"of a module or parameter, got {got}$"):  # noqa: SIM117
+            with edit_gradients(model, {key: 0.0}):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([("head", 0.0)], "expected a dict from names to edits, got a list"),
+        (0.5, "expected a dict from names to edits, got a float; for everything, use"),
+        ({"head": clip_norm}, "got the function that makes one; call it with its limit"),
+        ({"head": torch.tensor(0.5)}, "for 'head', got a Tensor"),
+        ({"head": None}, "for 'head', got None"),
+    ],
+)
+def test_wrong_kinds_of_edits_say_what_is_expected(edits, message, no_trace):
+    model = FrozenBackbone()
+    with no_trace(model), pytest.raises(TypeError, match=message):  # noqa: SIM117
+        with edit_gradients(model, edits):
             pass
+
+
+def test_numbers_of_numpy_are_numbers(digits):
+    model = TwoConvs()
+    with edit_gradients(model, {"0": np.float32(0.5), "2": np.int64(0)}):
+        loss(model, digits).backward()
+    same(model[0].weight.grad, 0.5 * plain(model, digits)["0.weight"])
+    assert model[2].weight.grad is None
+
+
+def test_an_edit_that_returns_no_list_of_tensors_is_refused(digits):
+    model = TwoConvs()
+    for wrong, got in (
+        (lambda found: None, "got None"),
+        (lambda found: found[0], "got a Tensor"),
+        (lambda found: (g for g in found), "got <generator"),
+        (lambda found: [None for _ in found], r"got \['NoneType', 'NoneType'\]"),
+    ):
+        with pytest.raises(TypeError, match=f"'2' to return a list of tensors, .*{got}"):  # noqa: SIM117
+            with edit_gradients(model, {"2": wrong}):
+                loss(model, digits).backward()
 
 
 def test_a_model_without_parameters_has_nothing_to_edit():

@@ -284,3 +284,81 @@ def test_it_refuses_torchscript_inside_the_model():
 def test_it_asks_for_one_number_as_loss():
     with pytest.raises(ValueError, match=r"one number as loss, got shape \(2, 1\); use .mean\(\)"):
         first_bad(nn.Linear(2, 1), torch.zeros(2, 2), loss=lambda out: out)
+
+
+def test_a_sparse_embedding_is_looked_at(no_trace):
+    model = nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Linear(2, 2))
+    with no_trace(model):
+        assert first_bad(model, torch.tensor([1, 1, 3])) is None
+    culprit = first_bad(
+        model, torch.tensor([1, 3]), loss=lambda out: (out * torch.tensor(1e38)).square().sum()
+    )
+    assert (culprit.name, culprit.kind) == ("(loss)", "output")
+    culprit = first_bad(nn.Sequential(model[0]), torch.tensor([1]), loss=infinite_slope)
+    assert culprit.name == "(loss)"
+    wide = nn.Sequential(model[0], Returns(lambda x: x * 1e30))
+    nn.init.zeros_(model[0].weight)
+    culprit = first_bad(wide, torch.tensor([1, 3]), loss=lambda out: 1e20 * out.sum())
+    assert (culprit.name, culprit.kind) == ("1", "gradient")
+    assert culprit.tensor == "output of '0'"
+
+
+def infinite_slope(out):
+    return (out - out.detach()).abs().sqrt().sum()
+
+
+class NeedsNames(nn.Module):
+    """Take its inputs by name only, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, *, pixels, mask=None):
+        out = self.layer(pixels["left"])
+        return out if mask is None else out.masked_fill(mask, float("nan"))
+
+
+def test_inputs_have_names_too():
+    model, given = NeedsNames(), {"pixels": {"left": torch.ones(1, 2, requires_grad=True)}}
+    assert first_bad(model, kwargs=given) is None
+    culprit = first_bad(model, kwargs=given | {"mask": torch.tensor([True, False])})
+    assert (culprit.name, culprit.kind, culprit.nan) == ("", "output", 1)
+    bad = {"pixels": {"left": torch.tensor([[1.0, float("nan")]])}}
+    culprit = first_bad(model, kwargs=bad)
+    assert (culprit.name, culprit.kind, culprit.tensor) == ("layer", "input", "input")
+    assert given["pixels"]["left"].grad is None
+    for wrong in ([1], {1: 2}, torch.ones(1)):
+        with pytest.raises(TypeError, match=r"first_bad: expected kwargs to be a dict from the na"):
+            first_bad(model, kwargs=wrong)
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear, "model", None, lambda x: x])
+def test_what_is_no_module_is_named(wrong):
+    with pytest.raises(TypeError, match=r"expected an nn.Module, got (the class Linear; call|a )"):
+        first_bad(wrong, torch.ones(1))
+
+
+def test_under_autocast_and_in_other_modes_it_sees_what_the_model_computes():
+    model = nn.Sequential(nn.Linear(2, 2), Returns(lambda x: x * 1e30), nn.Linear(2, 1))
+    nn.init.constant_(model[0].weight, 1e10)
+    x = torch.ones(1, 2)
+    assert first_bad(model, x).name == "1"
+    with torch.autocast("cpu", torch.float16):
+        assert first_bad(model, x).name == "0"  # 1e10 is too large for float16
+        pending = model(x)
+    pending.sum().backward()
+    assert model[2].weight.grad is not None
+
+
+def test_a_functional_call_inside_is_followed():
+    class Swaps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+        def forward(self, x):
+            weights = {name: p / 0 for name, p in self.inner.named_parameters()}
+            return torch.func.functional_call(self.inner, weights, (x,))
+
+    assert first_bad(Swaps(), torch.ones(1, 2)).name == "inner"

@@ -5,7 +5,7 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM
 from torch import nn
 
-from labs.hooks import grad_cam
+from labs.hooks import from_nhwc, from_tokens, grad_cam
 from tests.models import (
     DrawsNoise,
     FrozenBackbone,
@@ -215,3 +215,172 @@ def test_an_error_in_forward_arrives_and_no_hook_stays(no_trace):
     model = RaisesInForward().eval()
     with no_trace(model), pytest.raises(RuntimeError, match=r"^on purpose$"):
         grad_cam(model, torch.zeros(1, 1, 8, 8), "conv", first_class)
+
+
+class Moves(nn.Module):
+    """Move axes, so that a reference sees [N,K,h,w]."""
+
+    def __init__(self, *order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return x.permute(*self.order)
+
+
+class Grid(nn.Module):
+    """Lay tokens out as a map, and keep the class token for what follows."""
+
+    def __init__(self, h, w):
+        super().__init__()
+        self.size = h, w
+
+    def forward(self, tokens):
+        self.first = tokens[:, :1]
+        return tokens[:, 1:].unflatten(1, self.size).permute(0, 3, 1, 2)
+
+
+def by_captum(model, images, spy):
+    raw = LayerGradCam(model, spy).attribute(images, target=3, relu_attributions=True)
+    raw = nn.functional.interpolate(raw, images.shape[-2:], mode="bilinear")[:, 0].detach()
+    assert raw.amax((1, 2)).min() > 0
+    return raw / raw.amax((1, 2), keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("swin_t", "features.1"), ("swin_t", "features.7"), ("convnext_tiny", "features.7.2.block.2")],
+)
+def test_maps_with_channels_last_equal_captum_on_the_same_maps_turned(name, layer):
+    model, images = network(name), photos()
+    with pytest.raises(ValueError, match=r"channels on the last axis; pass reshape=from_nhwc"):
+        grad_cam(model, images, layer, lambda logits: logits[:, 3])
+    heat = grad_cam(model, images, layer, lambda logits: logits[:, 3], reshape=from_nhwc)
+    spy = Moves(0, 3, 1, 2)
+    model.set_submodule(
+        layer, nn.Sequential(model.get_submodule(layer), spy, Moves(0, 2, 3, 1)), strict=True
+    )
+    torch.testing.assert_close(heat, by_captum(model, images, spy), rtol=0, atol=1e-5)
+
+
+def test_tokens_of_a_vision_transformer_equal_captum_on_a_grid():
+    model, images = vision_transformer(), photos()[:, :, :64, :64]
+    layer, score = "encoder.layers.encoder_layer_11.ln_1", lambda logits: logits[:, 3]
+    with pytest.raises(ValueError, match=r"tokens: pass reshape=from_tokens\(4, 4, skip=1\)"):
+        grad_cam(model, images, layer, score)
+    heat = grad_cam(model, images, layer, score, reshape=from_tokens(4, 4))
+    spy = Grid(4, 4)
+    back = Returns(lambda maps: torch.cat([spy.first, maps.flatten(2).transpose(1, 2)], 1))
+    model.set_submodule(layer, nn.Sequential(model.get_submodule(layer), spy, back), strict=True)
+    torch.testing.assert_close(heat, by_captum(model, images, spy), rtol=0, atol=1e-5)
+
+
+def vision_transformer():
+    torch.manual_seed(0)
+    model = torchvision.models.vit_b_16(weights=None, image_size=64).eval()
+    nn.init.normal_(model.heads.head.weight)  # it starts at zero, where nothing is explained
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "fits"),
+    [
+        ((2, 8, 4, 6), (64, 96), True),
+        ((2, 8, 5, 7), (64, 96), True),  # convolutions without padding
+        ((2, 8, 16, 44), (28, 56), True),  # many of them: still nearer than twice
+        ((2, 8, 7, 7), (64, 96), True),  # adaptive pooling
+        ((2, 8, 1, 1), (64, 96), True),
+        ((2, 8, 128, 192), (64, 96), True),  # enlarged
+        ((2, 4, 4, 8), (32, 32), False),
+        ((2, 16, 24, 9), (64, 96), False),
+        ((2, 4, 6, 8), (64, 96), False),
+        ((2, 512, 1, 65), (32, 256), False),
+        ((2, 3, 65, 65), (32, 256), False),
+    ],
+)
+def test_the_form_of_the_images_tells_maps_from_other_layouts(shape, size, fits):
+    maps = torch.rand(shape)
+    model = nn.Sequential(Returns(lambda x: maps), Returns(lambda x: x.mean((1, 2, 3))[:, None]))
+    images = torch.rand(2, 3, *size)
+    kept = grad_cam(model.eval(), images, "0", first_class, reshape=lambda maps: maps)
+    assert kept.shape == (2, *size)
+    if fits:
+        torch.testing.assert_close(grad_cam(model, images, "0", first_class), kept)
+    else:
+        fix = r"images of \d+x\d+, got .*, and h:w is .*; pass .*reshape=lambda maps: maps"
+        with pytest.raises(ValueError, match=fix):
+            grad_cam(model, images, "0", first_class)
+
+
+@pytest.mark.parametrize(
+    ("layer", "refused"),
+    [
+        (nn.LayerNorm(8), True),
+        (nn.Linear(8, 8), True),
+        (nn.Sequential(nn.LayerNorm(8), nn.GELU()), True),
+        (nn.LayerNorm((8, 8)), False),
+        (nn.Sequential(nn.Conv2d(8, 8, 1), nn.LayerNorm(8)), False),
+        (nn.GroupNorm(2, 8), False),
+        (torchvision.models.convnext.LayerNorm2d(8), False),
+    ],
+)
+def test_where_lengths_are_alike_the_parts_of_the_layer_tell(layer, refused):
+    model = nn.Sequential(layer, Returns(lambda x: x[:, :, 0, 0])).eval()
+    images = torch.rand(2, 8, 8, 8)
+    if isinstance(layer, nn.Sequential) and refused or type(layer) in (nn.LayerNorm, nn.Linear):
+        images = torch.rand(2, 7, 8, 8)
+    if refused:
+        with pytest.raises(ValueError, match="channels on the last axis; pass reshape=from_nhwc"):
+            grad_cam(model, images, "0", first_class)
+    else:
+        assert grad_cam(model, images, "0", first_class).shape == (2, 8, 8)
+
+
+def test_a_wrong_reshape_says_what_is_wrong():
+    tokens, maps = torch.rand(2, 25, 8), torch.rand(2, 8, 4, 6)
+    images = torch.rand(2, 3, 64, 96)
+
+    def explain(output, reshape):
+        model = nn.Sequential(Returns(lambda x: output), Returns(lambda x: x.flatten(1)[:, :1]))
+        return grad_cam(model.eval(), images, "0", first_class, reshape=reshape)
+
+    assert explain(tokens, from_tokens(4, 6)).shape == (2, 64, 96)
+    for output, reshape, message in (
+        (tokens, from_tokens(6, 4), r"got \(2, 8, 6, 4\); for images of 64x96 swap h and w"),
+        (tokens, from_tokens(4, 6, skip=0), r"tokens \[N,24,K\] for skip=0 and 4x6 patches, got"),
+        (tokens, from_nhwc, r"expected maps \[N,h,w,K\], got \(2, 25, 8\); tokens"),
+        (tokens, lambda x: None, r"reshape to make maps \[2,K,h,w\] .*got a NoneType"),
+        (tokens, lambda x: x, r"of what layer '0' returns, \(2, 25, 8\), got \(2, 25, 8\)"),
+        (maps, from_nhwc, "these were maps already: leave reshape out"),
+        (tokens[:, :23], None, r"tokens \[N,T,K\]: pass reshape=from_tokens\(h, w, skip\)"),
+        (tokens[:, :24], None, r"from_tokens\(4, 6, skip=0\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explain(output, reshape)
+    for wrong in ((0, 1), (1, 0), (1, 1, -1)):
+        with pytest.raises(ValueError, match="expected h, w >= 1 and skip >= 0, got"):
+            from_tokens(*wrong)
+
+
+def test_other_inputs_have_names():
+    class Weighs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, images, *, weight):
+            return (weight * self.layer(images)).sum((2, 3))
+
+    images = torch.rand(1, 1, 2, 2)
+    weight = torch.tensor([[[[1.0, 3.0], [1.0, 3.0]]]])
+    heat = grad_cam(Weighs().eval(), images, "layer", first_class, kwargs={"weight": weight})
+    torch.testing.assert_close(heat, images[:, 0] / images.max())
+    with pytest.raises(TypeError, match="grad_cam: expected kwargs to be a dict"):
+        grad_cam(Weighs().eval(), images, "layer", first_class, kwargs=weight)
+
+
+def test_what_is_no_tensor_is_named():
+    with pytest.raises(TypeError, match=r"expected a tensor \[N,C,H,W\], got a list"):
+        grad_cam(TwoConvs().eval(), [torch.rand(1, 8, 8)], "0", first_class)
+    with pytest.raises(ValueError, match=r"of shape \(2,\), one score per image, got a float"):
+        grad_cam(TwoConvs().eval(), torch.rand(2, 1, 8, 8), "0", lambda out: 0.5)

@@ -204,3 +204,69 @@ def test_a_scale_that_cannot_be_is_refused(scale):
 def test_thresholds_the_wrong_way_round_are_refused(wrong):
     with pytest.raises(ValueError, match="expected 0 <= vanishing <= exploding, got"):
         gradient_health(NoParameters(), **wrong)
+
+
+def norms(*values):
+    """Return a model whose parameters have gradients of these norms, in this order."""
+    return with_gradients(**{f"p{i}": [value, 0.0, 0.0, 0.0] for i, value in enumerate(values)})
+
+
+@pytest.mark.parametrize(
+    ("values", "vanishing"),
+    [
+        pytest.param((1e-9,), ("p0",), id="alone"),
+        pytest.param((1e-9, 1e-9, 1e-9), ("p0", "p1", "p2"), id="all small"),
+        pytest.param((1e-9, 1e-7, 1e-3, 1.0), ("p0", "p1"), id="small in front"),
+        pytest.param((1.0, 1e-7, 1e-7, 1e-7, 1.0), (), id="most are small, and the front is not"),
+        pytest.param((1.0, 1e-7, 1e-14, 1e-7, 1.0), ("p2",), id="smaller than they"),
+        pytest.param((1.0, 1e-7, 1.0, 1.0), ("p1",), id="few are small"),
+        pytest.param((1.0, 1e-5, 1e-5), (), id="not small"),
+        pytest.param((100.0, 5e-5, 100.0), (), id="small only beside large ones"),
+    ],
+)
+def test_small_is_vanishing_in_front_or_beside_the_median(values, vanishing):
+    assert gradient_health(norms(*values)).vanishing == vanishing
+
+
+def test_layers_with_a_scale_of_a_millionth_are_not_ill():
+    torch.manual_seed(0)
+    blocks = torchvision.models.convnext.CNBlockConfig
+    model = torchvision.models.ConvNeXt([blocks(8, 16, 1), blocks(16, None, 2)], num_classes=4)
+    nn.functional.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.arange(4)).backward()
+    report = gradient_health(model)
+    assert (report.table()["grad_norm"] < 1e-6).mean() > 0.5
+    assert report.vanishing == ()
+
+
+def test_a_deep_network_whose_front_gets_nothing_is_ill_in_front():
+    torch.manual_seed(0)
+    layers = [(nn.Conv2d(8 if i else 1, 8, 3, padding=1), nn.Sigmoid()) for i in range(8)]
+    model = nn.Sequential(*[one for pair in layers for one in pair], nn.Flatten())
+    model.append(nn.Linear(8 * 14 * 14, 10))
+    nn.functional.cross_entropy(model(torch.rand(8, 1, 14, 14)), torch.arange(8)).backward()
+    report = gradient_health(model)
+    assert report.vanishing[:4] == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert "14.weight" not in report.vanishing
+
+
+@pytest.mark.parametrize("form", ["sparse", "uncoalesced"])
+def test_a_sparse_gradient_has_the_norm_of_the_dense_one(form):
+    table = nn.Embedding(1000, 3, sparse=True)
+    words = torch.tensor([5, 5, 7])
+    table(words).square().sum().backward()
+    if form == "sparse":
+        table.weight.grad = table.weight.grad.coalesce()
+    expected = table.weight.grad.to_dense().norm().item()
+    (row,) = gradient_health(table, scale=2.0).parameters
+    assert row.grad_norm == pytest.approx(expected / 2)
+    assert row.zeros == 0.998
+    table.weight.grad = torch.sparse_coo_tensor([[5]], torch.full((1, 3), torch.nan), (1000, 3))
+    assert gradient_health(table).non_finite == ("weight",)
+
+
+@pytest.mark.parametrize("wrong", [[nn.Parameter(torch.ones(1))], nn.Linear, None])
+def test_what_is_no_module_is_named(wrong):
+    with pytest.raises(TypeError, match=r"expected an nn.Module, got"):
+        gradient_health(wrong)
+    with pytest.raises(TypeError, match="a number or a GradScaler as scale, got a str"):
+        gradient_health(NoParameters(), scale="2")

@@ -1,0 +1,71 @@
+"""Tell which parameters are not this process's own: averaged over ranks, or held in parts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def refuse_averaged(verb: str, parameters: Iterable[Tensor], fix: str) -> None:
+    """Raise when ``DistributedDataParallel`` averages the gradients of one of these parameters.
+
+    The network inside does not know that it is wrapped, so in a process group all objects of the
+    program are looked through for a wrapper that holds it (about 0.1 s).
+
+    Raises:
+        TypeError: It names the verb that refuses, and the fix.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    wanted = set(map(id, parameters))
+    wrappers = _living(DistributedDataParallel) if wanted else []
+    if any(wanted & set(map(id, wrapper.parameters())) for wrapper in wrappers):
+        raise TypeError(
+            f"{verb}: expected a model outside of DistributedDataParallel, which averages the "
+            f"gradients of all ranks, got parameters that it owns (also its `.module`); {fix}"
+        )
+
+
+def refuse_sharded(verb: str, model: nn.Module, fix: str) -> None:
+    """Raise when this rank holds only a part of a parameter (FSDP, tensor parallelism).
+
+    Raises:
+        TypeError: It names the verb that refuses, the parameter, and the fix.
+    """
+    refuse_flattened(verb, model)
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):  # a DTensor
+            raise TypeError(
+                f"{verb}: expected whole parameters, got {name!r} as a DTensor, of which this rank "
+                f"may hold a part (fully_shard, tensor parallelism); {fix}"
+            )
+
+
+def refuse_flattened(verb: str, model: nn.Module) -> None:
+    """Raise when ``FullyShardedDataParallel`` has cut up the parameters, or a wrapper around did.
+
+    Raises:
+        TypeError: It names the verb that refuses, and the fix.
+    """
+    if any(getattr(p, "_fsdp_flattened", False) for p in model.parameters()):  # FSDP's own mark
+        raise TypeError(
+            f"{verb}: expected parameters in their own shapes, got some of a model in "
+            "FullyShardedDataParallel, which flattens and cuts them; use fully_shard, or look at "
+            "the plain model before it is wrapped"
+        )
+
+
+def _living(kind: type[nn.Module]) -> list[Any]:
+    """Return every object of this class, or of one that inherits from it."""
+    kinds, waiting = {kind}, [kind]
+    while waiting:
+        more = set(waiting.pop().__subclasses__()) - kinds
+        kinds |= more
+        waiting.extend(more)
+    # By type(), as isinstance() would run the code of objects that pretend to be another.
+    return [found for found in gc.get_objects() if type(found) in kinds]
