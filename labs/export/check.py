@@ -114,6 +114,19 @@ def check(
     return Check(tuple(findings), inputs, outputs, opset)
 
 
+def run_once(model: Any, feed: Mapping[str, np.ndarray] | None = None) -> None:
+    """Run a model in memory on the CPU, as a check that it can be opened and computes at all.
+
+    Args:
+        model: The ``onnx.ModelProto``.
+        feed: Its inputs; without them, some are made up at the sizes of the example.
+
+    Raises:
+        Exception: What ONNX Runtime raises, a class of its own for each status.
+    """
+    load(model).runtime.run(None, dict(feed or _made_up(model, _base_sizes(model))))
+
+
 def _symbols(inputs: Mapping[str, Shape]) -> list[str]:
     return list(
         dict.fromkeys(dim for shape in inputs.values() for dim in shape if isinstance(dim, str))

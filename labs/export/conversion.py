@@ -81,7 +81,8 @@ def to_onnx(
     by_name = bound("to_onnx", network.forward, arguments, checked("to_onnx", kwargs))
     keywords = {name: by_name[name] for name in by_name if name in (kwargs or {})}
     names = _dynamic_names(by_name, dynamic)
-    shapes = names if keywords else tuple(names[name] for name in by_name)
+    free = _free(names)
+    shapes = free if keywords else tuple(free.values())
     program = export(network, arguments, keywords, shapes, opset, translations)
     proto = program.model_proto
     naming.rename_outputs(proto, outputs or naming.own_names(program), exactly=bool(outputs))
@@ -152,6 +153,17 @@ def _per_tensor(names: Any, value: Any) -> list[dict[int, str]]:
         pairs = zip(names, value, strict=True)
         return [leaf for name, part in pairs for leaf in _per_tensor(name, part)]
     return []
+
+
+def _free(names: Any) -> Any:
+    """Write what the exporter understands in the place of each name; the file gets them later."""
+    if isinstance(names, str):
+        return torch.export.Dim.DYNAMIC
+    if isinstance(names, Mapping):
+        return {key: _free(part) for key, part in names.items()}
+    if isinstance(names, (tuple, list)):
+        return type(names)(map(_free, names))
+    return None
 
 
 def _refuse_two_sizes(given: list[Tensor], names: list[dict[int, str]]) -> None:

@@ -87,8 +87,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), streams[0], streams[1]:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        # Said whenever a name is used twice, which is how two sizes are declared equal.
-        warnings.filterwarnings("ignore", message="# The axis name")
         logging.disable(logging.WARNING)
         try:
             yield

@@ -111,9 +111,9 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def rename_dimensions(proto: Any, dynamic: Mapping[str, Mapping[int, str]]) -> None:
-    """Write the names of the dynamic dimensions where the exporter left a symbol of its own.
+    """Write the names of the dynamic dimensions in the place of the exporter's symbols.
 
-    It does so as soon as an argument is no tensor. A symbol that has two names keeps the first.
+    A symbol that has two names gets the first.
 
     Args:
         proto: The ``onnx.ModelProto``, changed in place.

@@ -62,6 +62,11 @@ class Session:
         return tuple(value.name for value in self.runtime.get_outputs())
 
     @property
+    def keywords(self) -> set[str]:
+        """Return the names that arguments may have: those of ``forward`` and of the inputs."""
+        return set(self._owners())
+
+    @property
     def device(self) -> str:
         """Return ``cuda`` or ``cpu``: where the inputs are best kept."""
         return "cuda" if self.provider in (CUDA, TENSORRT) else "cpu"
@@ -94,22 +99,30 @@ class Session:
 
     def _named(self, key: str, value: Any) -> dict[str, Tensor]:
         """Return the tensors of one keyword argument by the names of the inputs they go to."""
-        noted = onnx_file.read_note(self.runtime.get_modelmeta().custom_metadata_map)
-        arguments = {name: [name] for name in self.inputs} | (noted.arguments if noted else {})
+        arguments = self._owners()
         if key not in arguments:
             known = ", ".join(arguments)
             raise TypeError(
                 f"expected an argument among {known}, got {key!r}{did_you_mean(key, arguments)}"
             )
-        if noted and noted.fixed.get(key, repr(value)) != repr(value):
+        fixed = noted.fixed if (noted := self._note()) else {}
+        if fixed.get(key, repr(value)) != repr(value):
             raise TypeError(
-                f"the file was exported with {key}={noted.fixed[key]} and keeps it, got "
+                f"the file was exported with {key}={fixed[key]} and keeps it, got "
                 f"{key}={value!r}; export another file for that"
             )
         inputs, parts = arguments[key], _all(value)
         if len(inputs) != len(parts):
             raise TypeError(f"expected {len(inputs)} tensors in {key!r}, got {len(parts)}")
         return dict(zip(inputs, parts, strict=True))
+
+    def _owners(self) -> dict[str, list[str]]:
+        """Return, for each argument that can be named, the inputs that it becomes."""
+        noted = self._note()
+        return {name: [name] for name in self.inputs} | (noted.arguments if noted else {})
+
+    def _note(self) -> onnx_file.Note | None:
+        return onnx_file.read_note(self.runtime.get_modelmeta().custom_metadata_map)
 
     def __call__(self, *arguments: Any, **named: Any) -> tuple[Tensor, ...]:
         """Compute every output, as CPU tensors in the order of ``outputs``.
