@@ -108,7 +108,8 @@ def _explain_missing(name: str, overload: str, layer: str) -> str:
     if name.rpartition(".")[2] in _FAST_PATH:
         return said + (
             "it is PyTorch's fast path of attention in eval mode: call "
-            "torch.backends.mha.set_fastpath_enabled(False) before the export"
+            "torch.backends.mha.set_fastpath_enabled(False) before the export, and pass is_causal="
+            "True or False beside a mask, whose values nn.TransformerEncoder looks at otherwise"
         )
     return said + (
         f"write one with onnxscript and pass translations={{{operator}: your_function}}, or "

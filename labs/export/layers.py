@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -198,7 +198,9 @@ def _users(proto: Any) -> dict[str, set[int]]:
 def scopes(node: Any) -> tuple[str, ...]:
     """Return the layers around a node, outermost first; the last scope noted is its operator."""
     noted = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    return tuple(ast.literal_eval(noted)[:-1])
+    with suppress(ValueError, SyntaxError):  # another tool may write anything there
+        return tuple(ast.literal_eval(noted)[:-1])
+    return ()
 
 
 def _values(

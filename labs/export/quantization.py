@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -145,27 +146,43 @@ def _prepare(proto: Any, ready: str) -> None:
 
 
 def _untie(proto: Any) -> None:
-    """Give each kind of layer that shares a weight a weight of its own.
+    """Store a weight that several layers share once for each way in which it is read.
 
-    The quantiser stores a weight once, along the axis of the layer it meets first, and the others
-    would read it along a wrong one.
+    The quantiser stores a weight along the axis of the layer that it meets first, where another
+    kind of layer would read it along a wrong one. And it transposes the weight of a Gemm in place:
+    the second Gemm would turn it back.
     """
-    weights = {weight.name: weight for weight in proto.graph.initializer if weight.dims}
-    owners: dict[tuple[str, str], str] = {}
+    weights = {weight.name: weight for weight in proto.graph.initializer if len(weight.dims) > 1}
+    uses = Counter(name for node in proto.graph.node for name in node.input if name in weights)
+    copies: dict[str, dict[str, str]] = {}  # by weight and by how it is read, the name of the copy
     for node in proto.graph.node:
-        # Two layers read a weight alike when their operator, its options and the place agree.
-        options = b"".join(sorted(a.SerializeToString() for a in node.attribute))
         for place, name in enumerate(node.input):
-            if name not in weights or node.op_type not in _PRODUCTS:
+            if uses[name] < 2 or node.op_type not in _PRODUCTS:
                 continue
-            use = (name, f"{node.op_type} {place} {options.hex()}")
-            copies = sum(owned == name for owned, _ in owners)
-            own = owners.setdefault(use, name if not copies else f"{name}.tied{copies}")
-            if own != name and own not in weights:
-                weights[own] = proto.graph.initializer.add()
-                weights[own].CopyFrom(weights[name])
-                weights[own].name = own
-            node.input[place] = own
+            turned = node.op_type == "Gemm" and place == 1 and _take(node, "transB")
+            # Two layers read a weight alike when their operator, its options and the place agree.
+            options = b"".join(sorted(a.SerializeToString() for a in node.attribute)).hex()
+            known = copies.setdefault(name, {})
+            own = f"{name}.tied{len(known)}"
+            reading = f"{node.op_type} {place} {turned} {options}"
+            if reading not in known:
+                proto.graph.initializer.append(_copy(weights[name], own, turned))
+            node.input[place] = known.setdefault(reading, own)
+
+
+def _take(node: Any, option: str) -> bool:
+    """Remove an option of a node, and return whether it was set."""
+    (found,) = [a for a in node.attribute if a.name == option] or [None]
+    if found is None or not found.i:
+        return False
+    node.attribute.remove(found)
+    return True
+
+
+def _copy(weight: Any, name: str, turned: bool) -> Any:
+    numpy = optional("onnx.numpy_helper", "labs.export")
+    array = numpy.to_array(weight)
+    return numpy.from_array(array.T.copy() if turned else array, name)
 
 
 def _reader(batches: list[dict[str, Any]]) -> Any:

@@ -118,7 +118,7 @@ def test_dynamic_sizes_are_named_per_keyword(tmp_path):
     names = {"x": {0: "n"}, "mask": {0: "n"}}
     path = to_onnx(Masked().eval(), x, tmp_path / "m.onnx", names, kwargs={"mask": mask})
     assert session(path, []).inputs == {"x": ("n", 4), "mask": ("n", 4)}
-    with pytest.raises(TypeError, match="'maks'.*takes x, mask; did you mean 'mask'"):
+    with pytest.raises(TypeError, match=r"'maks'.*takes x, mask; did you mean 'mask'"):
         to_onnx(Masked().eval(), x, path, {"maks": BATCH}, kwargs={"mask": mask})
 
 
@@ -133,7 +133,7 @@ def test_dynamic_sizes_are_named_per_keyword(tmp_path):
 )
 def test_it_says_what_forward_takes(tmp_path, example, kwargs, message):
     x = torch.rand(2, 4)
-    fill = lambda value: {key: x for key in value} if isinstance(value, dict) else value  # noqa: E731
+    fill = lambda value: dict.fromkeys(value, x) if isinstance(value, dict) else value  # noqa: E731
     example = x if example == "x" else fill(example)
     with pytest.raises(TypeError, match=message):
         to_onnx(Masked().eval(), example, tmp_path / "m.onnx", kwargs=fill(kwargs))
