@@ -30,9 +30,16 @@ def claim(text: str, condition: object, measured: Any = None) -> None:
             f"claim: expected one line of text, got {text!r}; split it into two claims"
         )
     if not _truth(condition):
-        seen = "" if measured is None else f"; measured: {measured!r}"
+        seen = "" if measured is None else f"; measured: {_written(measured)}"
         raise ClaimFailedError(f"claim is false: {text}{seen}")
     print(f"✓ {text}")
+
+
+def _written(measured: object) -> str:
+    try:
+        return repr(measured)
+    except Exception as broken:  # the claim is false all the same
+        return f"a {type(measured).__name__} whose repr raises {type(broken).__name__}"
 
 
 def _truth(condition: object) -> bool:

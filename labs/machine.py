@@ -60,7 +60,11 @@ def look_at_provider(name: str) -> dict[str, Facts]:
 
 def first_line(said: object) -> str:
     """Return the first line that says something, without colours; of an error, with its type."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(said)).strip()
+    try:
+        written = str(said)
+    except Exception as broken:  # what explains an error must not be one
+        written = f"it cannot be written: {type(broken).__name__}"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written).strip()
     line = text.splitlines()[0].strip() if text else ""
     is_error = isinstance(said, BaseException) and not isinstance(said, Warning)
     return f"{type(said).__name__}: {line}" if is_error else line

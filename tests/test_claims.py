@@ -34,3 +34,12 @@ def test_a_condition_without_one_truth_value_is_refused(condition):
 def test_a_claim_is_one_line(text):
     with pytest.raises(ValueError, match="one line"):
         claim(text, True)
+
+
+def test_a_measurement_that_cannot_be_written_hides_no_false_claim():
+    class Unwritable:
+        def __repr__(self):
+            raise RuntimeError("no words")
+
+    with pytest.raises(ClaimFailedError, match="one is two; measured: a Unwritable whose repr rai"):
+        claim("one is two", False, measured=Unwritable())

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from labs.machine import first_line
+
 Score = float | Mapping[str, float]
 SEED, ERROR = "seed", "error"
 """The names of columns, which a metric cannot have."""
@@ -70,10 +72,8 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
 
 def failed(value: Any, seed: int, problem: BaseException, seconds: float = 0.0) -> Run:
     """Return the record of a run that ended with an exception."""
-    said = str(problem).strip().partition("\n")[0]
-    error = f"{type(problem).__name__}: {said}" if said else type(problem).__name__
     trace = "".join(traceback.format_exception(problem))
-    return Run(value, seed, {}, error, trace, seconds)
+    return Run(value, seed, {}, first_line(problem).removesuffix(": "), trace, seconds)
 
 
 def _metrics(result: Any, vary: str) -> dict[str, float]:

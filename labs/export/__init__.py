@@ -6,7 +6,7 @@ from labs.export.conversion import ExportError, to_onnx
 from labs.export.drawing import draw
 from labs.export.layers import LayerErrors, compare_layers
 from labs.export.parity import Parity, ParityError, parity
-from labs.export.quantization import Scores, compare_scores, quantize
+from labs.export.quantization import QuantizationError, Scores, compare_scores, quantize
 from labs.export.session import Session, session
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LayerErrors",
     "Parity",
     "ParityError",
+    "QuantizationError",
     "Scores",
     "Session",
     "benchmark",

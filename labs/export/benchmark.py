@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from labs.export.arguments import Keywords, checked, positional
 from labs.export.layers import copied
 from labs.export.session import CPU, CUDA, TENSORRT, Session, session
 from labs.extras import optional
@@ -23,6 +24,7 @@ from labs.machine import first_line
 if TYPE_CHECKING:
     import pandas as pd
 
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
 Contender = nn.Module | Session | str | Path | Callable[..., Any]
 
 
@@ -104,6 +106,8 @@ def benchmark(
     rounds: int = 30,
     warmup: int = 3,
     threads: int | None = None,
+    *,
+    kwargs: Keywords | None = None,
 ) -> Benchmark:
     """Time several models on one input, in rounds in which each of them runs once.
 
@@ -118,6 +122,7 @@ def benchmark(
         warmup: How many calls of each before that; the first one compiles.
         threads: CPU threads for PyTorch and for the files given by path; as now when not given.
             A ``Session`` keeps its own, and one that fell back to the CPU is a row that says why.
+        kwargs: The keyword arguments of ``forward``.
 
     Returns:
         Median, 90th percentile, ratio, n and device of each, with ``.table()``. A contender that
@@ -136,9 +141,9 @@ def benchmark(
     for model in models.values():
         if isinstance(model, nn.Module):
             refuse_train_mode("benchmark", model)
-    arguments = x if isinstance(x, tuple) else (x,)
+    call = positional(x), checked("benchmark", kwargs)
     with _threads(threads), torch.inference_mode():
-        runners = [_prepare(name, model, arguments, threads) for name, model in models.items()]
+        runners = [_prepared(name, model, call, threads) for name, model in models.items()]
         ready = [_warmed_up(runner, warmup) for runner in runners]
         seconds = _race([runner for runner in ready if runner.call], rounds)
     return Benchmark(tuple(_timing(runner, seconds, ready[0].name) for runner in ready), threads)
@@ -154,39 +159,50 @@ class _Runner:
     why_not: str = ""
 
 
-def _prepare(name: str, model: Contender, arguments: tuple[Any, ...], threads: int) -> _Runner:
-    if isinstance(model, (str, Path)):
-        return _bind(name, session(model, threads=threads), arguments)
-    if isinstance(model, Session):
-        if model.fallback:  # it was asked for, so the CPU in its place would be another row
-            return _Runner(name, model.provider, None, "; ".join(model.fallback))
-        return _bind(name, model, arguments)
+def _prepared(name: str, model: Contender, call: _Call, threads: int) -> _Runner:
+    """Make a contender ready; one that does not load or take the input keeps the reason."""
+    try:
+        if isinstance(model, (str, Path)):
+            return _of_file(name, session(model, threads=threads), call)
+        if isinstance(model, Session) and model.fallback:
+            # It was asked for, so the CPU in its place would be another row.
+            return _Runner(name, model.asked[0], None, "; ".join(model.fallback))
+        if isinstance(model, Session):
+            return _of_file(name, model, call)
+        return _of_module(name, model, call)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status
+        return _Runner(name, "", None, first_line(error))
+
+
+def _of_module(name: str, model: Callable[..., Any], call: _Call) -> _Runner:
     device = torch.device("cpu")
     if isinstance(model, nn.Module):
         device = next((parameter.device for parameter in model.parameters()), device)
-    there = map_tensors(lambda tensor: tensor.to(device), copied(arguments))
+    there, named = map_tensors(lambda tensor: tensor.to(device), copied(call))
 
-    def call() -> None:
-        model(*there)
+    def run() -> None:
+        model(*there, **named)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return _Runner(name, str(device), call)
+    return _Runner(name, str(device), run)
 
 
-def _bind(name: str, model: Session, arguments: tuple[Any, ...]) -> _Runner:
+def _of_file(name: str, model: Session, call: _Call) -> _Runner:
     value = optional("onnxruntime", "labs.export").OrtValue
     binding = model.runtime.io_binding()
-    for entry, array in model.feed(*arguments).items():
+    for entry, array in model.feed(*call[0], **call[1]).items():
         binding.bind_ortvalue_input(entry, value.ortvalue_from_numpy(array, model.device, 0))
     for entry in model.outputs:
         binding.bind_output(entry, model.device)
 
-    def call() -> None:
+    def run() -> None:
         model.runtime.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
-    return _Runner(name, model.provider, call, "; ".join(model.fallback))
+    return _Runner(name, model.provider, run, "; ".join(model.fallback))
 
 
 def _warmed_up(runner: _Runner, calls: int) -> _Runner:

@@ -114,6 +114,19 @@ def check(
     return Check(tuple(findings), inputs, outputs, opset)
 
 
+def run_once(model: Any, feed: Mapping[str, np.ndarray] | None = None) -> None:
+    """Run a model in memory on the CPU, as a check that it can be opened and computes at all.
+
+    Args:
+        model: The ``onnx.ModelProto``.
+        feed: Its inputs; without them, some are made up at the sizes of the example.
+
+    Raises:
+        Exception: What ONNX Runtime raises, a class of its own for each status.
+    """
+    load(model).runtime.run(None, dict(feed or _made_up(model, _base_sizes(model))))
+
+
 def _symbols(inputs: Mapping[str, Shape]) -> list[str]:
     return list(
         dict.fromkeys(dim for shape in inputs.values() for dim in shape if isinstance(dim, str))
@@ -150,13 +163,14 @@ def _named(wanted: Sequence[str], names: list[str], inputs: Mapping[str, Shape])
 
 def _run(model: Any, names: list[str], sizes: dict[str, Sequence[int]]) -> list[Finding]:
     """Run at the base sizes, and then with each dimension changed by itself."""
-    runner, base = load(model), _base_sizes(model)
-    batches = {shape[0] for shape in runner.inputs.values() if shape and isinstance(shape[0], str)}
+    base = _base_sizes(model)
     try:
+        runner = load(model)
         before = _shapes(runner, model, base)
     except Exception as error:
         return [Finding("runs", False, f"at {base or 'its fixed sizes'}: {first_line(error)}")]
     findings = [Finding("runs", True, _text(before))]
+    batches = {shape[0] for shape in runner.inputs.values() if shape and isinstance(shape[0], str)}
     for name in names:
         tried = sizes.get(name) or _other_sizes(name in batches, base[name])
         findings += [_try(runner, model, {**base, name: n}, name, batches) for n in tried]

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
-import logging
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labs.export import onnx_file
+from labs.export import naming, onnx_file
+from labs.export.arguments import Keywords, bound, checked, positional
+from labs.export.exporter import ExportError, export
 from labs.extras import optional
 from labs.hooks.layers import bare, refuse_train_mode
 from labs.hooks.nested import map_tensors, tensors
+from labs.near_miss import did_you_mean
 
-
-class ExportError(RuntimeError):
-    """Say which operator or which line of the model cannot be exported, and what to do."""
+__all__ = ["ExportError", "to_onnx"]
 
 
 def to_onnx(
@@ -33,6 +27,7 @@ def to_onnx(
     path: str | Path,
     dynamic: Any = None,
     *,
+    kwargs: Keywords | None = None,
     opset: int | None = None,
     outputs: Sequence[str] | None = None,
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
@@ -43,21 +38,29 @@ def to_onnx(
 
         path = to_onnx(model, torch.rand(2, 3, 64, 64), "model.onnx", dynamic={0: "batch"})
 
-    The file also holds the versions, the dynamic dimensions and the shape of the example, and each
-    node knows the layer it came from. The model is left as it was.
+    The file also holds the versions, the dynamic dimensions, the arguments and the shape of the
+    example, and each node knows the layer it came from. The model is left as it was.
+
+    What a dict, a named tuple or a dataclass returns keeps its name: the key or the field, in
+    nested ones with a dot between two, positions counted (``boxes``, ``aux.mask``, ``levels.0``).
+    Where an input has that name already, the output is ``boxes_out``. A tensor that has no such
+    name, alone or in a plain tuple, gets the exporter's.
 
     Args:
         model: A module in eval mode, on any device.
         example: What ``forward`` takes: one argument, or a tuple of arguments. An argument is a
             tensor, or a dict, list or tuple of tensors. A dynamic batch needs an example with
-            a batch of at least 2, because a size of 1 can be broadcast and so means less.
+            a batch of at least 2, because a size of 1 can be broadcast and so means less. It is
+            ``()`` for a model that takes keyword arguments only.
         path: Where to write. Its folder must exist. Weights above 2 GB go to a file beside it.
         dynamic: Which dimensions may change, by name: ``{0: "batch"}`` for every tensor of the
             example; or ``{"images": {0: "batch", 2: "height"}, "mask": None}``, one entry per
             argument of ``forward``, where an entry may repeat the structure of its argument. Equal
             names are one size. None keeps every size as in the example.
+        kwargs: The keyword arguments of ``forward`` in the example: tensors, or structures of
+            them. What is no tensor (``None``, a flag, a number) is fixed in the file.
         opset: The version of the ONNX operators; the exporter's own choice when not given.
-        outputs: Names for the outputs, in their order; the exporter's own when not given.
+        outputs: Names for the outputs, in their order, in the place of those above.
         translations: For operators that the exporter lacks: from the operator
             (``torch.ops.aten.cumprod.default``) to an onnxscript function that computes it.
 
@@ -67,49 +70,52 @@ def to_onnx(
     Raises:
         ExportError: When the model cannot be exported; it names the operator, or the line.
         ImportError: When onnx or onnxscript is not installed.
-        TypeError: When ``dynamic`` does not fit the example, or the example holds no tensor.
-        ValueError: When a module is in train mode, or a named size cannot be free.
+        TypeError: When ``forward`` does not take the example, ``dynamic`` does not fit it, or it
+            holds no tensor.
+        ValueError: When a module is in train mode, a named size cannot be free, or ``outputs`` are
+            not one free name for each output.
     """
     refuse_train_mode("to_onnx", model)
     optional("onnx", "labs.export"), optional("onnxscript", "labs.export")
-    arguments = example if isinstance(example, tuple) else (example,)
-    names = _dynamic_names(bare(model), arguments, dynamic)
-    proto = _export(
-        bare(model),
-        # A dict in the last place would be taken for keyword arguments.
-        (*arguments, {}) if isinstance(arguments[-1], dict) else arguments,
-        dynamic_shapes=names,
-        opset_version=opset,
-        output_names=outputs,
-        custom_translation_table=dict(translations) if translations else None,
-    )
-    _describe(proto, tensors(arguments), _per_tensor(names, arguments))
+    network, arguments = bare(model), positional(example)
+    by_name = bound("to_onnx", network.forward, arguments, checked("to_onnx", kwargs))
+    keywords = {name: by_name[name] for name in by_name if name in (kwargs or {})}
+    names = _dynamic_names(by_name, dynamic)
+    free = _free(names)
+    shapes = free if keywords else tuple(free.values())
+    program = export(network, arguments, keywords, shapes, opset, translations)
+    proto = program.model_proto
+    naming.rename_outputs(proto, outputs or naming.own_names(program), exactly=bool(outputs))
+    _describe(proto, by_name, names)
     return onnx_file.write(proto, path)
 
 
 # --- Dynamic dimensions ------------------------------------------------------------------------
 
 
-def _dynamic_names(model: nn.Module, arguments: tuple[Any, ...], dynamic: Any) -> Any:
-    """Return the names of the dynamic dimensions in the structure of the arguments."""
-    if not tensors(arguments):
+def _dynamic_names(by_name: Mapping[str, Any], dynamic: Any) -> dict[str, Any]:
+    """Return, for each argument, the names of its dynamic dimensions in its structure."""
+    given = tensors(tuple(by_name.values()))
+    if not given:
         raise TypeError("to_onnx: expected an example with at least one tensor, got none")
     if isinstance(dynamic, Mapping) and any(isinstance(key, str) for key in dynamic):
-        known = list(inspect.signature(model.forward).parameters)[: len(arguments)]
-        if unknown := sorted(set(dynamic) - set(known)):
+        if unknown := sorted(set(dynamic) - set(by_name)):
             raise TypeError(
                 f"to_onnx: dynamic names the argument {unknown[0]!r}; of those in the example, "
-                f"forward takes {', '.join(known)}"
+                f"forward takes {', '.join(by_name)}{did_you_mean(unknown[0], by_name)}"
             )
-        dynamic = tuple(dynamic.get(name) for name in known)
-    names = _spread(dynamic, arguments)
-    _refuse_two_sizes(tensors(arguments), _per_tensor(names, arguments))
+        names = {name: _spread(dynamic.get(name), value) for name, value in by_name.items()}
+    else:
+        names = dict(zip(by_name, _spread(dynamic, tuple(by_name.values())), strict=True))
+    _refuse_two_sizes(given, _per_tensor(names, by_name))
     return names
 
 
 def _spread(dynamic: Any, value: Any) -> Any:
     """Give each tensor in ``value`` its names, in the structure of ``value``."""
     if dynamic is None or _is_of_one_tensor(dynamic):
+        if not tensors(value):
+            return None  # a flag or a number, which has no dimensions
         return map_tensors(partial(_fit, dynamic or {}), value)
     if isinstance(value, Mapping) and isinstance(dynamic, Mapping) and set(dynamic) <= set(value):
         return {key: _spread(dynamic.get(key), part) for key, part in value.items()}
@@ -149,6 +155,17 @@ def _per_tensor(names: Any, value: Any) -> list[dict[int, str]]:
     return []
 
 
+def _free(names: Any) -> Any:
+    """Write what the exporter understands in the place of each name; the file gets them later."""
+    if isinstance(names, str):
+        return torch.export.Dim.DYNAMIC
+    if isinstance(names, Mapping):
+        return {key: _free(part) for key, part in names.items()}
+    if isinstance(names, (tuple, list)):
+        return type(names)(map(_free, names))
+    return None
+
+
 def _refuse_two_sizes(given: list[Tensor], names: list[dict[int, str]]) -> None:
     sizes: dict[str, int] = {}
     for tensor, dims in zip(given, names, strict=True):
@@ -160,100 +177,15 @@ def _refuse_two_sizes(given: list[Tensor], names: list[dict[int, str]]) -> None:
                 )
 
 
-# --- The exporter ------------------------------------------------------------------------------
+# --- What the file says -------------------------------------------------------------------------
 
 
-def _export(model: nn.Module, arguments: tuple[Any, ...], **options: Any) -> Any:
-    try:
-        with _quiet(), torch.no_grad():
-            program: Any = torch.onnx.export(
-                model, arguments, dynamo=True, verbose=False, **options
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        said = "\n".join(map(str, _causes(error)))
-        if missing := re.search(r"No ONNX function .*op='([\w.]+)', overload='(\w+)'", said):
-            raise ExportError(_explain_missing(missing[1], missing[2], model, arguments)) from error
-        raise ExportError(_explain(_causes(error)[-1], said)) from error
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress and its remarks about its own internals, and nothing else."""
-    before = logging.root.manager.disable
-    nowhere = io.StringIO()
-    streams = contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)
-    with warnings.catch_warnings(), streams[0], streams[1]:
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        # Said whenever a name is used twice, which is how two sizes are declared equal.
-        warnings.filterwarnings("ignore", message="# The axis name")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    return causes
-
-
-def _explain_missing(name: str, overload: str, model: nn.Module, arguments: tuple[Any, ...]) -> str:
-    """Name the operator that ONNX lacks, and the layer that calls it."""
-    layer = _caller(name, model, arguments)
-    operator = f"torch.ops.{name}.{overload}"
-    return (
-        f"to_onnx: ONNX has no translation of the operator {operator}, which {layer} calls; write "
-        f"one with onnxscript and pass translations={{{operator}: your_function}}, or compute it "
-        "in the model from other operators, or leave it outside the model"
-    )
-
-
-def _caller(operator: str, model: nn.Module, arguments: tuple[Any, ...]) -> str:
-    """Find which layer calls an operator, by tracing the model again."""
-    given = arguments[:-1] if isinstance(arguments[-1], dict) else arguments
-    with _quiet(), torch.no_grad():
-        graph = torch.export.export(model, given).run_decompositions().graph
-    for node in graph.nodes:
-        # The exporter breaks aten.special_x into prims.x, which this trace need not do.
-        if operator.rpartition(".")[2].strip("_") in str(node.target):
-            path, kind = list(node.meta["nn_module_stack"].values())[-1]
-            return f"layer {path!r} ({kind.rpartition('.')[2]})" if path else "the model itself"
-    return "a layer"
-
-
-def _explain(cause: BaseException, said: str) -> str:
-    """Say what stopped the exporter, and what helps."""
-    place = _place(said)
-    if fixed := re.search(r"inferred a static shape of (\d+) for dimension (\S+?)\.?$", said, re.M):
-        return (
-            f"to_onnx: {fixed[2]} was named as dynamic, but the model's code fixes it to {fixed[1]}"
-            f"{place}; look for a number where x.shape[...] should stand, such as a reshape to the "
-            "example's size"
-        )
-    first = next((line for line in str(cause).splitlines() if line.strip()), "")
-    return (
-        f"to_onnx: the exporter stopped{place}: {type(cause).__name__}: {first}; make that line "
-        "independent of the values of tensors (torch.where, torch.cond), or keep it outside the "
-        "model"
-    )
-
-
-def _place(said: str) -> str:
-    """Find the innermost line of the user's own code in what the exporter said."""
-    lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', said)
-    own = [line for line in lines if not re.search(r"[/\\]torch[/\\]", line[0])]
-    return f" at {Path(own[-1][0]).name}:{own[-1][1]}, in {own[-1][2]}()" if own else ""
-
-
-def _describe(proto: Any, example: list[Tensor], names: list[dict[int, str]]) -> None:
+def _describe(proto: Any, by_name: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     """Note the versions and sizes in the file, and take out the paths of this machine."""
+    inputs = [value.name for value in proto.graph.input]
+    dynamic = dict(zip(inputs, _per_tensor(names, by_name), strict=True))
+    naming.rename_dimensions(proto, dynamic)
     declared = onnx_file.shapes(proto.graph.input)
-    dynamic = dict(zip(declared, names, strict=True))
     for tensor, dims in dynamic.items():
         for dim, name in dims.items():
             if declared[tensor][dim] != name:
@@ -265,6 +197,20 @@ def _describe(proto: Any, example: list[Tensor], names: list[dict[int, str]]) ->
         kept = [entry for entry in node.metadata_props if "stack_trace" not in entry.key]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    shapes = {n: tuple(t.shape) for n, t in zip(declared, example, strict=True)}
-    onnx_file.write_note(proto, onnx_file.Note(torch.__version__, opset, dynamic, shapes))
+    onnx_file.write_note(proto, _noted(proto, by_name, dynamic))
+
+
+def _noted(
+    proto: Any, by_name: Mapping[str, Any], dynamic: dict[str, dict[int, str]]
+) -> onnx_file.Note:
+    left = iter(dynamic)
+    takes = {name: [next(left) for _ in tensors(value)] for name, value in by_name.items()}
+    shapes = [tuple(tensor.shape) for tensor in tensors(tuple(by_name.values()))]
+    return onnx_file.Note(
+        torch=torch.__version__,
+        opset=next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")),
+        dynamic=dynamic,
+        example=dict(zip(dynamic, shapes, strict=True)),
+        arguments=takes,
+        fixed={name: repr(by_name[name]) for name, inputs in takes.items() if not inputs},
+    )

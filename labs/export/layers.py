@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from labs.export import onnx_file
+from labs.export.arguments import Keywords, checked, positional
 from labs.export.session import load
 from labs.hooks import capture
 from labs.hooks.layers import bare, refuse_train_mode
@@ -23,6 +24,7 @@ from labs.hooks.nested import map_tensors, tensors
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 SCOPES = "pkg.torch.onnx.name_scopes"
 # Rounding in float32 stays below the first number, and grows from layer to layer by less than the
 # second; a fault does not.
@@ -93,7 +95,9 @@ class LayerErrors:
         return f"LayerErrors({len(self.rows)} tensors compared, first that differs: {first})"
 
 
-def compare_layers(model: nn.Module, path: str | Path, x: Any) -> LayerErrors:
+def compare_layers(
+    model: nn.Module, path: str | Path, x: Any, kwargs: Keywords | None = None
+) -> LayerErrors:
     """Compare what each layer returns in PyTorch with the same value inside the ONNX graph.
 
     Needs a file of PyTorch's ``torch.export``-based exporter, which notes for each node the layer
@@ -103,6 +107,7 @@ def compare_layers(model: nn.Module, path: str | Path, x: Any) -> LayerErrors:
         model: The module the file was made from, in eval mode.
         path: The file.
         x: What ``forward`` takes: one argument, or a tuple of arguments.
+        kwargs: Its keyword arguments.
 
     Returns:
         The differences, with ``.first`` and ``.table()``.
@@ -117,11 +122,11 @@ def compare_layers(model: nn.Module, path: str | Path, x: Any) -> LayerErrors:
         raise ValueError(
             f"compare_layers: no node of {path} names its layer; export with to_onnx(model, ...)"
         )
-    arguments = x if isinstance(x, tuple) else (x,)
+    arguments, named = positional(x), checked("compare_layers", kwargs)
     names = [name for name, _ in bare(model).named_modules() if name in runs]
     with exact(), capture(model, *names) as maps:
-        model(*copied(arguments))
-    values = _values(proto, runs, arguments)
+        model(*copied(arguments), **copied(named))
+    values = _values(proto, runs, arguments, named)
     found: list[tuple[int, int, LayerError]] = []
     for name in maps:
         calls = maps.calls(name)
@@ -145,9 +150,10 @@ def exact() -> Iterator[None]:
         yield
 
 
-def copied(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def copied(arguments: T) -> T:
     """Copy the tensors among the arguments, because a model may write over its input."""
-    return map_tensors(lambda tensor: tensor.detach().clone(), arguments)
+    copy: T = map_tensors(lambda tensor: tensor.detach().clone(), arguments)
+    return copy
 
 
 @dataclass(frozen=True)
@@ -192,11 +198,13 @@ def _users(proto: Any) -> dict[str, set[int]]:
 def scopes(node: Any) -> tuple[str, ...]:
     """Return the layers around a node, outermost first; the last scope noted is its operator."""
     noted = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    return tuple(ast.literal_eval(noted)[:-1])
+    with suppress(ValueError, SyntaxError):  # another tool may write anything there
+        return tuple(ast.literal_eval(noted)[:-1])
+    return ()
 
 
 def _values(
-    proto: Any, runs: Mapping[str, list[_Run]], arguments: tuple[Any, ...]
+    proto: Any, runs: Mapping[str, list[_Run]], arguments: tuple[Any, ...], named: Keywords
 ) -> dict[str, Tensor]:
     """Run a copy of the graph that also returns every value that a layer hands on."""
     wanted = {value for calls in runs.values() for run in calls for value in run.handed_on}
@@ -205,7 +213,7 @@ def _values(
     for name in sorted(wanted - present):
         opened.graph.output.add(name=name)
     runner = load(opened)
-    return dict(zip(runner.outputs, runner(*arguments), strict=True))
+    return dict(zip(runner.outputs, runner(*arguments, **named), strict=True))
 
 
 def _matched(outputs: list[Tensor], values: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

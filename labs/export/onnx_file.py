@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ class Note:
         opset: The version of the ONNX operators it uses.
         dynamic: For each input, its dynamic dimensions and their names.
         example: For each input, the shape of the example.
+        arguments: For each argument of ``forward``, the inputs that it became.
+        fixed: For each argument that is no tensor, the ``repr`` of the value that it keeps.
     """
 
     torch: str
     opset: int
     dynamic: dict[str, dict[int, str]]
     example: dict[str, tuple[int, ...]]
+    arguments: dict[str, list[str]] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: str | Path) -> Any:
@@ -85,13 +89,17 @@ def loadable(model: Any) -> Iterator[bytes | str]:
 
 def note(model: Any) -> Note | None:
     """Read what :func:`labs.export.to_onnx` noted; ``None`` for a file that another tool made."""
-    noted = {entry.key: entry.value for entry in model.metadata_props}
-    if NOTE not in noted:
+    return read_note({entry.key: entry.value for entry in model.metadata_props})
+
+
+def read_note(metadata: Mapping[str, str]) -> Note | None:
+    """Read the note in the metadata of a model, as ONNX Runtime gives them too."""
+    if NOTE not in metadata:
         return None
-    facts = json.loads(noted[NOTE])
+    facts = json.loads(metadata[NOTE])
     dynamic = {n: {int(d): s for d, s in dims.items()} for n, dims in facts["dynamic"].items()}
     example = {name: tuple(shape) for name, shape in facts["example"].items()}
-    return Note(facts["torch"], facts["opset"], dynamic, example)
+    return Note(**{**facts, "dynamic": dynamic, "example": example})
 
 
 def write_note(model: Any, facts: Note) -> None:

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from labs.export.layers import compare_layers, copied, exact
+from labs.export.arguments import Keywords, each, positional
+from labs.export.layers import LayerErrors, compare_layers, copied, exact
 from labs.export.session import CPU, Session, session
 from labs.hooks.layers import refuse_train_mode
 from labs.hooks.nested import tensors
@@ -84,6 +86,8 @@ def parity(
     inputs: Sequence[Any],
     rtol: float = 1e-3,
     atol: float = 1e-5,
+    *,
+    kwargs: Keywords | Sequence[Keywords] | None = None,
 ) -> Parity:
     """Compare a model with its ONNX file, on the CPU, for inputs that the exporter never saw.
 
@@ -98,6 +102,8 @@ def parity(
         inputs: One entry per comparison: one argument of ``forward``, or a tuple of arguments.
         rtol: The tolerated difference, relative to PyTorch's value.
         atol: The tolerated difference near zero.
+        kwargs: The keyword arguments of ``forward``: one dict for all inputs, or one per input.
+            Where all arguments have keywords, each entry of ``inputs`` is ``()``.
 
     Returns:
         The differences, all within the tolerance.
@@ -105,8 +111,10 @@ def parity(
     Raises:
         ParityError: When the file refuses an input, returns other shapes, or differs; it names the
             worst output and the first layer that differs.
-        TypeError: When ``inputs`` is one tensor and not a list of inputs.
-        ValueError: When a module is in train mode, or there are no inputs.
+        TypeError: When ``inputs`` is one tensor and not a list of inputs, or the file takes other
+            arguments.
+        ValueError: When a module is in train mode, there are no inputs, or not one dict of
+            ``kwargs`` for each.
     """
     if isinstance(inputs, (Tensor, dict)):
         raise TypeError(f"parity: expected a list of inputs, got a {type(inputs).__name__}; [x]")
@@ -115,11 +123,18 @@ def parity(
     refuse_train_mode("parity", model)
     runner = session(path, [CPU])
     rows: list[OutputError] = []
-    for index, x in enumerate(inputs):
-        rows += _compare(model, runner, index, x if isinstance(x, tuple) else (x,), rtol, atol)
+    keywords = each("parity", kwargs, len(inputs))
+    for index, (x, named) in enumerate(zip(inputs, keywords, strict=True)):
+        rows += _compare(model, runner, index, positional(x), named, (rtol, atol))
     result = Parity(tuple(rows), rtol, atol)
     if not result.ok:
-        raise ParityError(_explain(result, model, path, inputs[result.worst.input]))
+        worst = result.worst.input
+        said = _said(result)
+        try:
+            said += _where(compare_layers(model, path, inputs[worst], keywords[worst]))
+        except Exception as error:  # the explanation may fail, and the outputs differ all the same
+            said += f"; the layers cannot be compared: {first_line(error)}"
+        raise ParityError(said)
     return result
 
 
@@ -128,15 +143,17 @@ def _compare(
     runner: Session,
     index: int,
     arguments: tuple[Any, ...],
-    rtol: float,
-    atol: float,
+    named: dict[str, Any],
+    tolerances: tuple[float, float],
 ) -> list[OutputError]:
     with exact():
-        ours = [tensor.cpu() for tensor in tensors(model(*copied(arguments)))]
+        made = model(*copied(arguments), **copied(named))
+    ours = [tensor.cpu() for tensor in tensors(made)]
+    feed = runner.feed(*arguments, **named)
     try:
-        theirs = runner(*arguments)
+        theirs = [torch.as_tensor(array) for array in runner.runtime.run(None, feed)]
     except Exception as error:  # ONNX Runtime raises a class of its own for each status
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors(arguments))
+        shapes = ", ".join(str(list(array.shape)) for array in feed.values())
         raise ParityError(
             f"parity: the ONNX model does not run with inputs[{index}] of shape {shapes}: "
             f"{first_line(error)}; name what may change in to_onnx(..., dynamic=...)"
@@ -148,7 +165,7 @@ def _compare(
             f"got {got}; see check(path)"
         )
     pairs = zip(runner.outputs, ours, theirs, strict=True)
-    return [_error(index, name, one, other, rtol, atol) for name, one, other in pairs]
+    return [_error(index, name, one, other, *tolerances) for name, one, other in pairs]
 
 
 def _error(
@@ -171,25 +188,25 @@ def _error(
     )
 
 
-def _explain(result: Parity, model: nn.Module, path: str | Path, x: Any) -> str:
+def _said(result: Parity) -> str:
     worst = result.worst
-    said = (
+    return (
         f"parity: output {worst.output!r} of inputs[{worst.input}] {list(worst.shape)} differs by "
         f"up to {worst.max_abs:.3g}; {worst.off:.1%} of its values are beyond atol={result.atol:g} "
         f"+ rtol={result.rtol:g} * |torch|"
     )
-    try:
-        layers = compare_layers(model, path, x)
-    except ValueError as error:
-        return f"{said}; {first_line(error)}"
+
+
+def _where(layers: LayerErrors) -> str:
+    """Say in which layer the difference begins."""
     if (first := layers.first) is None:
         return (
-            f"{said}; no single layer stands out, so rounding adds up: compare in float64, or "
-            "allow more (see compare_layers(model, path, x).table())"
+            "; no single layer stands out, so rounding adds up: compare in float64, or allow more "
+            "(see compare_layers(model, path, x).table())"
         )
     before = layers.last_equal
     return (
-        f"{said}. The first layer that differs is {first.layer!r} (call {first.call}, relative "
+        f". The first layer that differs is {first.layer!r} (call {first.call}, relative "
         f"error {first.relative:.2g}), after "
         + (f"{before.layer!r}, which agrees" if before else "the input")
     )

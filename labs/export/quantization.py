@@ -6,11 +6,11 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from labs.export import onnx_file
+from labs.export.arguments import positional
+from labs.export.check import run_once
 from labs.export.layers import scopes
-from labs.export.session import CPU, session
+from labs.export.session import CPU, Session, session
 from labs.extras import optional
 from labs.hooks.layers import refuse_train_mode
+from labs.machine import first_line
+from labs.near_miss import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 Predict = Callable[[Tensor], Tensor]
 # ONNX Runtime computes a convolution with int8 weights alone more slowly than in float32.
 DYNAMIC_OPERATORS = ["MatMul", "Gemm", "Attention", "LSTM", "Gather"]
+
+_PRODUCTS = ("MatMul", "Gemm", "Gather", "Conv", "ConvTranspose", "Attention")
+
+
+class QuantizationError(RuntimeError):
+    """Say why there is no 8-bit file of a model, and what to keep in float32."""
 
 
 def quantize(
@@ -43,20 +53,28 @@ def quantize(
     With calibration data the quantisation is *static*: weights and activations are 8-bit, with
     ranges seen on that data; this is what a convolutional network needs. Without, it is
     *dynamic*: matrix products measure their inputs as they run and convolutions stay in float32;
-    that suits transformers, and it needs no data. Weights have one scale per output channel.
+    that suits transformers, and it needs no data. Weights of products and convolutions have one
+    scale per output channel, and a table of embeddings has one in all. A weight that several kinds
+    of layers share (an embedding and the output layer tied to it) is stored once for each of them.
+
+    Before the file is written, ONNX Runtime opens and runs it at the sizes of the example.
 
     Args:
         path: The float32 file.
         target: Where to write. It must be another file.
         calibration: Inputs from the *training* data, a few hundred images in all: each entry is one
-            argument of ``forward``, or a tuple of them. It is read once.
-        keep: Layers, by name as in ``model.named_modules()``, that stay in float32.
+            argument of ``forward``, a tuple of them, or a dict of its keyword arguments. It is read
+            once.
+        keep: Layers, by name as in ``model.named_modules()``, that stay in float32. The model
+            itself is ``""``.
 
     Returns:
         The target.
 
     Raises:
         KeyError: When ``keep`` names a layer without nodes in the file.
+        QuantizationError: When ONNX Runtime cannot quantise the model, or not run what came of it;
+            nothing is written, and a file that was there stays.
         TypeError: When an entry has more or fewer tensors than the model has inputs, such as the
             labels of a data loader.
         ValueError: When the calibration data are empty, or ``target`` is ``path``.
@@ -66,29 +84,105 @@ def quantize(
     proto = onnx_file.read(path)
     options = {"per_channel": True, "nodes_to_exclude": _nodes_of(proto, keep)}
     batches = None if calibration is None else _batches(path, calibration)
+    try:
+        result = _quantized(proto, batches, options)
+    except Exception as error:  # the quantiser fails in as many ways as there are operators
+        raise QuantizationError(_why(proto, error, options["nodes_to_exclude"])) from error
+    del result.metadata_props[:]
+    result.metadata_props.extend(proto.metadata_props)
+    _refuse_what_does_not_run(result, batches)
+    return onnx_file.write(result, target)
+
+
+def _quantized(proto: Any, batches: list[dict[str, Any]] | None, options: dict[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder, _quiet():
         ready, small = str(Path(folder) / "ready.onnx"), str(Path(folder) / "small.onnx")
         _prepare(proto, ready)
         quantization = optional("onnxruntime.quantization", "labs.export")
         if batches is None:
-            options["op_types_to_quantize"] = DYNAMIC_OPERATORS
-            quantization.quantize_dynamic(ready, small, **options)
+            dynamic = {**options, "op_types_to_quantize": DYNAMIC_OPERATORS}
+            quantization.quantize_dynamic(ready, small, **dynamic)
         else:
             quantization.quantize_static(ready, small, _reader(batches), **options)
-        result = onnx_file.read(small)
-    del result.metadata_props[:]
-    result.metadata_props.extend(proto.metadata_props)
-    return onnx_file.write(result, target)
+        return onnx_file.read(small)
+
+
+def _refuse_what_does_not_run(result: Any, batches: list[dict[str, Any]] | None) -> None:
+    try:
+        run_once(result, batches[0] if batches else None)
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status
+        raise QuantizationError(
+            f"quantize: ONNX Runtime does not run what came of it: {first_line(error)}; keep the "
+            "layer of that node in float32 with keep=[...]"
+        ) from error
+
+
+def _why(proto: Any, error: Exception, kept: Iterable[str]) -> str:
+    said = f"quantize: ONNX Runtime cannot quantise this model: {first_line(error)}"
+    grouped = [
+        f"{(scopes(node) or ('',))[-1]!r} ({node.name})"
+        for node in proto.graph.node
+        if node.op_type == "ConvTranspose"
+        and node.name not in kept
+        and any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+    ]
+    if grouped:
+        return (
+            f"{said}; it has no scale per channel for transposed convolutions in groups: keep "
+            f"{', '.join(grouped)} in float32 with keep=[...]"
+        )
+    return f"{said}; keep the layer at fault in float32 with keep=[...]"
 
 
 def _prepare(proto: Any, ready: str) -> None:
     """Infer the shapes anew: the quantiser transposes weights, and old shapes would contradict."""
     bare = deepcopy(proto)
     del bare.graph.value_info[:]
+    _untie(bare)
     onnx_file.write(bare, ready)
     preparation = optional("onnxruntime.quantization.shape_inference", "labs.export")
     # Optimising would rename the nodes that are to be kept.
     preparation.quant_pre_process(ready, ready, skip_symbolic_shape=True, skip_optimization=True)
+
+
+def _untie(proto: Any) -> None:
+    """Store a weight that several layers share once for each way in which it is read.
+
+    The quantiser stores a weight along the axis of the layer that it meets first, where another
+    kind of layer would read it along a wrong one. And it transposes the weight of a Gemm in place:
+    the second Gemm would turn it back.
+    """
+    weights = {weight.name: weight for weight in proto.graph.initializer if len(weight.dims) > 1}
+    uses = Counter(name for node in proto.graph.node for name in node.input if name in weights)
+    copies: dict[str, dict[str, str]] = {}  # by weight and by how it is read, the name of the copy
+    for node in proto.graph.node:
+        for place, name in enumerate(node.input):
+            if uses[name] < 2 or node.op_type not in _PRODUCTS:
+                continue
+            turned = node.op_type == "Gemm" and place == 1 and _take(node, "transB")
+            # Two layers read a weight alike when their operator, its options and the place agree.
+            options = b"".join(sorted(a.SerializeToString() for a in node.attribute)).hex()
+            known = copies.setdefault(name, {})
+            own = f"{name}.tied{len(known)}"
+            reading = f"{node.op_type} {place} {turned} {options}"
+            if reading not in known:
+                proto.graph.initializer.append(_copy(weights[name], own, turned))
+            node.input[place] = known.setdefault(reading, own)
+
+
+def _take(node: Any, option: str) -> bool:
+    """Remove an option of a node, and return whether it was set."""
+    (found,) = [a for a in node.attribute if a.name == option] or [None]
+    if found is None or not found.i:
+        return False
+    node.attribute.remove(found)
+    return True
+
+
+def _copy(weight: Any, name: str, turned: bool) -> Any:
+    numpy = optional("onnx.numpy_helper", "labs.export")
+    array = numpy.to_array(weight)
+    return numpy.from_array(array.T.copy() if turned else array, name)
 
 
 def _reader(batches: list[dict[str, Any]]) -> Any:
@@ -101,7 +195,7 @@ def _reader(batches: list[dict[str, Any]]) -> Any:
 def _batches(path: str | Path, calibration: Iterable[Any]) -> list[dict[str, Any]]:
     runner = session(path, [CPU])
     try:
-        feeds = [runner.feed(*(x if isinstance(x, tuple) else (x,))) for x in calibration]
+        feeds = [_feed(runner, x) for x in calibration]
     except TypeError as error:
         raise TypeError(
             f"quantize: in the calibration data, {error}; leave labels out: "
@@ -112,14 +206,22 @@ def _batches(path: str | Path, calibration: Iterable[Any]) -> list[dict[str, Any
     return feeds
 
 
+def _feed(runner: Session, entry: Any) -> dict[str, Any]:
+    if isinstance(entry, Mapping) and set(entry) <= runner.keywords:
+        return runner.feed(**entry)
+    return runner.feed(*positional(entry))
+
+
 def _nodes_of(proto: Any, layers: Iterable[str]) -> list[str]:
     found: list[str] = []
     for layer in layers:
         nodes = [node.name for node in proto.graph.node if layer in scopes(node)]
         if not nodes:
             known = sorted({name for node in proto.graph.node for name in scopes(node) if name})
-            near = ", ".join(get_close_matches(layer, known)) or ", ".join(known[:5])
-            raise KeyError(f"quantize: no node of layer {layer!r} in the file; near: {near}")
+            raise KeyError(
+                f"quantize: no node of layer {layer!r} in the file; there are "
+                f"{', '.join(known[:5])}{', ...' * (len(known) > 5)}{did_you_mean(layer, known, 3)}"
+            )
         # The quantiser splits a Gemm, and names its product so.
         found += [*nodes, *(f"{node}_MatMul" for node in nodes)]
     return found

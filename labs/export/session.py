@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +18,18 @@ from labs.doctor import why_not
 from labs.export import onnx_file
 from labs.extras import optional
 from labs.hooks.nested import tensors
+from labs.near_miss import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# What ONNX Runtime calls the types, where PyTorch says otherwise or the same.
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    **{f"tensor({name})": name for name in ("float16", "bfloat16", "bool", "uint8")},
+    **{f"tensor({name})": name for name in ("int8", "int16", "int32", "int64")},
+}
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 
 
@@ -33,12 +42,14 @@ class Session:
         provider: What computes: the first of the providers in use.
         fallback: One line for each provider that was asked for and is not in use; often none.
         threads: How many CPU threads an operator may use.
+        asked: The providers that were asked for, in the order of preference.
     """
 
     runtime: Any
     provider: str
     fallback: tuple[str, ...]
     threads: int
+    asked: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, tuple[int | str, ...]]:
@@ -51,35 +62,81 @@ class Session:
         return tuple(value.name for value in self.runtime.get_outputs())
 
     @property
+    def keywords(self) -> set[str]:
+        """Return the names that arguments may have: those of ``forward`` and of the inputs."""
+        return set(self._owners())
+
+    @property
     def device(self) -> str:
         """Return ``cuda`` or ``cpu``: where the inputs are best kept."""
         return "cuda" if self.provider in (CUDA, TENSORRT) else "cpu"
 
-    def feed(self, *arguments: Any) -> dict[str, Any]:
+    def feed(self, *arguments: Any, **named: Any) -> dict[str, Any]:
         """Return the arguments as NumPy arrays by input name, as ``runtime.run`` wants them.
 
+        Args:
+            arguments: What the PyTorch model takes: tensors or NumPy arrays, or dicts, lists and
+                tuples of them.
+            named: The keyword arguments of the PyTorch model, or inputs of the file by name.
+
         Raises:
-            TypeError: When there are more or fewer tensors than inputs.
+            TypeError: When there are more or fewer arrays than inputs, an array has another type
+                than its input, or an argument differs from what the file has fixed.
         """
-        given, names = tensors(arguments), list(self.inputs)
-        if len(given) != len(names):
+        types = {value.name: value.type for value in self.runtime.get_inputs()}
+        given: dict[str, Tensor] = {}
+        for key, value in named.items():
+            given |= self._named(key, value)
+        rest = [name for name in types if name not in given]
+        loose = _all(arguments)
+        if len(loose) != len(rest):
             raise TypeError(
-                f"expected {len(names)} tensors ({', '.join(names)}), got {len(given)}; pass what "
+                f"expected {len(rest)} tensors ({', '.join(rest)}), got {len(loose)}; pass what "
                 "the PyTorch model takes"
             )
-        arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in given]
-        return dict(zip(names, arrays, strict=True))
+        given |= zip(rest, loose, strict=True)
+        return {name: _array(name, given[name], kind) for name, kind in types.items()}
 
-    def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
+    def _named(self, key: str, value: Any) -> dict[str, Tensor]:
+        """Return the tensors of one keyword argument by the names of the inputs they go to."""
+        arguments = self._owners()
+        if key not in arguments:
+            known = ", ".join(arguments)
+            raise TypeError(
+                f"expected an argument among {known}, got {key!r}{did_you_mean(key, arguments)}"
+            )
+        fixed = noted.fixed if (noted := self._note()) else {}
+        if fixed.get(key, repr(value)) != repr(value):
+            raise TypeError(
+                f"the file was exported with {key}={fixed[key]} and keeps it, got "
+                f"{key}={value!r}; export another file for that"
+            )
+        inputs, parts = arguments[key], _all(value)
+        if len(inputs) != len(parts):
+            raise TypeError(f"expected {len(inputs)} tensors in {key!r}, got {len(parts)}")
+        return dict(zip(inputs, parts, strict=True))
+
+    def _owners(self) -> dict[str, list[str]]:
+        """Return, for each argument that can be named, the inputs that it becomes."""
+        noted = self._note()
+        return {name: [name] for name in self.inputs} | (noted.arguments if noted else {})
+
+    def _note(self) -> onnx_file.Note | None:
+        return onnx_file.read_note(self.runtime.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *arguments: Any, **named: Any) -> tuple[Tensor, ...]:
         """Compute every output, as CPU tensors in the order of ``outputs``.
 
         Args:
-            arguments: What the PyTorch model takes: tensors, or dicts, lists and tuples of them.
+            arguments: What the PyTorch model takes: tensors or NumPy arrays, or dicts, lists and
+                tuples of them.
+            named: Its keyword arguments.
 
         Raises:
             RuntimeError: When ONNX Runtime refuses a shape or fails; its own words.
+            TypeError: As :meth:`feed`.
         """
-        feed = self.feed(*arguments)
+        feed = self.feed(*arguments, **named)
         return tuple(torch.as_tensor(array) for array in self.runtime.run(None, feed))
 
     def table(self) -> pd.DataFrame:
@@ -141,7 +198,34 @@ def start(model: bytes | str, providers: Sequence[str] = (), threads: int | None
     used = runtime.get_providers()
     trouble |= {name: "it loads, but not for this model" for name in usable if name not in used}
     fallback = tuple(f"{name}: {why}" for name, why in trouble.items() if why)
-    return Session(runtime, used[0], fallback, threads)
+    return Session(runtime, used[0], fallback, threads, tuple(asked))
+
+
+def _all(value: Any) -> list[Tensor]:
+    """Return every tensor in ``value``, and every NumPy array as a tensor."""
+    return tensors(_as_tensors(value))
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return torch.as_tensor(np.ascontiguousarray(value) if value.ndim else np.array(value))
+    if isinstance(value, Mapping):
+        return {key: _as_tensors(part) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_as_tensors(part) for part in value)
+    return value
+
+
+def _array(name: str, tensor: Tensor, kind: str) -> Any:
+    """Return the NumPy array of an input, or say that its type is another than the file's."""
+    got = str(tensor.dtype).removeprefix("torch.")
+    want = _TYPES.get(kind, got)
+    if got != want:
+        raise TypeError(
+            f"input {name!r}: expected {want}, got {got}; convert it with .to(torch.{want}), or "
+            f".astype({want!r}) in NumPy"
+        )
+    return tensor.detach().cpu().contiguous().numpy()
 
 
 @cache
