@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labs.boxes.precision import widen
+
 
 def split_anchors(level: Tensor, anchors: int) -> Tensor:
     """Give each anchor its own numbers: [N, A*K, H, W] to [N,A,H,W,K], at least float32.
@@ -27,9 +29,7 @@ def split_anchors(level: Tensor, anchors: int) -> Tensor:
             f"split_anchors: expected [N, {anchors}*(5+C), H, W] for {anchors} anchors a cell, got "
             f"{tuple(level.shape)}; give the network and its criterion as many anchors"
         )
-    # Half precision cannot say where in a large image a pixel is.
-    level = level.to(torch.promote_types(level.dtype, torch.float32))
-    return level.unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
+    return widen(level).unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
 
 
 def decode_anchored(values: Tensor, corners: Tensor, anchors: Tensor, stride: int) -> Tensor:
