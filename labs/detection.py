@@ -21,17 +21,46 @@ Batch = tuple[Tensor, Sequence[Target]]
 class Detector:
     """Hold a detector: separate objects that can be tested, exchanged and used alone.
 
+    What two of them say of themselves must agree: ``strides``, ``stride``, ``boxes``, ``reg_max``
+    and ``num_classes``, and ``anchors`` (how many, or which). A wrong one can leave maps of the
+    right shape, so that nothing else would notice.
+
     Attributes:
         network: Maps images [N,3,H,W] in [0,1] to raw outputs, as its criterion and its
             postprocess take them.
         criterion: ``criterion(raw, targets)`` returns the terms of the loss, as scalars by name.
         postprocess: ``postprocess(raw)`` returns one dict per image: ``boxes`` [n,4] xyxy in
             pixels, ``scores`` [n] in [0, 1], highest first, ``labels`` [n].
+
+    Raises:
+        ValueError: When two parts contradict each other.
     """
 
     network: nn.Module
     criterion: Callable[[Any, Sequence[Target]], Mapping[str, Tensor]]
     postprocess: Callable[[Any], list[Prediction]]
+
+    def __post_init__(self) -> None:
+        for name in ("strides", "stride", "boxes", "reg_max", "num_classes", "anchors"):
+            self._refuse_contradiction(name)
+
+    def _refuse_contradiction(self, name: str) -> None:
+        """Raise unless all parts that have a setting of this name have the same."""
+        said = {
+            part: plain
+            for part in ("network", "criterion", "postprocess")
+            if (plain := _plain(getattr(getattr(self, part), name, None))) is not None
+        }
+        if isinstance(said.get("network"), float) and name == "anchors":  # it only counts them
+            count = said.pop("network")
+            odd = [p for p in said if any(len(level) != count for level in said[p])]
+            said = {"network": count, odd[0]: said[odd[0]]} if odd else said
+        if any(value != other for value in said.values() for other in said.values()):
+            told = ", ".join(f"{getattr(getattr(self, part), name)} of the {part}" for part in said)
+            raise ValueError(
+                f"Detector: expected parts with the same {name}, got {told}; "
+                "build them with the same settings"
+            )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of the terms, as :func:`labs.train.fit` takes it.
@@ -97,7 +126,18 @@ def _home(model: nn.Module, images: Tensor) -> torch.device:
 
 
 def _moved(target: Target, device: torch.device) -> Prediction:
-    return {name: value.to(device) for name, value in target.items()}
+    # What is no tensor is left to the criterion, which says so in words.
+    return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in target.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number, or numbers nested in a tensor, lists or tuples, such that == compares."""
+    if isinstance(value, Tensor):
+        value = None if value.is_meta else value.tolist()
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    # A number that was kept in float32 is still the same.
+    return float(f"{value:.6g}") if isinstance(value, int | float) else None
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -65,7 +65,8 @@ class MultiAnchor:
     def fits(self, level: int, boxes: Tensor) -> Tensor:
         """Tell which anchors of a level have about the shape of which box, bool, [T,A]."""
         anchors = torch.as_tensor(self.anchors[level]).to(boxes)
-        ratio = (boxes[:, 2:] - boxes[:, :2])[:, None] / anchors
+        size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)  # a box inside out has none
+        ratio = size[:, None] / anchors
         return torch.maximum(ratio, 1 / ratio).amax(-1) < self.ratio
 
     def _cells(self, boxes: Tensor, stride: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,16 @@ class SimOTA:
     The assignment is the approximation that YOLOX (Ge et al. 2021, arXiv:2107.08430) makes of
     optimal transport (OTA, Ge et al. 2021, arXiv:2103.14259), with YOLOv7's cost:
 
-    1. Candidates are all places that another rule proposes for any object of the image.
+    1. Candidates are all places that another rule proposes for any object of the image, each
+       once. (YOLOv7's program lists a place as often as objects proposed it; the copies fill each
+       other's places among the k cheapest and are counted again in the sum of IoUs.)
     2. The cost of a pair is :func:`class_cost` plus ``box_cost`` times -log IoU.
     3. An object may have k places: the sum of its ``top`` highest IoUs, rounded down, at least 1.
     4. It takes the k cheapest. A place that several objects took goes to the one it costs least.
+
+    There is no centre prior but that of the candidates: the programs of YOLOX add a cost where a
+    place is far from the centre, YOLOv7's does not. An object for which no candidate was proposed
+    in its image gets none.
 
     Attributes:
         candidates: ``candidates(maps, truths)`` proposes places, such as a
@@ -52,12 +58,12 @@ class SimOTA:
             maps: What the network says, one map per level, [N,A,H,W,5+C].
             truths: The objects.
         """
-        places = distinct(self.candidates(maps, truths))
+        places = _distinct(self.candidates(maps, truths))
         answers, boxes = self._predictions(maps, places)
         foreign = truths.image[:, None] != places.image  # [T,P]: in another image
         iou = overlap(truths.boxes[:, None], boxes).masked_fill(foreign, 0.0)
         cost = class_cost(answers, truths.labels) - self.box_cost * iou.clamp(min=1e-8).log()
-        truth, place = choose(iou, cost.masked_fill(foreign, torch.inf), self.top)
+        truth, place = _choose(iou, cost.masked_fill(foreign, torch.inf), self.top)
         return replace(places[place], truth=truth)
 
     def _predictions(self, maps: Sequence[Tensor], places: Pairs) -> tuple[Tensor, Tensor]:
@@ -72,7 +78,7 @@ class SimOTA:
         return torch.cat(answers), torch.cat(boxes)
 
 
-def distinct(pairs: Pairs) -> Pairs:
+def _distinct(pairs: Pairs) -> Pairs:
     """Return each place once, in the order of levels, with the lowest of its objects."""
     rows = torch.stack(pairs.columns, 1).unique(dim=0)  # sorted
     first = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
@@ -96,7 +102,7 @@ def class_cost(answers: Tensor, labels: Tensor) -> Tensor:
     return no.sum(1) + (-p.log() - no)[:, labels].T
 
 
-def choose(iou: Tensor, cost: Tensor, top: int = 10) -> tuple[Tensor, Tensor]:
+def _choose(iou: Tensor, cost: Tensor, top: int = 10) -> tuple[Tensor, Tensor]:
     """Choose the k cheapest places of each object, and let no place serve two.
 
     Args:

@@ -11,6 +11,7 @@ from labs.boxes.anchors import (
 from labs.boxes.grid import cell_centres, cell_corners
 from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
+from labs.boxes.precision import widen
 from labs.boxes.sides import distribution_focal_loss, expected_side, from_sides, to_sides
 from labs.boxes.suppression import suppress
 
@@ -31,4 +32,5 @@ __all__ = [
     "overlap",
     "suppress",
     "to_sides",
+    "widen",
 ]

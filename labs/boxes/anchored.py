@@ -1,4 +1,4 @@
-"""Turn what YOLOv5 and v7 say about an anchor into a box, and back.
+"""Turn what YOLOv5 and v7 say about an anchor into a box.
 
 Four numbers t stand for a box at an anchor of a cell. With s = 2*sigmoid(t), the centre lies
 s - 0.5 cells right of and below the cell's upper left corner, so that the two nearest cells can
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from labs.boxes.precision import widen
 
 
 def split_anchors(level: Tensor, anchors: int) -> Tensor:
@@ -27,9 +29,7 @@ def split_anchors(level: Tensor, anchors: int) -> Tensor:
             f"split_anchors: expected [N, {anchors}*(5+C), H, W] for {anchors} anchors a cell, got "
             f"{tuple(level.shape)}; give the network and its criterion as many anchors"
         )
-    # Half precision cannot say where in a large image a pixel is.
-    level = level.to(torch.promote_types(level.dtype, torch.float32))
-    return level.unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
+    return widen(level).unflatten(1, (anchors, -1)).permute(0, 1, 3, 4, 2)
 
 
 def decode_anchored(values: Tensor, corners: Tensor, anchors: Tensor, stride: int) -> Tensor:
@@ -45,22 +45,3 @@ def decode_anchored(values: Tensor, corners: Tensor, anchors: Tensor, stride: in
     centre = (corners + scaled[..., :2] - 0.5) * stride
     half = anchors * scaled[..., 2:].square() / 2
     return torch.cat([centre - half, centre + half], -1)
-
-
-def encode_anchored(boxes: Tensor, corners: Tensor, anchors: Tensor, stride: int) -> Tensor:
-    """Return the raw numbers that stand for boxes, [...,4]; undoes :func:`decode_anchored`.
-
-    Args:
-        boxes: xyxy in pixels, [...,4].
-        corners: Column and row of the cells, [...,2].
-        anchors: Width and height in pixels, [...,2].
-        stride: Pixels per cell.
-
-    Returns:
-        Numbers that are infinite or NaN where the box is out of the anchor's reach: a centre more
-        than half a cell outside of the cell, a size that is 0 or at least 4 times the anchor's.
-    """
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2 / stride
-    size = boxes[..., 2:] - boxes[..., :2]
-    scaled = torch.cat([centre - corners + 0.5, (size / anchors).sqrt()], -1)
-    return torch.logit(scaled / 2)

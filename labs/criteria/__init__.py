@@ -1,6 +1,5 @@
 """Say how wrong a detector is: one criterion per architecture, each a sum of named terms."""
 
-from labs.criteria.precision import widen
 from labs.criteria.yolo_v1 import YOLOv1Criterion
 from labs.criteria.yolo_v3 import YOLOv3Criterion
 from labs.criteria.yolo_v5 import YOLOv5Criterion
@@ -13,5 +12,4 @@ __all__ = [
     "YOLOv5Criterion",
     "YOLOv7Criterion",
     "YOLOv8Criterion",
-    "widen",
 ]

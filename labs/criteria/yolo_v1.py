@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from labs.assigners import GridCell, Truths
-from labs.criteria.precision import widen
+from labs.assigners import GridCell
+from labs.boxes.precision import widen
+from labs.criteria.outputs import Outputs
 from labs.postprocess.yolo_v1 import decode_cells
 
 
@@ -30,12 +31,14 @@ class YOLOv1Criterion:
         boxes: Boxes per cell.
         coord: Weight of the boxes; 5 in the paper.
         noobj: Weight of the many boxes without an object; 0.5 in the paper.
+        num_classes: C, to refuse a network of another number; None takes what the channels leave.
     """
 
     stride: int = 64
     boxes: int = 2
     coord: float = 5.0
     noobj: float = 0.5
+    num_classes: int | None = None
 
     def __call__(
         self, raw: tuple[Tensor], targets: Sequence[Mapping[str, Tensor]]
@@ -44,11 +47,15 @@ class YOLOv1Criterion:
 
         Args:
             raw: A tuple of the map [N,boxes*5+C,rows,columns].
-            targets: Of each image ``boxes`` [n,4], xyxy in pixels, and ``labels`` [n]; n may be 0.
+            targets: Of each image ``boxes`` [n,4], xyxy in pixels, and ``labels`` [n], on any
+                device; n may be 0.
+
+        Raises:
+            ValueError: When outputs, settings and targets do not belong together.
         """
+        truths = self._outputs().truths(raw, targets)
         cells = widen(raw[0])
         n, _, rows, columns = cells.shape
-        truths = Truths.of(targets, like=cells)
         image, boxes, labels = truths.image, truths.boxes, truths.labels
         predicted = decode_cells(cells, self.stride, self.boxes)
         found = GridCell(self.stride)(predicted, boxes, image)
@@ -74,3 +81,8 @@ class YOLOv1Criterion:
             "classes": (by_cell[place][:, self.boxes * 5 :] - kinds).square().sum(),
         }
         return {name: term / n for name, term in terms.items()}
+
+    def _outputs(self) -> Outputs:
+        """Describe the map that is read."""
+        kind, made_of = type(self).__name__, f"{self.boxes} boxes * 5 + C"
+        return Outputs(kind, [self.stride], [1], 5 * self.boxes, self.num_classes, made_of)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
-from labs.assigners import Truths
 from labs.assigners.best_anchor import BestAnchor
 from labs.boxes import KINDS, overlap
 from labs.boxes.anchors import Anchors
-from labs.criteria.precision import widen
+from labs.boxes.precision import widen
+from labs.criteria.outputs import Outputs
 from labs.models.yolo_v3 import V3_ANCHORS
 from labs.postprocess.yolo_v3 import decode_anchors, flatten_anchors, lay_anchors
 
@@ -36,6 +36,7 @@ class YOLOv3Criterion:
         box_weight: Of the terms of the box; 0.07 in v4.
         smoothing: Draws the targets of the classes from 0 and 1 this share of the way to 1/2.
         stretch: As for :func:`labs.postprocess.yolo_v3.decode_anchors`.
+        num_classes: C, to refuse a network of another number; None takes what the channels leave.
     """
 
     anchors: Anchors = V3_ANCHORS
@@ -45,6 +46,7 @@ class YOLOv3Criterion:
     box_weight: float = 1.0
     smoothing: float = 0.0
     stretch: float = 1.0
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.box not in ("squared", *KINDS):
@@ -59,11 +61,18 @@ class YOLOv3Criterion:
 
         Args:
             raw: Per level [N,A*(5+C),H,W].
-            targets: Of each image ``boxes`` [n,4], xyxy in pixels, and ``labels`` [n]; n may be 0.
+            targets: Of each image ``boxes`` [n,4], xyxy in pixels, and ``labels`` [n], on any
+                device; n may be 0.
+
+        Raises:
+            ValueError: When outputs, settings and targets do not belong together.
         """
+        outputs = Outputs.at_anchors(
+            type(self).__name__, self.anchors, self.strides, self.num_classes
+        )
+        truths = outputs.truths(raw, targets)
         raw = [widen(level) for level in raw]
         values, places = flatten_anchors(raw, self.anchors), self.lay(raw)  # [N,P,5+C], [P,5]
-        truths = Truths.of(targets, like=values)
         image, boxes, labels = truths.image, truths.boxes, truths.labels
         assigner = BestAnchor(self.anchors, self.strides, self.ignore)
         found = assigner(boxes, image, [(level.shape[2], level.shape[3]) for level in raw])
@@ -83,9 +92,9 @@ class YOLOv3Criterion:
             boxes_now = decode_anchors(mine[:, :4], here, self.stretch)
             terms = {"box": (1 - overlap(boxes_now, truth, self.box)).sum()}
         terms = {name: self.box_weight * term for name, term in terms.items()}
-        terms["objectness"] = cross_entropy(mine[:, 4], torch.ones_like(mine[:, 4]))
+        terms["objectness"] = _cross_entropy(mine[:, 4], torch.ones_like(mine[:, 4]))
         terms["no_object"] = (background * softplus(values[..., 4])).sum()
-        terms["classes"] = cross_entropy(mine[:, 5:], kinds)
+        terms["classes"] = _cross_entropy(mine[:, 5:], kinds)
         return {name: term / len(values) for name, term in terms.items()}
 
     def squared(
@@ -99,7 +108,8 @@ class YOLOv3Criterion:
         least value is not 0. For w and h the gradient is that of half a squared difference.
 
         Each object is weighted by 2 - w*h, in sides of the image, as in that program: nearly 2 for
-        a small one, 1 for one that fills the image. Where the object lies changes nothing.
+        a small one, 1 for one that fills the image. Where the object lies changes nothing. One that
+        reaches beyond the image weighs no less than one that fills it.
 
         Args:
             mine: What the network says, [m,5+C].
@@ -108,12 +118,12 @@ class YOLOv3Criterion:
             canvas: Width and height of the image in pixels, [2].
         """
         size = truth[:, 2:] - truth[:, :2]
-        weight = 2 - (size / canvas).prod(1, keepdim=True)  # [m,1]
+        weight = 2 - (size / canvas).prod(1, keepdim=True).clamp(max=1)  # [m,1]
         inside = ((truth[:, :2] + truth[:, 2:]) / 2 - here[:, :2]) / here[:, 4:]
         inside = (inside + (self.stretch - 1) / 2) / self.stretch
         factor = (size.clamp(min=1e-3) / here[:, 2:4]).log()  # a box of no size has no logarithm
         return {
-            "centre": cross_entropy(mine[:, :2], inside.clamp(0, 1), weight),
+            "centre": _cross_entropy(mine[:, :2], inside.clamp(0, 1), weight),
             "size": (weight * (mine[:, 2:4] - factor).square() / 2).sum(),
         }
 
@@ -122,6 +132,6 @@ class YOLOv3Criterion:
         return lay_anchors(raw, self.anchors, self.strides)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the summed cross entropy of independent yes-or-no questions, a scalar."""
     return binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")

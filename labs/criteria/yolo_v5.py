@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from labs.assigners.multi_anchor import MultiAnchor
-from labs.assigners.truths import Truths
 from labs.boxes.anchored import split_anchors
 from labs.boxes.anchors import Anchors
 from labs.criteria.anchored import Weights, anchored_terms
+from labs.criteria.outputs import Outputs
 from labs.models.yolo_v5 import COCO_ANCHORS
 
 
@@ -40,6 +40,7 @@ class YOLOv5Criterion:
         smoothing: How far the targets of the classes move towards 0.5, in [0, 1).
         ratio: How many times larger or smaller than an object its anchors may be.
         neighbours: Whether the two nearest cells answer as well.
+        num_classes: C, to refuse a network of another number; None takes what the channels leave.
 
     Raises:
         ValueError: When anchors, strides and balance do not have as many levels.
@@ -54,6 +55,7 @@ class YOLOv5Criterion:
     smoothing: float = 0.0
     ratio: float = 4.0
     neighbours: bool = True
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         self.assigner()  # refuses anchors and strides that do not fit
@@ -70,10 +72,16 @@ class YOLOv5Criterion:
 
         Args:
             raw: From the network, one map per level, [N, A*(5+C), H, W].
-            targets: One dict per image, on the device of the maps.
+            targets: One dict per image, on any device.
+
+        Raises:
+            ValueError: When outputs, settings and targets do not belong together.
         """
+        outputs = Outputs.at_anchors(
+            type(self).__name__, self.anchors, self.strides, self.num_classes
+        )
+        truths = outputs.truths(raw, targets)
         maps = [split_anchors(level, len(self.anchors[0])) for level in raw]
-        truths = Truths.of(targets, like=maps[0])
         pairs = self.assigner()(maps, truths)
         weights = Weights(self.box_weight, self.objectness_weight, self.class_weight, self.balance)
         return anchored_terms(

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from labs.assigners.multi_anchor import MultiAnchor
 from labs.assigners.sim_ota import SimOTA
-from labs.assigners.truths import Truths
 from labs.boxes.anchored import split_anchors
 from labs.boxes.anchors import Anchors
 from labs.criteria.anchored import Weights, anchored_terms
+from labs.criteria.outputs import Outputs
 from labs.criteria.yolo_v5 import refuse_levels
 from labs.models.yolo_v7 import COCO_ANCHORS
 
@@ -35,6 +35,7 @@ class YOLOv7Criterion:
         ratio: How many times larger or smaller than an object its anchors may be.
         box_cost: What -log IoU counts where the assigner compares predictions.
         top: How many IoUs the assigner sums to say how many places an object gets.
+        num_classes: C, to refuse a network of another number; None takes what the channels leave.
 
     Raises:
         ValueError: When anchors, strides and balance do not have as many levels.
@@ -49,6 +50,7 @@ class YOLOv7Criterion:
     ratio: float = 4.0
     box_cost: float = 3.0
     top: int = 10
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         self.assigner()  # refuses anchors and strides that do not fit
@@ -66,10 +68,16 @@ class YOLOv7Criterion:
 
         Args:
             raw: From the network, one map per level, [N, A*(5+C), H, W].
-            targets: One dict per image, on the device of the maps.
+            targets: One dict per image, on any device.
+
+        Raises:
+            ValueError: When outputs, settings and targets do not belong together.
         """
+        outputs = Outputs.at_anchors(
+            type(self).__name__, self.anchors, self.strides, self.num_classes
+        )
+        truths = outputs.truths(raw, targets)
         maps = [split_anchors(level, len(self.anchors[0])) for level in raw]
-        truths = Truths.of(targets, like=maps[0])
         pairs = self.assigner()(maps, truths)
         weights = Weights(self.box_weight, self.objectness_weight, self.class_weight, self.balance)
         return anchored_terms(maps, truths, pairs, self.anchors, self.strides, weights)

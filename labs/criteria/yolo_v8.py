@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from labs.assigners import TaskAligned
+from labs.assigners.targets import Target
+from labs.assigners.truths import Truths
 from labs.boxes.overlap import overlap
 from labs.boxes.sides import distribution_focal_loss, to_sides
+from labs.criteria.masks import check_prototypes, mean_mask_loss
+from labs.criteria.outputs import Outputs
 from labs.ddp import mean_over_ranks
-from labs.postprocess.yolo_v8 import Decoded, decode, within
-
-Target = Mapping[str, Tensor]
+from labs.postprocess.yolo_v8 import Decoded, decode
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,24 @@ class YOLOv8Criterion:
 
         Args:
             raw: From the network: one map per level, and prototypes if it has masks.
-            targets: One dict per image, on the device of the maps: ``boxes`` [n,4] xyxy in pixels,
-                ``labels`` [n], and for a network with masks ``masks`` [n,H,W], bool.
+            targets: One dict per image, on any device: ``boxes`` [n,4] xyxy in pixels, ``labels``
+                [n], and for a network with masks ``masks`` [n,H,W], bool.
+
+        Raises:
+            ValueError: When outputs, settings and targets do not belong together.
         """
+        truths = self._checked(raw, targets)
         decoded = decode(raw, self.num_classes, self.strides, self.reg_max)
-        boxes, labels, exists = stack_objects(targets)
-        scores = decoded.classes.sigmoid()
+        boxes, labels, exists = truths.padded(len(targets))
+        scores = decoded.classes.detach().sigmoid()
         found = self.assigner(scores, decoded.boxes, decoded.points, boxes, labels, exists)
         image, place = (found.objects >= 0).nonzero(as_tuple=True)  # [F] chosen cells
         mine, quality = found.objects[image, place], found.quality[image, place]
         total = mean_over_ranks(quality.sum()).clamp(min=1)
-        wanted = torch.zeros_like(scores)
-        wanted[image, place, labels[image, mine]] = quality
-        wrong = binary_cross_entropy_with_logits(decoded.classes, wanted, reduction="sum")
+        # Nearly all answers should be 0, where the cross entropy is the softplus of the logit.
+        wrong, asked = softplus(decoded.classes), (image, place, labels[image, mine])
+        right = binary_cross_entropy_with_logits(decoded.classes[asked], quality, reduction="none")
+        wrong = wrong.index_put_(asked, right).sum()
         box, dfl = self._localise(decoded, image, place, boxes[image, mine])
         terms = {
             "class": self.class_weight * wrong / total,
@@ -76,8 +82,23 @@ class YOLOv8Criterion:
         for prototypes in raw[len(self.strides) :]:
             mixing = decoded.mixing[image, place]
             chosen = [(mixing[image == i], mine[image == i]) for i in range(len(targets))]
-            terms["mask"] = self.mask_weight * self._draw(prototypes.float(), chosen, targets)
+            stride = self.strides[0] // 2
+            mask = mean_mask_loss(prototypes.float(), chosen, targets, boxes, stride)
+            terms["mask"] = self.mask_weight * mask
         return terms
+
+    def _checked(self, raw: Sequence[Tensor], targets: Sequence[Target]) -> Truths:
+        """Return the objects in float32; refuse what cannot belong together."""
+        who, levels = type(self).__name__, len(self.strides)
+        maps, prototypes = raw[:levels], raw[levels:]
+        mixing = sum(shapes.shape[1] for shapes in prototypes)
+        fixed = 4 * self.reg_max + mixing
+        made_of = f"4 * reg_max + C = 4 * {self.reg_max} + {self.num_classes}"
+        made_of += f" and {mixing} coefficients of prototypes" if mixing else ""
+        outputs = Outputs(who, self.strides, [1] * levels, fixed, self.num_classes, made_of)
+        truths = outputs.truths(maps, targets)
+        check_prototypes(who, prototypes, maps[0], self.strides[0], targets)
+        return truths
 
     def _localise(
         self, decoded: Decoded, image: Tensor, place: Tensor, true: Tensor
@@ -87,46 +108,13 @@ class YOLOv8Criterion:
         sides = to_sides(true, decoded.points[place]) / decoded.cells[place]
         return box, distribution_focal_loss(decoded.bins[image, place], sides).mean(-1)
 
-    def _draw(
-        self,
-        prototypes: Tensor,
-        chosen: Sequence[tuple[Tensor, Tensor]],
-        targets: Sequence[Target],
-    ) -> Tensor:
-        """Return the mean over the chosen cells of all images, each with (mixing, object)."""
-        # One image at a time: prototypes gathered for each cell would fill gigabytes.
-        wrong = [
-            mask_loss(torch.einsum("fm,mhw->fhw", mixing, shapes), target, mine, self.strides[0])
-            for shapes, (mixing, mine), target in zip(prototypes, chosen, targets, strict=True)
-        ]
-        every = torch.cat(wrong)
-        # Zero without objects, but still a function of the prototypes: they get a gradient of 0.
-        return every.sum() / max(len(every), 1) + 0 * prototypes.sum()
-
-
-def mask_loss(logits: Tensor, target: Target, mine: Tensor, finest: int) -> Tensor:
-    """Return the cross entropy of each mask, averaged over its object's box: [F].
-
-    Args:
-        logits: Of masks at half the finest stride, [F,h,w].
-        target: Of the image, with ``masks`` [n,H,W] and ``boxes`` [n,4].
-        mine: Which object each mask is of, [F].
-        finest: The finest stride, in pixels.
-    """
-    height, width = logits.shape[1:]
-    stride = finest // 2
-    masks = target["masks"][:, None].to(logits.dtype)  # [n,1,H,W]
-    below, right = height * stride - masks.shape[2], width * stride - masks.shape[3]
-    # The share of each cell that the object covers; the image ends before the last cell does.
-    share = avg_pool2d(pad(masks, (0, right, 0, below)), stride)[:, 0]
-    inside = within(target["boxes"].to(logits.dtype), height, width, stride)
-    wrong = binary_cross_entropy_with_logits(logits, share[mine], reduction="none")
-    inside = inside[mine]
-    return (wrong * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-
 
 def stack_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack the objects of a batch: boxes [N,G,4], labels [N,G], and which exist, [N,G]."""
-    boxes = pad_sequence([target["boxes"].float() for target in targets], batch_first=True)
-    labels = pad_sequence([target["labels"] for target in targets], True, padding_value=-1)
-    return boxes, labels.clamp(min=0), labels >= 0
+    """Stack the objects of a batch: boxes [N,G,4], labels [N,G], and which exist, [N,G].
+
+    Raises:
+        ValueError: When a target cannot be true, see :mod:`labs.assigners.targets`.
+    """
+    device = next((target["boxes"].device for target in targets if "boxes" in target), None)
+    like = torch.zeros((), device=device)
+    return Truths.of(targets, like, who="stack_objects").padded(len(targets))

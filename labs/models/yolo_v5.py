@@ -212,6 +212,7 @@ class YOLOv5(nn.Module):
         super().__init__()
         _refuse(scale, strides)
         self.strides = tuple(strides)
+        self.num_classes, self.anchors = num_classes, anchors
         width = SCALES[scale].width if width is None else width
         depth = SCALES[scale].depth if depth is None else depth
         stages = int(math.log2(strides[-1]))  # 5 for stride 32, the stem included

@@ -321,6 +321,7 @@ class YOLOv7(nn.Module):
         super().__init__()
         refuse_strides("YOLOv7", strides)
         self.strides = tuple(strides)
+        self.num_classes, self.anchors = num_classes, anchors
         block: Block = ExtendedELAN if extended else ELAN
 
         def scaled(counts: Iterable[int]) -> list[int]:

@@ -254,6 +254,7 @@ class YOLOv8(nn.Module):
         super().__init__()
         _refuse(scale, strides)
         self.strides, self.reg_max = tuple(strides), reg_max
+        self.num_classes = num_classes
         width = SCALES[scale].width if width is None else width
         depth = SCALES[scale].depth if depth is None else depth
 

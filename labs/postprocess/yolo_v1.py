@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labs.boxes import cell_corners, suppress
+from labs.boxes import cell_corners, suppress, widen
 
 
 def decode_cells(raw: Tensor, stride: int, boxes: int) -> Tensor:
@@ -61,7 +61,7 @@ class YOLOv1Postprocess(nn.Module):
 
     def candidates(self, raw: tuple[Tensor]) -> tuple[Tensor, Tensor]:
         """Return all boxes [N,P,4], xyxy in pixels, and scores [N,P,C]; P = rows*columns*B."""
-        cells = raw[0].to(torch.promote_types(raw[0].dtype, torch.float32))
+        cells = widen(raw[0])
         boxes = decode_cells(cells, self.stride, self.boxes).flatten(1, 3)
         confidence = cells[:, 4 : self.boxes * 5 : 5].clamp(0, 1).movedim(1, -1)  # [N,rows,cols,B]
         classes = cells[:, self.boxes * 5 :].clamp(0, 1).movedim(1, -1)  # [N,rows,cols,C]

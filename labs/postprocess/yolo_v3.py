@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from labs.boxes import cell_corners, suppress
+from labs.boxes import cell_corners, suppress, widen
 from labs.boxes.anchors import Anchors
 from labs.models.yolo_v3 import V3_ANCHORS
 
@@ -99,7 +99,7 @@ class YOLOv3Postprocess(nn.Module):
 
     def candidates(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return all boxes [N,P,4], xyxy in pixels, and scores [N,P,C]."""
-        raw = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in raw]
+        raw = [widen(level) for level in raw]
         values = flatten_anchors(raw, self.anchors)
         places = lay_anchors(raw, self.anchors, self.strides)
         boxes = decode_anchors(values[..., :4], places, self.stretch)

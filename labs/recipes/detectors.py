@@ -64,10 +64,12 @@ def mini_yolo_v3(num_classes: int) -> Detector:
 
 def mini_yolo_v4(num_classes: int) -> Detector:
     """Build a :class:`labs.models.YOLOv4` of two levels, with the loss of v4: CIoU, smoothing."""
-    settings = {"box_weight": 0.07, "ignore": 0.7, "smoothing": 0.1}
+    tricks = YOLOv3Criterion(
+        ANCHORS, STRIDES, box="ciou", box_weight=0.07, ignore=0.7, smoothing=0.1
+    )
     return Detector(
         YOLOv4(num_classes, strides=STRIDES, depths=(1, 1, 1), width=0.25, stem_stride=2),
-        YOLOv3Criterion(ANCHORS, STRIDES, box="ciou", **settings),
+        tricks,
         YOLOv3Postprocess(ANCHORS, STRIDES),
     )
 

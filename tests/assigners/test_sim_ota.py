@@ -6,7 +6,7 @@ from torch.nn.functional import binary_cross_entropy, one_hot
 from torchvision.ops import box_iou
 
 from labs.assigners import MultiAnchor, Pairs, SimOTA, Truths
-from labs.assigners.sim_ota import choose, class_cost, distinct
+from labs.assigners.sim_ota import _choose, _distinct, class_cost
 from labs.boxes.anchored import decode_anchored
 
 ANCHORS = [[[12.0, 10.0], [20.0, 24.0]], [[30.0, 40.0], [50.0, 40.0]]]
@@ -94,7 +94,7 @@ def test_no_place_serves_two_objects():
 def test_rivals_lose_to_the_cheapest_as_by_trying_all():
     iou = torch.tensor([[0.9, 0.9, 0.2], [0.8, 0.9, 0.9]])  # k = 2 for both
     cost = torch.tensor([[1.0, 2.0, 9.0], [3.0, 1.5, 1.0]])
-    truth, place = choose(iou, cost)
+    truth, place = _choose(iou, cost)
     # Both want place 1; the second object has it cheaper. The first keeps place 0.
     assert list(zip(truth.tolist(), place.tolist(), strict=True)) == [(0, 0), (1, 1), (1, 2)]
 
@@ -102,20 +102,20 @@ def test_rivals_lose_to_the_cheapest_as_by_trying_all():
 def test_an_object_gets_as_many_places_as_its_ious_sum_to():
     iou = torch.tensor([[0.9, 0.8, 0.7, 0.1, 0.0], [0.1, 0.0, 0.0, 0.0, 0.0]])
     cost = torch.tensor([[5.0, 4, 3, 2, 1], [9, 9, 9, 9, 8.5]])
-    truth, _ = choose(iou, cost)
+    truth, _ = _choose(iou, cost)
     assert truth.tolist() == [0, 0]  # two for 2.5; the other wanted one of the two as well
-    alone, _ = choose(iou[1:], cost[1:])
+    alone, _ = _choose(iou[1:], cost[1:])
     assert alone.tolist() == [0]  # at least one
 
 
 @pytest.mark.parametrize(("objects", "places"), [(0, 5), (3, 0), (0, 0)])
 def test_nobody_to_pair(objects, places):
-    truth, place = choose(torch.zeros(objects, places), torch.zeros(objects, places))
+    truth, place = _choose(torch.zeros(objects, places), torch.zeros(objects, places))
     assert len(truth) == len(place) == 0
 
 
 def test_an_image_without_candidates_gets_none():
-    truth, place = choose(torch.zeros(1, 4), torch.full([1, 4], torch.inf))
+    truth, place = _choose(torch.zeros(1, 4), torch.full([1, 4], torch.inf))
     assert len(truth) == len(place) == 0
 
 
@@ -130,7 +130,7 @@ def test_the_order_of_the_objects_changes_nothing():
 
 def test_distinct_places():
     columns = [[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1], [2, 0, 2, 2], [3, 0, 3, 4], [5, 1, 2, 7]]
-    places = distinct(Pairs(*torch.tensor(columns)))
+    places = _distinct(Pairs(*torch.tensor(columns)))
     assert as_set(places) == {(0, 0, 1, 2, 3, 2), (0, 0, 1, 2, 4, 7), (1, 0, 0, 0, 0, 1)}
     assert places.level.tolist() == [0, 0, 1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.assigners import TaskAligned
-from labs.assigners.task_aligned import first_best
+from labs.assigners.task_aligned import _first_best
 from labs.boxes import cell_centres, overlap
 
 
@@ -187,8 +187,8 @@ def test_each_setting_matters(name):
 
 def test_equal_values_are_taken_in_their_order():
     values = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0, 1.0]])
-    assert first_best(values, 4).tolist() == [[True, True, True, True, False, False]]
-    assert first_best(values, 9).all()
+    assert _first_best(values, 4).tolist() == [[True, True, True, True, False, False]]
+    assert _first_best(values, 9).all()
 
 
 def test_settings_out_of_range_are_refused():

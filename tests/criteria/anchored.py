@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from labs.assigners import MultiAnchor, Truths
-from labs.boxes.anchored import encode_anchored, split_anchors
+from labs.boxes.anchored import split_anchors
 from labs.criteria import YOLOv5Criterion, YOLOv7Criterion
 from labs.models import YOLOv5, YOLOv7
 from labs.postprocess import YOLOv5Postprocess
@@ -14,6 +14,25 @@ from tests.criteria.version import CLASSES, SIZE, Version
 STRIDES = (8, 16)
 ANCHORS = (((12, 14), (18, 30), (30, 20)), ((40, 60), (70, 40), (110, 110)))
 SURE = 12.0
+
+
+def encode_anchored(boxes, corners, anchors, stride):
+    """Return the raw numbers that stand for boxes, [...,4]; undoes :func:`decode_anchored`.
+
+    Args:
+        boxes: xyxy in pixels, [...,4].
+        corners: Column and row of the cells, [...,2].
+        anchors: Width and height in pixels, [...,2].
+        stride: Pixels per cell.
+
+    Returns:
+        Numbers that are infinite or NaN where the box is out of the anchor's reach: a centre more
+        than half a cell outside of the cell, a size that is 0 or at least 4 times the anchor's.
+    """
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2 / stride
+    size = boxes[..., 2:] - boxes[..., :2]
+    scaled = torch.cat([centre - corners + 0.5, (size / anchors).sqrt()], -1)
+    return torch.logit(scaled / 2)
 
 
 def encode(targets, height, width, everywhere):
