@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import conv2d, silu
 
 from labs.export import check, parity, to_onnx
@@ -10,6 +9,8 @@ from labs.models import YOLOv5
 from labs.models.blocks import SPP, SPPF
 from labs.models.yolo_v5 import C3
 from labs.postprocess import YOLOv5Postprocess
+from tests.export_candidates import Candidates
+from tests.shaken_norms import shake
 
 
 def count(build):
@@ -35,17 +36,6 @@ def test_a_mini_is_small():
     assert count(lambda: YOLOv5(10, strides=(4, 8, 16), image_size=128)) == 520_199
 
 
-def shake(module):
-    """Give batch norms something to do, in float64 and eval mode."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.3)
-            part.running_mean.normal_(0.0, 0.3)
-            part.running_var.uniform_(0.5, 1.5)
-    return module.double().eval()
-
-
 def plainly(conv, x):
     """Compute what a Conv block should, from its weights."""
     y = conv2d(x, conv.conv.weight, None, conv.conv.stride, conv.conv.padding)
@@ -58,7 +48,7 @@ def plainly(conv, x):
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_c3_is_its_formula(shortcut):
     torch.manual_seed(0)
-    block = shake(C3(6, 8, 2, shortcut))
+    block = shake(C3(6, 8, 2, shortcut)).double()
     x = torch.randn(2, 6, 7, 5).double()
     y = plainly(block.inner, x)
     for bottleneck in block.blocks:
@@ -70,7 +60,7 @@ def test_c3_is_its_formula(shortcut):
 
 def test_sppf_is_spp_exactly():
     torch.manual_seed(0)
-    slow, fast = shake(SPP(8, 6)), shake(SPPF(8, 6))
+    slow, fast = shake(SPP(8, 6)).double(), shake(SPPF(8, 6)).double()
     fast.load_state_dict(slow.state_dict())
     x = torch.randn(2, 8, 17, 9).double()
     assert torch.equal(slow(x), fast(x))
@@ -105,23 +95,12 @@ def test_an_unknown_scale_is_refused():
         YOLOv5(3, "tiny")
 
 
-class WithCandidates(nn.Module):
-    """Return the candidates of images: what is exported."""
-
-    def __init__(self, network, postprocess):
-        super().__init__()
-        self.network, self.postprocess = network, postprocess
-
-    def forward(self, images):
-        return self.postprocess.candidates(self.network(images))
-
-
 @pytest.mark.slow
 def test_the_network_and_its_candidates_export(tmp_path):
     torch.manual_seed(0)
     anchors = torch.tensor([[[12.0, 14.0], [30.0, 20.0]], [[40.0, 60.0], [90.0, 80.0]]])
     network = YOLOv5(3, width=0.125, strides=(8, 16), anchors=2, image_size=64)
-    model = WithCandidates(network, YOLOv5Postprocess(anchors, (8, 16))).eval()
+    model = Candidates(network, YOLOv5Postprocess(anchors, (8, 16))).eval()
     path = to_onnx(model, torch.rand(2, 3, 64, 96), tmp_path / "v5.onnx", {0: "batch"})
     check(path)
     parity(model, path, inputs=[torch.rand(1, 3, 64, 96), torch.rand(5, 3, 64, 96)])

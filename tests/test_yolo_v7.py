@@ -13,6 +13,8 @@ from labs.models.blocks import Conv
 from labs.models.fusion import ImplicitConv, RepConv, fuse
 from labs.models.yolo_v7 import ELAN, MP, SPPCSPC, ExtendedELAN
 from labs.postprocess import YOLOv5Postprocess
+from tests.export_candidates import Candidates
+from tests.shaken_norms import shake
 
 
 def parameters(module):
@@ -22,17 +24,6 @@ def parameters(module):
 def on_meta(build):
     with torch.device("meta"):
         return build()
-
-
-def shake(module):
-    """Give batch norms something to do, in eval mode."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.3)
-            part.running_mean.normal_(0.0, 0.3)
-            part.running_var.uniform_(0.5, 1.5)
-    return module.eval()
 
 
 def mini(**settings):
@@ -225,21 +216,10 @@ def test_strides_that_do_not_double_are_refused():
         YOLOv7(3, strides=(8, 32))
 
 
-class WithCandidates(nn.Module):
-    """Return the candidates of images: what is exported."""
-
-    def __init__(self, network, postprocess):
-        super().__init__()
-        self.network, self.postprocess = network, postprocess
-
-    def forward(self, images):
-        return self.postprocess.candidates(self.network(images))
-
-
 @pytest.mark.slow
 def test_the_fused_network_and_its_candidates_export(tmp_path):
     anchors = torch.tensor([[[12.0, 14.0], [30.0, 20.0]], [[40.0, 60.0], [90.0, 80.0]]])
-    model = WithCandidates(mini().fuse(), YOLOv5Postprocess(anchors, (8, 16))).eval()
+    model = Candidates(mini().fuse(), YOLOv5Postprocess(anchors, (8, 16))).eval()
     path = to_onnx(model, torch.rand(2, 3, 64, 96), tmp_path / "v7.onnx", {0: "batch"})
     check(path)
     parity(model, path, inputs=[torch.rand(1, 3, 64, 96), torch.rand(5, 3, 64, 96)])

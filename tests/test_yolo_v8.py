@@ -6,6 +6,7 @@ import torch
 from labs.export import parity, to_onnx
 from labs.models import C2f, YOLOv8
 from labs.postprocess import YOLOv8Postprocess
+from tests.export_candidates import Candidates
 
 
 def mini(**settings):
@@ -81,17 +82,6 @@ def test_what_cannot_be_built_is_refused():
     for strides in [(), (8, 32), (2, 4), (16, 8), (6, 12)]:
         with pytest.raises(ValueError, match="expected strides that double, from 4 on"):
             YOLOv8(3, strides=strides)
-
-
-class Candidates(torch.nn.Module):
-    """Go from images to candidates, which is what one exports."""
-
-    def __init__(self, network, postprocess):
-        super().__init__()
-        self.network, self.postprocess = network, postprocess
-
-    def forward(self, images):
-        return self.postprocess.candidates(self.network(images))
 
 
 def test_network_and_candidates_export_with_any_batch(tmp_path):
