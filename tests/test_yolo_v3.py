@@ -100,6 +100,15 @@ def test_levels_can_be_chosen_and_images_need_not_be_square(build, strides):
     assert [tuple(m.shape) for m in maps] == [(2, 20, 64 // s, 96 // s) for s in strides]
 
 
+@pytest.mark.parametrize("build", [YOLOv3, YOLOv4])
+@pytest.mark.parametrize("size", [(100, 150), (65, 90), (17, 130)], ids=str)
+def test_sides_that_do_not_divide_are_rounded_up(build, size):
+    strides = (4, 8, 16)
+    maps = build(5, anchors=2, **(MINI | {"strides": strides})).eval()(torch.rand(1, 3, *size))
+    expected = [(1, 20, -(-size[0] // s), -(-size[1] // s)) for s in strides]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
 def test_the_backbone_is_the_same_for_one_two_and_three_levels():
     counts = {
         count(YOLOv3(5, **(MINI | {"strides": strides})).backbone)

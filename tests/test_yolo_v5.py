@@ -58,12 +58,14 @@ def test_c3_is_its_formula(shortcut):
     torch.testing.assert_close(block(x), expected)
 
 
-def test_sppf_is_spp_exactly():
+def test_sppf_is_spp_stacked_the_other_way_round():
     torch.manual_seed(0)
     slow, fast = shake(SPP(8, 6)).double(), shake(SPPF(8, 6)).double()
-    fast.load_state_dict(slow.state_dict())
+    state = slow.state_dict()
+    pools = state["mix.conv.weight"].chunk(4, 1)  # SPP stacks 13, 9, 5, x; SPPF x, 5, 9, 13
+    fast.load_state_dict(state | {"mix.conv.weight": torch.cat(pools[::-1], 1)})
     x = torch.randn(2, 8, 17, 9).double()
-    assert torch.equal(slow(x), fast(x))
+    torch.testing.assert_close(slow(x), fast(x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (100, 68)], ids=str)

@@ -79,13 +79,13 @@ def test_elan_is_its_formula(pairs, every):
     torch.manual_seed(0)
     block = shake(ELAN(6, 10, 4, 3, pairs, every)).double()
     x = torch.randn(2, 6, 7, 5).double()
-    stack, y = [block.around(x), block.start(x)], block.start(x)
+    stack, y = [block.start(x), block.around(x)], block.start(x)
     for i in range(pairs):
         y = block.row[2 * i](y)
         if every:
-            stack.append(y)
+            stack.insert(0, y)  # the deepest first
         y = block.row[2 * i + 1](y)
-        stack.append(y)
+        stack.insert(0, y)
     torch.testing.assert_close(block(x), block.mix(torch.cat(stack, 1)))
 
 

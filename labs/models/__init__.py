@@ -4,6 +4,7 @@ from labs.models.digitnet import DigitNet
 from labs.models.fusion import ImplicitConv, RepConv, fuse
 from labs.models.mobilenet import MobileNetV2, mobilenet_v2
 from labs.models.paths import GradientPaths, gradient_paths
+from labs.models.published import load_published
 from labs.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -41,6 +42,7 @@ __all__ = [
     "YOLOv8",
     "fuse",
     "gradient_paths",
+    "load_published",
     "mobilenet_v2",
     "resnet18",
     "resnet34",

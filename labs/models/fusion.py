@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from labs.models.blocks import Conv
+from labs.models.blocks import Conv, norm
 
 
 class RepConv(nn.Module):
@@ -29,7 +29,7 @@ class RepConv(nn.Module):
         self.wide = linear(c_in, c_out, 3)
         self.narrow = linear(c_in, c_out, 1)
         with_identity = identity and c_in == c_out
-        self.identity = nn.BatchNorm2d(c_in, eps=1e-3, momentum=0.03) if with_identity else None
+        self.identity = norm(c_in) if with_identity else None
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class RepConv(nn.Module):
 def linear(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
     """Make a convolution and its batch norm without an activation."""
     conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03))
+    return nn.Sequential(conv, norm(c_out))
 
 
 class ImplicitConv(nn.Module):

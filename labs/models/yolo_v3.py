@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from labs.boxes.anchors import Anchors
-from labs.models.blocks import Conv
+from labs.models.blocks import Conv, set_norms
 
 Activation = Callable[[], nn.Module]
 
@@ -30,7 +30,8 @@ V3_ANCHORS: Anchors = (
     ((30, 61), (62, 45), (59, 119)),
     ((116, 90), (156, 198), (373, 326)),
 )
-# v2 has five on its one level of stride 32; its paper gives them in cells.
+# v2 has five on its one level of stride 32. Its paper says how many; the configuration of its
+# program, yolov2.cfg, gives them, in cells.
 V2_ANCHORS: Anchors = (
     tuple(
         (32 * w, 32 * h)
@@ -117,8 +118,8 @@ class Darknet53(nn.Module):
 class FPN(nn.Module):
     """Carry what the coarse maps know up to the fine ones: maps in, maps out, finest first.
 
-    Each level convolves five times. What the coarser level found is halved in channels, doubled in
-    size and put beside the map of the backbone.
+    Each level convolves five times. What the coarser level found is halved in channels, enlarged to
+    the size of the finer map and put beside the map of the backbone.
 
     Args:
         channels: Of the backbone's maps, finest first, each twice the one before.
@@ -142,7 +143,9 @@ class FPN(nn.Module):
         """Map [N,C,H,W] of each level to [N,C/2,H,W]."""
         out = [self.mix[-1](maps[-1])]
         for level in reversed(range(len(maps) - 1)):  # from coarse to fine
-            above = interpolate(self.lead[level](out[0]), scale_factor=2.0, mode="nearest")
+            # To the size of the finer map, not times two: an odd side was rounded up on its way.
+            lead, size = self.lead[level](out[0]), maps[level].shape[2:]
+            above = interpolate(lead, size=size, mode="nearest")
             out.insert(0, self.mix[level](torch.cat([above, maps[level]], 1)))
         return out
 
@@ -163,6 +166,11 @@ class YOLOv3(nn.Module):
         width: Factor on all channels.
         activation: Makes the activation of each convolution.
         stem_stride: Of the first convolution; see :class:`Darknet53`.
+        eps: Of every batch norm, 1e-5 in the authors' program; weights learnt with one eps are
+            wrong with another.
+        momentum: Weight of a new batch in the running statistics: 0.01 in the authors' program,
+            which trains for 500,000 batches. After a few hundred the statistics would still be what
+            they began as; 0.03 to 0.1 suits short runs.
 
     Raises:
         ValueError: When strides and depths do not fit.
@@ -178,6 +186,8 @@ class YOLOv3(nn.Module):
         width: float = 1.0,
         activation: Activation = leaky,
         stem_stride: int = 1,
+        eps: float = 1e-5,
+        momentum: float = 0.01,
     ) -> None:
         super().__init__()
         refuse_bad_levels(strides, depths, stem_stride)
@@ -187,9 +197,10 @@ class YOLOv3(nn.Module):
         self.head = nn.ModuleList(
             make_head(c, anchors, num_classes, activation) for c in self.neck.channels
         )
+        set_norms(self, eps, momentum)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images [N,3,H,W] in [0,1], sides that divide by the coarsest stride, to maps."""
+        """Map images [N,3,H,W] in [0,1] to a map per stride; sides that do not divide round up."""
         maps = self.neck(self.backbone(images))
         return tuple(head(x) for head, x in zip(self.head, maps, strict=True))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from labs.models.blocks import SPP, Conv
+from labs.models.blocks import SPP, Conv, set_norms
 from labs.models.yolo_v3 import (
     Activation,
     Anchors,
@@ -145,7 +145,9 @@ class PAN(nn.Module):
         """Map [N,C,H,W] of each level to [N,C/2,H,W]."""
         out = [self.top(maps[-1])]
         for level in reversed(range(len(maps) - 1)):  # from coarse to fine
-            above = interpolate(self.lead[level](out[0]), scale_factor=2.0, mode="nearest")
+            # To the size of the finer map, not times two: an odd side was rounded up on its way.
+            lead, size = self.lead[level](out[0]), maps[level].shape[2:]
+            above = interpolate(lead, size=size, mode="nearest")
             beside = self.lateral[level](maps[level])
             out.insert(0, self.up[level](torch.cat([beside, above], 1)))
         for level in range(len(maps) - 1):  # from fine to coarse
@@ -170,6 +172,11 @@ class YOLOv4(nn.Module):
         activation: Makes the activation of each convolution of the backbone.
         neck_activation: The same for neck and head, where the paper's network kept v3's.
         stem_stride: Of the first convolution; see :class:`labs.models.yolo_v3.Darknet53`.
+        eps: Of every batch norm, 1e-5 in the authors' program; weights learnt with one eps are
+            wrong with another.
+        momentum: Weight of a new batch in the running statistics: 0.01 in the authors' program,
+            which trains for 500,000 batches. After a few hundred the statistics would still be what
+            they began as; 0.03 to 0.1 suits short runs.
 
     Raises:
         ValueError: When strides and depths do not fit.
@@ -186,6 +193,8 @@ class YOLOv4(nn.Module):
         activation: Activation = nn.Mish,
         neck_activation: Activation = leaky,
         stem_stride: int = 1,
+        eps: float = 1e-5,
+        momentum: float = 0.01,
     ) -> None:
         super().__init__()
         refuse_bad_levels(strides, depths, stem_stride)
@@ -195,9 +204,10 @@ class YOLOv4(nn.Module):
         self.head = nn.ModuleList(
             make_head(c, anchors, num_classes, neck_activation) for c in self.neck.channels
         )
+        set_norms(self, eps, momentum)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images [N,3,H,W] in [0,1], sides that divide by the coarsest stride, to maps."""
+        """Map images [N,3,H,W] in [0,1] to a map per stride; sides that do not divide round up."""
         maps = self.neck(self.backbone(images))
         return tuple(head(x) for head, x in zip(self.head, maps, strict=True))
 

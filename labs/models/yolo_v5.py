@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from labs.models.anchored import refuse_strides, start_at_prior
-from labs.models.blocks import SPPF, Bottleneck, Conv
+from labs.models.blocks import SPPF, Bottleneck, Conv, set_norms
 from labs.models.yolo_v3 import V3_ANCHORS
 
 # v5 takes over v3's anchors, and fits new ones when they do not suit the data.
@@ -189,6 +189,8 @@ class YOLOv5(nn.Module):
             a level expects eight objects in such an image, as in the original, where it is always
             640.
         in_channels: Channels of the images.
+        eps: Of every batch norm; weights learnt with one eps are wrong with another.
+        momentum: Weight of a new batch in the running statistics of every batch norm.
 
     Attributes:
         strides: As given.
@@ -208,6 +210,8 @@ class YOLOv5(nn.Module):
         anchors: int = 3,
         image_size: int = 640,
         in_channels: int = 3,
+        eps: float = 1e-3,
+        momentum: float = 0.03,
     ) -> None:
         super().__init__()
         _refuse(scale, strides)
@@ -224,6 +228,7 @@ class YOLOv5(nn.Module):
         self.head = Head(levels, anchors, num_classes)
         biases = [level.get_parameter("bias") for level in self.head.levels]
         start_at_prior(biases, strides, anchors, num_classes, image_size)
+        set_norms(self, eps, momentum)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to raw outputs [N, A*(5+C), H/stride, W/stride] per level, finest first.

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 from labs.models.anchored import refuse_strides, start_at_prior
-from labs.models.blocks import Conv
+from labs.models.blocks import Conv, set_norms
 from labs.models.fusion import ImplicitConv, RepConv, fuse
 
 # Width and height in pixels, for images of 640 pixels of COCO: three a level, finest level first.
@@ -51,7 +51,8 @@ class ELAN(nn.Module):
 
     Two 1x1 convolutions start side by side, and 3x3 convolutions follow the second in a row. The
     stack takes both starts and what every pair of the row made, so each layer has a short way to
-    the loss, and the layers of the row have ways of different length.
+    the loss, and the layers of the row have ways of different length. As in the published table of
+    layers, the deepest comes first and ``around`` last.
 
     Args:
         c_in: Channels that come in.
@@ -85,7 +86,7 @@ class ELAN(nn.Module):
         around, made = self.around(x), [self.start(x)]
         for layer in self.row:
             made.append(layer(made[-1]))
-        return self.mix(torch.cat([around, *made[:: self.step]], 1))
+        return self.mix(torch.cat([*reversed(made[:: self.step]), around], 1))
 
 
 class ExtendedELAN(nn.Module):
@@ -133,7 +134,8 @@ class ExtendedELAN(nn.Module):
         around, made = self.around(x), [self.start(x)]
         for layer in self.row:
             made.append(layer(made[-1]))
-        parts = [part.unflatten(1, (self.groups, -1)) for part in [around, *made[:: self.step]]]
+        stack = [*reversed(made[:: self.step]), around]
+        parts = [part.unflatten(1, (self.groups, -1)) for part in stack]
         mixed = self.mix(torch.cat(parts, 2).flatten(1, 2))  # sorted by group: [N, g*stacked, H, W]
         return mixed.unflatten(1, (self.groups, -1)).sum(1)  # [N,g,C_out,H,W] to [N,C_out,H,W]
 
@@ -298,6 +300,8 @@ class YOLOv7(nn.Module):
         image_size: Side in pixels of the images to come. Objectness begins where each anchor of
             a level expects eight objects in such an image.
         in_channels: Channels of the images.
+        eps: Of every batch norm; weights learnt with one eps are wrong with another.
+        momentum: Weight of a new batch in the running statistics of every batch norm.
 
     Attributes:
         strides: As given.
@@ -317,6 +321,8 @@ class YOLOv7(nn.Module):
         anchors: int = 3,
         image_size: int = 640,
         in_channels: int = 3,
+        eps: float = 1e-3,
+        momentum: float = 0.03,
     ) -> None:
         super().__init__()
         refuse_strides("YOLOv7", strides)
@@ -337,6 +343,7 @@ class YOLOv7(nn.Module):
         self.head = Head(channels, anchors * (5 + num_classes))
         biases = [level.get_parameter("conv.bias") for level in self.head.levels]
         start_at_prior(biases, strides, anchors, num_classes, image_size)
+        set_norms(self, eps, momentum)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to raw outputs [N, A*(5+C), H/stride, W/stride] per level, finest first.

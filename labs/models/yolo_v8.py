@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from labs.models.blocks import SPPF, Bottleneck, Conv
+from labs.models.blocks import SPPF, Bottleneck, Conv, set_norms
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,8 @@ class YOLOv8(nn.Module):
         image_size: Side in pixels of the images to come. Class logits begin where each level
             expects five objects in such an image, as in the original, where it is always 640.
         in_channels: Channels of the images.
+        eps: Of every batch norm; weights learnt with one eps are wrong with another.
+        momentum: Weight of a new batch in the running statistics of every batch norm.
 
     Attributes:
         strides: As given.
@@ -250,6 +252,8 @@ class YOLOv8(nn.Module):
         reg_max: int = 16,
         image_size: int = 640,
         in_channels: int = 3,
+        eps: float = 1e-3,
+        momentum: float = 0.03,
     ) -> None:
         super().__init__()
         _refuse(scale, strides)
@@ -272,6 +276,7 @@ class YOLOv8(nn.Module):
         self.mask_head = MaskHead(levels, channels(256)) if masks else None
         expected = [5 / num_classes / (image_size / s) ** 2 for s in strides]
         self.head.start_at([min(p, 0.5) for p in expected])
+        set_norms(self, eps, momentum)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to logits [N, 4*reg_max + C, H/stride, W/stride] per level, finest first.

@@ -18,7 +18,7 @@ from labs.recipes.weights import fill, read
 SHIPPED: dict[str, str] = {
     "yolo_v3": "7effe6c9dad475def36c79dcd020a3dbf4f65259315db2b7e59e1f69a43ff2af",
     "yolo_v5": "c79b8f1f428092dfc9449edb502f1e7fef10418644eb1ab1f3c14f350644400c",
-    "yolo_v7": "0e7f23b430b6333b5aa3d5a07c8ddf5e4de83b4dcc864216f389e32450256e8a",
+    "yolo_v7": "fc625a62b40d3e0bf2c794e60b0d762b403712d1a410c2e7ee5a38dbcb192e6e",
     "yolo_v8": "2b8d93e6cd0f7c1f9fd6397794d29a3116c23c825baaa9a6fa48a5d9c7384635",
 }
 """The checkpoints that ship with the book, ``NAME.safetensors``, each with its SHA-256."""
