@@ -16,7 +16,7 @@ unexport PYTHONPATH
 PIP := $(PY) -m pip install --quiet --progress-bar off
 OFFLINE := echo "make: pip could not install. Is the network up? The packages are those in requirements.lock."
 
-.PHONY: help book test lab lessons bench lock clean
+.PHONY: help book test lab lessons bench mutants lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -64,6 +64,9 @@ lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for on
 
 bench: $(VENV)/.all  ## measure speed, as ratios within one run
 	@TQDM_DISABLE=1 $(PY) -m tools.bench
+
+mutants: $(VENV)/.all  ## plant small faults and see which the tests catch (MUTANTS="--number 40 --seed 1")
+	@$(PY) -m tools.mutants $(MUTANTS)
 
 lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pyproject.toml
 	@mkdir -p .cache
