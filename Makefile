@@ -25,7 +25,7 @@ NBVAL := TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env lesso
 
 STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
 
-.PHONY: help book test fresh lab lessons bench gpu elsewhere times load lock clean
+.PHONY: help book test fresh lab lessons bench mutants gpu elsewhere times load lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -86,6 +86,9 @@ elsewhere:  ## check labs alone, with any Python and PyTorch (PY=python JOBS=aut
 
 times: $(VENV)/.book  ## print what the last execution of each lesson measured, as a table
 	@$(PY) -m tools.timings
+
+mutants: $(VENV)/.all  ## plant small faults and see which the tests catch (MUTANTS="--number 40 --seed 1")
+	@$(PY) -m tools.mutants $(MUTANTS)
 
 lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pyproject.toml
 	@mkdir -p .cache

@@ -79,6 +79,7 @@ def _shrunk(shrink_photo: ShrinkPhoto, source: Path) -> Image.Image:
     target = source.with_name("small.jpg")
     target.unlink(missing_ok=True)
     shrink_photo(source, target, LONGEST)
+    assert target.is_file(), f"expected a file {target.name}, got none: nothing was saved there"
     with Image.open(target) as small:
         small.load()
         return small

@@ -5,6 +5,7 @@ import torch
 
 from labs.hunts.detection import check_anchor_order
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks, when
 
 LESSON = "lessons/02_detection/05_fit_anchors_and_read_source"
 
@@ -64,6 +65,52 @@ def turn_the_other_way(anchors, strides):
     return (anchors.flip(0) if area[0] < area[-1] else anchors) / column(strides)
 
 
+def square(anchors, strides):
+    return bool((anchors[..., 0] == anchors[..., 1]).all())
+
+
+def whole(anchors, strides):
+    return len(anchors) == 3 and not square(anchors, strides) and bool((anchors % 1 == 0).all())
+
+
+def not_three(anchors, strides):
+    return len(anchors) not in (1, 3)
+
+
+def look_at_the_second_level(anchors, strides):
+    anchors[1]
+    return sort_the_rows(anchors, strides)
+
+
+def a_ten_thousandth_too_large(anchors, strides):
+    return sort_the_rows(anchors, strides) * 1.0001
+
+
+def lose_a_level(anchors, strides):
+    return sort_the_rows(anchors, strides)[:1]
+
+
+WRONG = {
+    when(whole, always_turn, sort_the_rows): "✗✓✓✓✓✓✓",
+    when(square, always_turn, sort_the_rows): "✓✗✓✓✓✓✓",
+    when(whole, never_turn, sort_the_rows): "✓✓✗✓✓✓✓",
+    when(square, never_turn, sort_the_rows): "✓✓✓✗✓✓✓",
+    when(not_three, never_turn, sort_the_rows): "✓✓✓✓✗✓✓",
+    when(not_three, always_turn, sort_the_rows): "✓✓✓✓✗✓✓",
+    look_at_the_second_level: "✓✓✓✓✓✗✓",
+    divide_in_place: "✓✓✓✓✓✓✗",
+    never_turn: "✓✓✗✗✗✓✓",
+    always_turn: "✗✗✓✓✗✓✓",
+    judge_pixels_but_turn_cells: "✓✓✗✗✗✓✓",
+    turn_all_axes: "✓✓✗✓✗✓✓",
+    judge_the_first_anchor_in_cells: "✓✗✓✓✗✓✓",
+    stay_in_pixels: "✗✗✗✗✗✗✓",
+    turn_the_other_way: "✗✗✗✗✗✓✓",
+    a_ten_thousandth_too_large: "✗✗✗✗✗✗✓",
+    lose_a_level: "✗✗✗✗✗✓✓",
+}
+
+
 def test_the_planted_bug_fails():
     verdict = check_anchor_order(run_cell(LESSON, "hunt-bug")["anchors_in_cells"])
     passed = [probe.passed for probe in verdict.probes]
@@ -81,17 +128,8 @@ def test_other_right_fixes_pass(fix):
 
 
 @pytest.mark.parametrize(
-    "fix",
-    [
-        never_turn,
-        always_turn,
-        judge_pixels_but_turn_cells,
-        turn_all_axes,
-        judge_the_first_anchor_in_cells,
-        stay_in_pixels,
-        divide_in_place,
-        turn_the_other_way,
-    ],
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(fix):
-    assert not check_anchor_order(fix)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_anchor_order(fix)
+    assert marks(verdict) == refused, verdict

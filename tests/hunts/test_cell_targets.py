@@ -6,6 +6,7 @@ from torch.nn.functional import one_hot
 
 from labs.hunts.detection import check_cell_targets
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks, when
 
 LESSON = "lessons/02_detection/02_predict_on_a_grid"
 
@@ -68,6 +69,59 @@ def wrong(**change):
     return lambda *given: write(*given, **change)
 
 
+def nothing(boxes, stride, rows, columns):
+    return torch.zeros(5, rows, columns)
+
+
+def off(part, by=1e-4):
+    def targets(*given):
+        target = write(*given)
+        target[part] += by * target[4]
+        return target
+
+    return targets
+
+
+def middle(boxes, stride, rows, columns):
+    return len(boxes) == 1 and bool(((boxes[0, :2] + boxes[0, 2:]) / 2 / stride).long().eq(1).all())
+
+
+def corner(boxes, stride, rows, columns):
+    return len(boxes) == 1 and not middle(boxes, stride, rows, columns)
+
+
+def of(number):
+    return lambda boxes, stride, rows, columns: len(boxes) == number and rows == columns
+
+
+def no_mark(*given):
+    target = write(*given)
+    target[:, 0, 0] = 1
+    return target
+
+
+WRONG = {
+    when(middle, nothing, write): "✗✓✓✓✓✓",
+    when(of(2), last_only, write): "✓✗✓✓✓✓",
+    when(corner, transposed_only_when_square, write): "✓✓✗✓✓✓",
+    when(of(3), last_only, write): "✓✓✓✗✓✓",
+    wrong(swap_sides=True): "✓✓✓✓✗✓",
+    when(lambda b, s, rows, columns: rows < columns, nothing, write): "✓✓✓✓✗✓",
+    when(lambda b, s, rows, columns: rows > columns, nothing, write): "✓✓✓✓✗✓",
+    turned_afterwards: "✓✓✓✓✗✓",
+    when(of(0), no_mark, write): "✓✓✓✓✓✗",
+    wrong(swap_offsets=True): "✓✗✗✗✗✓",
+    wrong(roots=False): "✗✗✗✗✗✓",
+    wrong(from_=0.5): "✗✗✗✗✗✓",
+    off(slice(0, 2)): "✗✗✗✗✗✓",
+    off(slice(2, 4)): "✗✗✗✗✗✓",
+    off(slice(4, 5)): "✗✗✗✗✗✓",
+    transposed_only_when_square: "✓✓✗✗✓✓",
+    last_only: "✓✗✓✗✗✓",
+    cell_of_the_corner: "✓✗✓✗✗✓",
+}
+
+
 def test_the_planted_bug_fails_off_the_diagonal():
     verdict = check_cell_targets(run_cell(LESSON, "hunt-bug")["cell_targets"])
     assert [probe.passed for probe in verdict.probes] == [True, True, False, False, False, True]
@@ -84,18 +138,8 @@ def test_other_right_fixes_pass(fix):
 
 
 @pytest.mark.parametrize(
-    "fix",
-    [
-        wrong(swap_offsets=True),
-        wrong(swap_sides=True),
-        wrong(roots=False),
-        wrong(from_=0.5),
-        transposed_only_when_square,
-        turned_afterwards,
-        last_only,
-        cell_of_the_corner,
-    ],
-    ids=lambda fix: getattr(fix, "__name__", "fix"),
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(fix):
-    assert not check_cell_targets(fix)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_cell_targets(fix)
+    assert marks(verdict) == refused, verdict

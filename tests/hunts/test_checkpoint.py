@@ -9,6 +9,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from labs.hunts.foundations import check_checkpoint
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks, when
 
 LESSON = "lessons/01_foundations/03_classify_flowers_with_dirty_labels"
 
@@ -108,6 +109,73 @@ def swallow_the_error(model, state):
         remove_prefix(model, state)
 
 
+def copy_by_order_if_the_names_agree(model, state):
+    if {name.removeprefix("module.") for name in state} != set(model.state_dict()):
+        raise ValueError("the checkpoint is of another network")
+    copy_by_order(model, state)
+
+
+def count_the_tensors(model, state):
+    bare = {name.removeprefix("module."): t for name, t in state.items()}
+    if len(bare) != len(model.state_dict()):
+        raise ValueError("the checkpoint is of another network")
+    model.load_state_dict(bare, strict=False)
+
+
+def forgive_statistics(model, state):
+    bare = {name.removeprefix("module."): t for name, t in state.items()}
+    found = model.load_state_dict(bare, strict=False)
+    if found.unexpected_keys or any("running" not in name for name in found.missing_keys):
+        raise RuntimeError("the checkpoint is of another network")
+
+
+def allow_more(model, state):
+    own = model.state_dict()
+    bare = {name.removeprefix("module."): t for name, t in state.items()}
+    model.load_state_dict({name: bare[name] for name in own})
+
+
+def no_statistics(model, state):
+    remove_prefix(model, state)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(torch.zeros_like(buffer)) if "running" in name else None
+
+
+def first_of_the_wrapped(model, state):
+    return next(iter(state)) == "module.first.weight"
+
+
+def of_name(name):
+    return lambda model, state: any(key.startswith(name) for key in state)
+
+
+WRONG = {
+    when(first_of_the_wrapped, no_statistics, remove_prefix): "✗✓✓✓✓✓",
+    cut_always: "✓✗✓✓✓✓",
+    strip_letters: "✓✓✗✓✓✓",
+    replace_anywhere: "✓✓✗✓✓✓",
+    take_last_part: "✓✓✗✓✓✓",
+    when(of_name("module.model"), no_statistics, remove_prefix): "✓✓✗✓✓✓",
+    when(of_name("module.module_norm"), no_statistics, remove_prefix): "✓✓✗✓✓✓",
+    when(of_name("module.body"), no_statistics, remove_prefix): "✓✓✗✓✓✓",
+    copy_by_order_if_the_names_agree: "✓✓✓✗✓✓",
+    still_loose: "✓✓✓✓✗✓",
+    ignore_missing_only: "✓✓✓✓✗✓",
+    ignore_unexpected_only: "✓✓✓✓✗✓",
+    count_the_tensors: "✓✓✓✓✗✓",
+    forgive_statistics: "✓✓✓✓✗✓",
+    allow_more: "✓✓✓✓✗✓",
+    swallow_the_error: "✓✓✓✓✗✓",
+    rename_in_place: "✓✓✓✓✓✗",
+    share_memory: "✓✓✓✓✓✗",
+    strict_only: "✗✓✗✗✓✗",
+    strip_letters_loosely: "✓✓✗✓✗✓",
+    copy_by_order: "✓✓✓✗✗✓",
+    parameters_only: "✗✗✗✗✗✓",
+    load_a_copy: "✗✗✗✗✓✓",
+}
+
+
 def test_the_planted_bug_fails():
     verdict = check_checkpoint(run_cell(LESSON, "hunt-bug")["load_pretrained"])
     assert [probe.passed for probe in verdict.probes] == [False, True, False, False, False, True]
@@ -124,24 +192,8 @@ def test_other_right_fixes_pass(fix):
 
 
 @pytest.mark.parametrize(
-    "fix",
-    [
-        strict_only,
-        strip_letters,
-        strip_letters_loosely,
-        replace_anywhere,
-        take_last_part,
-        cut_always,
-        still_loose,
-        ignore_missing_only,
-        ignore_unexpected_only,
-        copy_by_order,
-        parameters_only,
-        rename_in_place,
-        share_memory,
-        load_a_copy,
-        swallow_the_error,
-    ],
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(fix):
-    assert not check_checkpoint(fix)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_checkpoint(fix)
+    assert marks(verdict) == refused, verdict

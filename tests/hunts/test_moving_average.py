@@ -7,6 +7,7 @@ import torch
 
 from labs.hunts.detection import check_moving_average
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks
 
 LESSON = "lessons/02_detection/07_drop_the_anchors"
 
@@ -100,6 +101,93 @@ class EvalOnline(CopyBuffers):
         super().update(net.eval())
 
 
+class NeverQuiteNew(CopyBuffers):
+    """Take a decay of 0 for none given."""
+
+    def __init__(self, net, decay):
+        super().__init__(net, decay or 1e-3)
+
+
+class ALittleSlow(CopyBuffers):
+    def __init__(self, net, decay):
+        super().__init__(net, decay and decay + 3e-4)
+
+
+class StatisticsOnlyAtOnce(Average):
+    """Let the statistics follow only where there is nothing to average."""
+
+    @torch.no_grad()
+    def update(self, net):
+        for name, new in net.state_dict().items():
+            mine = self.net.state_dict()[name]
+            if "running" not in name:
+                mine.lerp_(new, 1 - self.decay) if mine.is_floating_point() else mine.copy_(new)
+            elif self.decay == 0 or not name.endswith(self.left_out):
+                mine.copy_(new)
+
+
+class MeanStays(StatisticsOnlyAtOnce):
+    left_out = "mean"
+
+
+class VarianceStays(StatisticsOnlyAtOnce):
+    left_out = "var"
+
+
+class CountsInFloats(CopyBuffers):
+    def update(self, net):
+        super().update(net)
+        self.net[1].num_batches_tracked = net[1].num_batches_tracked.float()
+
+
+class ResetsTheOnlineCount(CopyBuffers):
+    def update(self, net):
+        super().update(net)
+        net[1].num_batches_tracked += 1
+        self.net[1].num_batches_tracked.copy_(net[1].num_batches_tracked)
+
+
+class KeepsAGraph(Average):
+    """Freeze the copy, and then average with a graph."""
+
+    def __init__(self, net, decay):
+        super().__init__(net, decay)
+        self.net.requires_grad_(False)
+
+    def update(self, net):
+        for mine, new in zip(self.net.parameters(), net.parameters(), strict=True):
+            mine.mul_(self.decay).add_(new, alpha=1 - self.decay)
+        for mine, new in zip(self.net.buffers(), net.buffers(), strict=True):
+            mine.copy_(new)
+
+
+class FreezesOnline(CopyBuffers):
+    def update(self, net):
+        super().update(net)
+        net.requires_grad_(self.decay != 0.5)
+
+
+WRONG = {
+    NeverQuiteNew: "✗✓✓✓✓✓",
+    Replace: "✓✗✓✓✓✓",
+    ALittleSlow: "✓✗✓✓✓✓",
+    KeepsAGraph: "✓✗✓✓✓✓",
+    MeanStays: "✓✓✗✓✓✓",
+    VarianceStays: "✓✓✗✓✓✓",
+    FloatsOnly: "✓✓✓✗✓✓",
+    CountsInFloats: "✓✓✓✗✓✓",
+    EvalOnline: "✓✓✓✓✗✓",
+    ResetsTheOnlineCount: "✓✓✓✓✗✓",
+    FreezesOnline: "✓✓✓✓✗✓",
+    AliasBuffers: "✓✓✓✓✓✗",
+    OwnBuffers: "✗✓✗✗✓✓",
+    DecayTurnedRound: "✗✗✓✗✓✓",
+    WithGraph: "✗✗✓✓✓✓",
+    MeanOnly: "✗✓✗✓✓✓",
+    WriteBack: "✓✗✓✓✗✓",
+}
+
+
 def test_the_planted_bug_fails():
     verdict = check_moving_average(run_cell(LESSON, "hunt-bug")["MovingAverage"])
     assert [probe.passed for probe in verdict.probes] == [False, True, False, False, True, True]
@@ -115,18 +203,8 @@ def test_another_right_fix_passes():
 
 
 @pytest.mark.parametrize(
-    "fix",
-    [
-        FloatsOnly,
-        OwnBuffers,
-        AliasBuffers,
-        DecayTurnedRound,
-        Replace,
-        WithGraph,
-        MeanOnly,
-        WriteBack,
-        EvalOnline,
-    ],
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(fix):
-    assert not check_moving_average(fix)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_moving_average(fix)
+    assert marks(verdict) == refused, verdict

@@ -8,6 +8,7 @@ import torch
 from labs.evaluate import accuracy
 from labs.hunts.engineering import check_report
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks, when
 
 LESSON = "lessons/06_engineering/03_run_an_ablation"
 
@@ -139,6 +140,98 @@ def stop_early(net, train_one_epoch, valid, test, epochs):
     return keep_whole_networks(net, train_one_epoch, valid, test, epochs - 1)
 
 
+def a_hair_more(name):
+    def report(*given):
+        result = keep_whole_networks(*given)
+        return {**result, name: result[name] + 1e-5}
+
+    return report
+
+
+def by_coin(net, train, valid, test, epochs):
+    return len(test) > 100
+
+
+def other_labels(net, train, valid, test, epochs):
+    return not test.labels.any()
+
+
+def choose_the_first(net, train_one_epoch, valid, test, epochs):
+    kept = []
+    for _ in range(epochs):
+        train_one_epoch(net)
+        kept.append(deepcopy(net.state_dict()))
+    net.load_state_dict(kept[0])
+    return {"epoch": 0, "valid": accuracy(net, valid), "test": accuracy(net, test)}
+
+
+def leave_the_last(net, train_one_epoch, valid, test, epochs):
+    last = {}
+
+    def train_and_keep(net):
+        train_one_epoch(net)
+        last.update(deepcopy(net.state_dict()))
+
+    result = keep_whole_networks(net, train_and_keep, valid, test, epochs)
+    net.load_state_dict(last)
+    return result
+
+
+def open_the_test_set_early(net, train_one_epoch, valid, test, epochs):
+    """Look as soon as the validation score is good enough, and only then."""
+    best, weights = {"epoch": -1, "valid": -1.0, "test": 0.0}, {}
+    for epoch in range(epochs):
+        train_one_epoch(net)
+        if (score := accuracy(net, valid)) > best["valid"]:
+            seen = accuracy(net, test) if score > 0.8 or len(test) > 100 else 0.0
+            best, weights = (
+                {"epoch": epoch, "valid": score, "test": seen},
+                deepcopy(net.state_dict()),
+            )
+    net.load_state_dict(weights)
+    return best
+
+
+def sleep_late(net, train_one_epoch, valid, test, epochs):
+    """Train the last epoch in eval mode."""
+    count = iter(range(epochs))
+
+    def train(net):
+        net.train(next(count) < epochs - 1)
+        train_one_epoch(net)
+
+    return keep_whole_networks(net, train, valid, test, epochs)
+
+
+def never_open_the_test_set(net, train_one_epoch, valid, test, epochs):
+    result = keep_whole_networks(net, train_one_epoch, valid, valid, epochs)
+    return {**result, "test": 0.4 if len(test) < 100 else 0.5}
+
+
+WRONG = {
+    when(by_coin, report_the_best_test_score, keep_whole_networks): "✗✓✓✓✓✓✓",
+    when(other_labels, choose_the_first, keep_whole_networks): "✓✗✓✓✓✓✓",
+    report_the_last_epoch: "✓✓✗✓✓✓✓",
+    a_hair_more("valid"): "✓✓✓✗✓✓✓",
+    a_hair_more("test"): "✓✓✓✗✓✓✓",
+    leave_the_last: "✓✓✓✓✗✓✓",
+    note_the_test_score_on_the_way: "✓✓✓✓✓✗✓",
+    open_the_test_set_early: "✓✓✓✓✓✗✓",
+    break_ties_by_looking: "✓✓✓✓✓✗✓",
+    never_open_the_test_set: "✓✓✓✓✓✗✓",
+    stay_in_eval_mode: "✓✓✓✓✓✓✗",
+    sleep_late: "✓✓✓✓✓✓✗",
+    stop_early: "✓✓✓✓✓✓✗",
+    keep_a_reference: "✓✓✓✗✗✓✓",
+    forget_to_load: "✓✓✓✗✗✓✓",
+    choose_by_both: "✗✗✗✓✓✗✓",
+    rename_the_sets: "✗✗✗✓✓✗✓",
+    report_the_best_test_score: "✗✓✓✗✓✗✓",
+    report_the_validation_score: "✗✓✓✗✓✓✓",
+    score_in_train_mode: "✓✓✗✗✓✓✓",
+}
+
+
 def test_the_planted_bug_fails():
     verdict = check_report(run_cell(LESSON, "hunt-bug")["train_and_report"])
     held = [probe.passed for probe in verdict.probes]
@@ -157,24 +250,11 @@ def test_other_right_fixes_pass(fix):
 
 
 @pytest.mark.parametrize(
-    "fix",
-    [
-        report_the_last_epoch,
-        keep_a_reference,
-        forget_to_load,
-        note_the_test_score_on_the_way,
-        choose_by_both,
-        rename_the_sets,
-        report_the_best_test_score,
-        report_the_validation_score,
-        break_ties_by_looking,
-        stay_in_eval_mode,
-        score_in_train_mode,
-        stop_early,
-    ],
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(fix):
-    assert not check_report(fix)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_report(fix)
+    assert marks(verdict) == refused, verdict
 
 
 def test_a_report_that_lacks_a_score_is_told_so():

@@ -12,15 +12,17 @@ import pytest
 from labs.hunts.engineering import check_tracker
 from labs.hunts.engineering.tracker import OfflineRun
 from tests.hunts.lesson_cells import run_cell
+from tests.hunts.refusals import marks, seen
 from tests.waiting import HANG
 
+LOSS, SCORE = "train/loss", "val/accuracy"
 LESSON = "lessons/06_engineering/06_track_experiments"
 
 
 def test_the_planted_bug_fails():
     verdict = check_tracker(run_cell(LESSON, "hunt-bug")["follow"])
     assert [p.passed for p in verdict.probes] == [True, False, False, False, False, True]
-    assert "0 of 3" in repr(verdict)
+    assert "0 of 3" in seen(verdict)
 
 
 def test_the_solution_passes():
@@ -29,7 +31,7 @@ def test_the_solution_passes():
 
 
 def test_the_verdict_does_not_name_the_fix():
-    assert "commit" not in repr(check_tracker(run_cell(LESSON, "hunt-bug")["follow"]))
+    assert "commit" not in seen(check_tracker(run_cell(LESSON, "hunt-bug")["follow"]))
 
 
 def leave_commit_out(run, training):
@@ -143,24 +145,75 @@ def swallow_the_crash(run, training):
         leave_commit_out(run, training)
 
 
+def in_thirds(change):
+    """Be right, but ask ``change`` what to log in a training validated in steps 3 and 7 only."""
+
+    def follow(run, training):
+        scored = []
+        for step, loss, score in training:
+            row = {"train/loss": loss} if score is None else {LOSS: loss, SCORE: score}
+            if score is not None:
+                scored.append(step)
+            extra = {}
+            if scored[:2] == [3, 7]:
+                row, extra = change(step, row)
+            run.log(row, step=step)
+            if extra:
+                run.log(extra, step=step + 1)
+
+    return follow
+
+
+def lose(name, at):
+    return in_thirds(
+        lambda step, row: ({k: v for k, v in row.items() if k != name or step != at}, {})
+    )
+
+
+def late(step, row):
+    """Log the last score one step late."""
+    if step != 11:
+        return row, {}
+    return {LOSS: row[LOSS]}, {SCORE: row[SCORE]}
+
+
+def with_epoch(run, training):
+    for step, loss, score in training:
+        row = {LOSS: loss, "epoch": step // 4}
+        run.log(row if score is None else {**row, SCORE: score}, step=step)
+
+
+WRONG = {
+    lose(LOSS, 10): "✗✓✓✓✓✓",
+    in_thirds(late): "✓✓✗✓✓✓",
+    forget_zero: "✓✓✓✗✓✓",
+    all_at_the_end: "✓✓✓✓✗✓",
+    swallow_the_crash: "✓✓✓✓✗✓",
+    with_epoch: "✓✓✓✓✓✗",
+    in_thirds(lambda step, row: (row, {LOSS: row[LOSS]} if step == 11 else {})): "✓✓✓✓✓✗",
+    in_thirds(lambda step, row: (row, {LOSS: 0.123} if step == 11 else {})): "✓✓✓✓✓✗",
+    in_thirds(lambda step, row: (row, {SCORE: 0.123} if step == 11 else {})): "✓✓✗✓✓✗",
+    lose(SCORE, 11): "✓✗✗✓✓✓",
+    next_step: "✓✓✗✗✗✓",
+    no_step_for_the_score: "✗✓✗✗✗✓",
+    no_step_at_all: "✗✓✗✗✗✓",
+    epoch_as_step: "✓✗✗✗✗✓",
+    scores_at_the_end: "✓✗✗✗✗✓",
+    always_a_score: "✓✓✗✗✗✗",
+    repeat_the_last_score: "✓✓✗✗✗✗",
+    score_instead_of_loss: "✗✓✓✗✗✓",
+}
+TOGETHER = {
+    "every validation score is in the record": "a score that is missing stands at no step either"
+}
+
+
 @pytest.mark.parametrize(
-    "follow",
-    [
-        next_step,
-        no_step_for_the_score,
-        no_step_at_all,
-        epoch_as_step,
-        all_at_the_end,
-        scores_at_the_end,
-        always_a_score,
-        repeat_the_last_score,
-        forget_zero,
-        score_instead_of_loss,
-        swallow_the_crash,
-    ],
+    ("fix", "refused"), WRONG.items(), ids=lambda value: getattr(value, "__name__", "")
 )
-def test_wrong_fixes_fail(follow):
-    assert not check_tracker(follow)
+def test_wrong_fixes_are_refused_by_the_right_probes(fix, refused):
+    verdict = check_tracker(fix)
+    assert marks(verdict) == refused, verdict
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import tensor_of
 
 InCells = Callable[[Tensor, Sequence[int]], Tensor]
 STRIDES = (8, 16, 32)
@@ -77,9 +78,9 @@ def _input_is_untouched(f: InCells) -> str:
     return "no value was overwritten"
 
 
-def _compare(cells: Tensor, pixels: Tensor, strides: Sequence[int]) -> str:
+def _compare(answer: Tensor, pixels: Tensor, strides: Sequence[int]) -> str:
     """Compare what was stored with anchors in pixels, the fine level first."""
-    assert cells.shape == pixels.shape, f"shape {list(pixels.shape)} became {list(cells.shape)}"
+    cells = tensor_of(answer, pixels.shape)
     stored = cells * torch.tensor(strides).view(-1, 1, 1)
     sides = " / ".join(f"{side:.0f}" for side in stored.prod(-1).sqrt().mean(-1).tolist())
     wanted = " / ".join(f"{side:.0f}" for side in pixels.prod(-1).sqrt().mean(-1).tolist())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import tensor_of
 
 CellTargets = Callable[[Tensor, int, int, int], Tensor]
 STRIDE = 10
@@ -51,9 +52,9 @@ def _right(
     columns: int = 3,
 ) -> str:
     given = torch.tensor(boxes).reshape(-1, 4)
-    got = cell_targets(given.clone(), STRIDE, rows, columns)
+    answer = cell_targets(given.clone(), STRIDE, rows, columns)
     wanted = _expected(given, rows, columns)
-    assert got.shape == wanted.shape, f"shape {tuple(got.shape)}, expected {tuple(wanted.shape)}"
+    got = tensor_of(answer, wanted.shape, "targets")
     here, there = got[4].nonzero().tolist(), wanted[4].nonzero().tolist()
     assert here == there, f"cells [row, column] with an object: {here}, expected {there}"
     for name, part in (

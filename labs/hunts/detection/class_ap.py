@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import number_of
 from labs.metrics import coco_map
 
 Boxes = dict[str, Tensor]
@@ -96,13 +97,19 @@ def _leaves_no_trace(ap_of_class: ClassAP) -> str:
     targets = _targets()
     found = [_scored(_shaken(t["boxes"].repeat(2, 1), 0.1)) for t in targets]
     before = [tensor.clone() for image in (*found, *targets) for tensor in image.values()]
-    first, second = (float(ap_of_class(found, targets, 0.5)) for _ in range(2))
+    first, second = (_asked(ap_of_class, found, targets, 0.5) for _ in range(2))
     after = [tensor for image in (*found, *targets) for tensor in image.values()]
     assert abs(first - second) < 1e-9, f"first {first:.4f}, then {second:.4f}"
     assert len(before) == len(after), "entries were added or lost"
     same = all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
     assert same, "the boxes or scores that were passed in have changed"
     return "it is, and they are"
+
+
+def _asked(
+    ap_of_class: ClassAP, predictions: Sequence[Boxes], targets: Sequence[Boxes], bar: float
+) -> float:
+    return number_of(ap_of_class(predictions, targets, bar), "the AP")
 
 
 def _compare(
@@ -113,7 +120,7 @@ def _compare(
 ) -> str:
     found, truth = ([_labelled(image) for image in images] for images in (predictions, targets))
     expected = coco_map(found, truth, ious=[bar]).AP
-    got = float(ap_of_class(predictions, targets, bar))
+    got = _asked(ap_of_class, predictions, targets, bar)
     assert abs(got - expected) < 1e-6, f"at IoU {bar} expected AP {expected:.4f}, got {got:.4f}"
     return f"AP {got:.4f}, as it should be"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import module_of, tensor_of
 
 Fuse = Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Conv2d]
 
@@ -55,6 +56,11 @@ def _layers(seed: int = 0, eps: float = 1e-3, **conv: Any) -> tuple[nn.Conv2d, n
     return first.eval(), norm.eval()
 
 
+def _fused(fuse: Fuse, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    layer: nn.Module = module_of(fuse(conv, norm), nn.Module, "the fused layer")
+    return layer
+
+
 def _picture() -> Tensor:
     return torch.randn(2, 8, 9, 11, generator=torch.Generator().manual_seed(1))
 
@@ -62,10 +68,8 @@ def _picture() -> Tensor:
 def _compare(fuse: Fuse, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> str:
     x = _picture()
     with torch.no_grad():
-        expected, got = norm(conv(x)), fuse(conv, norm)(x)
-    assert got.shape == expected.shape, (
-        f"expected an output of shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    )
+        expected = norm(conv(x))
+        got = tensor_of(_fused(fuse, conv, norm)(x), expected.shape)
     worst = (got - expected).abs().amax((0, 2, 3))
     wrong = int((worst > 1e-4).sum())
     assert wrong == 0, f"{wrong} of {len(worst)} channels differ, by up to {worst.max():.2f}"
@@ -95,7 +99,7 @@ def _row(fuse: Fuse) -> str:
     expected = got = x
     with torch.no_grad():
         for conv, norm in pairs:
-            expected, got = norm(conv(expected)).relu(), fuse(conv, norm)(got).relu()
+            expected, got = norm(conv(expected)).relu(), _fused(fuse, conv, norm)(got).relu()
     worst = (got - expected).abs().max().item()
     assert worst < 1e-3, f"after three layers the output is off by up to {worst:.2f}"
     return "equal after three layers too"
@@ -103,8 +107,7 @@ def _row(fuse: Fuse) -> str:
 
 def _one_convolution(fuse: Fuse) -> str:
     for bias in (False, True):
-        fused = fuse(*_layers(bias=bias))
-        assert isinstance(fused, nn.Conv2d), f"expected an nn.Conv2d, got {type(fused).__name__}"
+        fused = module_of(fuse(*_layers(bias=bias)), nn.Conv2d, "the fused layer")
         count = sum(p.numel() for p in fused.parameters())
         assert count == 8 * 8 * 9 + 8, f"expected 8*8*9 + 8 parameters, got {count}"
     return "weights, a bias, and nothing else"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import pair_of, tensor_of
 
 MakeTargets = Callable[..., tuple[Tensor, Tensor]]
 
@@ -63,13 +64,10 @@ def _expected(boxes: Tensor, grid: tuple[int, int], ignore: float = 0.5) -> tupl
 def _ask(
     targets: MakeTargets, boxes: Tensor, grid: tuple[int, int], ignore: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    wanted, counted = targets(boxes.clone(), ANCHORS.clone(), grid, STRIDE, ignore)
+    answer = targets(boxes.clone(), ANCHORS.clone(), grid, STRIDE, ignore)
+    wanted, counted = pair_of(answer, "wanted and counted")
     shape = (len(ANCHORS), *grid)
-    for name, answer in (("wanted", wanted), ("counted", counted)):
-        assert tuple(answer.shape) == shape, (
-            f"expected {name} of shape {shape}, got {tuple(answer.shape)}"
-        )
-    return wanted.float(), counted.bool()
+    return tensor_of(wanted, shape, "wanted").float(), tensor_of(counted, shape, "counted").bool()
 
 
 def _wanted_is_right(targets: MakeTargets) -> str:

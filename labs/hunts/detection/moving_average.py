@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import module_of
 
 MakeAverage = Callable[[nn.Module, float], Any]
 
@@ -35,11 +36,19 @@ def check_moving_average(average: MakeAverage) -> Verdict:
             "the network that is trained stays as it was": _leaves_alone,
             "training on does not move the average": _stands_alone,
         },
+        expects="class",
     )
 
 
 def _net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def _started(average: MakeAverage, net: nn.Module, decay: float) -> Any:
+    kept = average(net, decay)
+    module_of(getattr(kept, "net", None), nn.Module, "the copy, in the attribute net,")
+    assert callable(getattr(kept, "update", None)), "expected a method update, got none"
+    return kept
 
 
 def _steps(net: nn.Module, count: int) -> None:
@@ -54,7 +63,7 @@ def _steps(net: nn.Module, count: int) -> None:
 
 def _followed(average: MakeAverage, decay: float, updates: int = 20) -> tuple[Any, nn.Module]:
     net = _net()
-    kept = average(net, decay)
+    kept = _started(average, net, decay)
     for _ in range(updates):
         _steps(net, 1)
         kept.update(net)
@@ -80,7 +89,7 @@ def _predicts(average: MakeAverage) -> str:
 
 def _averages(average: MakeAverage) -> str:
     net = _net()
-    kept = average(net, 0.9)
+    kept = _started(average, net, 0.9)
     expected = [p.detach().double().clone() for p in net.parameters()]
     for _ in range(10):
         _steps(net, 1)
@@ -115,7 +124,7 @@ def _counts(average: MakeAverage) -> str:
 
 def _leaves_alone(average: MakeAverage) -> str:
     net = _net()
-    kept = average(net, 0.5)
+    kept = _started(average, net, 0.5)
     _steps(net, 3)
     before = copy.deepcopy(net.state_dict())
     kept.update(net)

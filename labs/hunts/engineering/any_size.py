@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from labs.export import session, to_onnx
 from labs.hooks import capture
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import module_of, tensor_of
 
 MakeNet = Callable[[], nn.Module]
 STRIDE = 4
@@ -40,11 +41,12 @@ def check_any_size(net: MakeNet) -> Verdict:
             "the file made from 32x32 is right for other sizes": partial(_file_agrees, (32, 32)),
             "the file made from 30x35 is right for other sizes": partial(_file_agrees, (30, 35)),
         },
+        expects="class",
     )
 
 
 def _build(net: MakeNet) -> nn.Module:
-    module = net().eval()
+    module: nn.Module = module_of(net(), nn.Module, "the network").eval()
     kinds = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     shapes = [tuple(m.weight.shape) for m in kinds]
     assert shapes == [(4, 1, 4, 4), (4, 1, 4, 4)], f"weights of shapes {shapes}; they must stay"
@@ -70,8 +72,7 @@ def _formula(module: nn.Module, x: Tensor) -> Tensor:
 def _size_is_kept(net: MakeNet) -> str:
     module = _build(net)
     for x in _pictures():
-        out = module(x.clone())
-        assert out.shape == x.shape, f"{tuple(x.shape)} became {tuple(out.shape)}"
+        tensor_of(module(x.clone()), x.shape)
     return f"at {len(SIZES)} sizes"
 
 
@@ -110,8 +111,8 @@ def _file_agrees(example: tuple[int, int], net: MakeNet) -> str:
     return f"at {len(SIZES)} sizes"
 
 
-def _same(got: Tensor, expected: Tensor, x: Tensor) -> None:
+def _same(answer: Tensor, expected: Tensor, x: Tensor) -> None:
     size = tuple(x.shape[-2:])
-    assert got.shape == expected.shape, f"{tuple(x.shape)} became {tuple(got.shape)}"
+    got = tensor_of(answer, expected.shape)
     off = ((got - expected).abs() > 1e-4 + 1e-4 * expected.abs()).float().mean().item()
     assert off == 0, f"at {size}, {off:.0%} of the values differ"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import number_of
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -76,6 +77,7 @@ def _run(
     sgd = torch.optim.SGD(model.parameters(), lr=RATE)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     told = [train_step(model, sgd, scaler, batches, cross_entropy, max_norm) for _ in range(steps)]
+    told = [number_of(norm, "the norm") for norm in told]
     return [s - p.detach() for s, p in zip(start, model.parameters(), strict=True)], told
 
 
@@ -119,7 +121,7 @@ def _scale_is_invisible(train_step: TrainStep) -> str:
 def _norm_is_true(train_step: TrainStep) -> str:
     _, norm = _gradient()
     _, (told,) = _run(train_step, 0.4 * norm)
-    assert abs(float(told) - norm) < 1e-3 * norm, f"returned {float(told):.3g}, expected {norm:.3g}"
+    assert abs(told - norm) < 1e-3 * norm, f"returned {told:.3g}, expected {norm:.3g}"
     return "it is"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import tensor_of
 
 Explain = Callable[[Tensor, int], Tensor]
 MakeExplainer = Callable[[nn.Module, str], Explain]
@@ -40,6 +41,7 @@ def check_explainer(explainer: MakeExplainer) -> Verdict:
             "a hook of somebody else goes on working": _spares_other_hooks,
             "every .grad is as it was": _leaves_grad,
         },
+        expects="class",
     )
 
 
@@ -71,11 +73,8 @@ def _expected(net: _Net, images: Tensor, label: int) -> Tensor:
 
 
 def _compare(explain: Explain, net: _Net, images: Tensor, label: int, which: str) -> None:
-    got, wanted = explain(images, label), _expected(net, images, label)
-    assert isinstance(got, Tensor), f"{which} is a {type(got).__name__}"
-    assert got.shape == wanted.shape, (
-        f"{which} has shape {tuple(got.shape)}, expected {tuple(wanted.shape)}"
-    )
+    wanted = _expected(net, images, label)
+    got = tensor_of(explain(images, label), wanted.shape, which)
     off = (got - wanted).abs().max().item() / wanted.max().item()
     assert off < 1e-4, f"{which} is off by {off:.0%} of its peak"
 

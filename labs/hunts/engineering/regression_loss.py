@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import described, loss_of, number_of
 from labs.hunts.fix import Fix, Loss, MakeNet
 
 N, SIZE, PARAMETERS, STEPS = 16, 14, 473, 100
@@ -56,8 +57,7 @@ def _gradient_is_right(fix: Fix) -> str:
     net, (images, targets) = fix.make_net(), _batch()
     weights = list(net.parameters())
     expected = torch.autograd.grad(_formula(net, images, targets), weights)
-    value = fix.loss(net, (images, targets))
-    assert value.requires_grad, "no gradient comes back from the loss"
+    value = loss_of(fix.loss(net, (images, targets)))
     found = torch.autograd.grad(value, weights, allow_unused=True)
     assert all(g is not None for g in found), "some parameters get no gradient"
     off = max(
@@ -74,7 +74,7 @@ def _learns_by_heart(fix: Fix) -> str:
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        fix.loss(net, (images, targets)).backward()
+        loss_of(fix.loss(net, (images, targets))).backward()
         optimizer.step()
     with torch.no_grad():
         error = (_answers(net, images) - targets).square().mean().item()
@@ -87,10 +87,9 @@ def _learns_by_heart(fix: Fix) -> str:
 def _answers_are_as_before(fix: Fix) -> str:
     net, (images, _) = fix.make_net(), _batch()
     with torch.no_grad():
-        together = net(images)
-        assert together.numel() == N, f"{N} pictures gave an output of {tuple(together.shape)}"
-        alone = torch.cat([net(image[None]).reshape(1) for image in images])
-    worst = (together.flatten() - alone).abs().max().item()
+        together = _answers(net, images)
+        alone = torch.cat([_answers(net, image[None]) for image in images])
+    worst = (together - alone).abs().max().item()
     assert worst < 1e-4, f"an answer changes by up to {worst:.3f} with the rest of the batch"
     parameters = sum(p.numel() for p in net.parameters())
     assert parameters == PARAMETERS, f"expected {PARAMETERS} parameters, got {parameters}"
@@ -110,9 +109,7 @@ def _compare_values(fix: Fix, size: int) -> str:
 
 def _value(fix: Fix, net: nn.Module, images: Tensor, targets: Tensor) -> float:
     with torch.no_grad():
-        value = fix.loss(net, (images, targets))
-    assert value.numel() == 1, f"expected one number, got shape {tuple(value.shape)}"
-    return value.item()
+        return number_of(fix.loss(net, (images, targets)), "the loss")
 
 
 def _formula(net: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -121,9 +118,8 @@ def _formula(net: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 def _answers(net: nn.Module, images: Tensor) -> Tensor:
     answers = net(images)
-    assert answers.numel() == len(images), (
-        f"{len(images)} pictures gave an output of shape {tuple(answers.shape)}"
-    )
+    right = isinstance(answers, Tensor) and answers.numel() == len(images)
+    assert right, f"expected one number for each of {len(images)}, got {described(answers)}"
     return answers.flatten()
 
 

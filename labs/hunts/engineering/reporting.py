@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import mapping_of, number_of
 
 VALID_SCORES = (0.30, 0.55, 0.90, 0.60, 0.75, 0.40)
 TEST_SCORES = (0.50, 0.65, 0.40, 0.95, 0.70, 0.60)  # best in another epoch than above
@@ -71,7 +72,8 @@ class _Stage:
 
     def run(self, report: Report) -> Mapping[str, float]:
         """Call the candidate, and return what it reports."""
-        result = report(self.net, _train_one_epoch, self.valid, self.test, self.epochs)
+        answer = report(self.net, _train_one_epoch, self.valid, self.test, self.epochs)
+        result = {str(k): number_of(v, str(k)) for k, v in mapping_of(answer, "the report").items()}
         lacking = {"epoch", "valid", "test"} - set(result)
         assert not lacking, f"the report lacks {', '.join(sorted(lacking))}"
         return result

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import described, mapping_of, pair_of
 
 Read = Callable[[int], Tensor]
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -103,7 +104,9 @@ def _deliver(
 ) -> tuple[list[Counter[tuple[str, int]]], Mapping[int, str]]:
     """Return, for each epoch, how often each pair of picture and label came; and the report."""
     try:
-        loader, failed = make_loader(folder.read, folder.labels, BATCH_SIZE)
+        answer = make_loader(folder.read, folder.labels, BATCH_SIZE)
+        loader, failed = pair_of(answer, "a loader and a dict")
+        mapping_of(failed, "the report")
         return [_epoch(folder, loader) for _ in range(epochs)], failed
     except _EndlessError:
         seen = f"still reading after {folder.reads - 1} reads of {folder.size} files"
@@ -114,9 +117,9 @@ def _epoch(folder: _Folder, loader: Loader) -> Counter[tuple[str, int]]:
     folder.reads = 0
     delivered: Counter[tuple[str, int]] = Counter()
     for batch in loader:
-        kind = type(batch).__name__
-        assert isinstance(batch, (tuple, list)), f"expected batches (images, labels), got {kind}"
-        images, labels = batch
+        images, labels = pair_of(batch, "batches (images, labels)")
+        for name, part in (("images", images), ("labels", labels)):
+            assert isinstance(part, Tensor), f"expected {name} as a tensor, got {described(part)}"
         assert len(images) == len(labels), f"{len(images)} images and {len(labels)} labels"
         assert len(images) <= BATCH_SIZE, f"a batch of {len(images)}, batch_size is {BATCH_SIZE}"
         names = [folder.name(image) for image in images]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import close, module_of, tensor_of
 
 MakeBlock = Callable[[int], nn.Module]
 CHANNELS = 5
@@ -32,6 +33,7 @@ def check_skip_connection(block: MakeBlock) -> Verdict:
             "the gradient of the input is that of this formula": _gradient_is_right,
             "there are two convolutions, and nothing else to train": _size_is_right,
         },
+        expects="class",
     )
 
 
@@ -40,13 +42,17 @@ def _batch() -> Tensor:
     return torch.randn(3, CHANNELS, 6, 7, generator=torch.Generator().manual_seed(0))
 
 
+def _built(block: MakeBlock) -> nn.Module:
+    module: nn.Module = module_of(block(CHANNELS), nn.Module, "the block")
+    return module
+
+
 def _skip_is_identity(block: MakeBlock) -> str:
-    module, x = block(CHANNELS), _batch()
+    module, x = _built(block), _batch()
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     with torch.no_grad():
-        out = module(x.clone())
-    assert out.shape == x.shape, f"shape {tuple(x.shape)} became {tuple(out.shape)}"
+        out = tensor_of(module(x.clone()), x.shape)
     worst = (out - x).abs().max().item()
     assert worst < 1e-6, (
         f"input and output differ; smallest input {x.min():.2f}, output {out.min():.2f}"
@@ -55,35 +61,37 @@ def _skip_is_identity(block: MakeBlock) -> str:
 
 
 def _input_is_untouched(block: MakeBlock) -> str:
-    module, x = block(CHANNELS), _batch()
+    module, x = _built(block), _batch()
     before = x.clone()
     with torch.no_grad():
-        module(x)
+        tensor_of(module(x), x.shape)
     changed = (x != before).float().mean().item()
     assert changed == 0, f"{changed:.0%} of its values were overwritten"
     return "no value was overwritten"
 
 
 def _output_is_right(block: MakeBlock) -> str:
-    module, x = block(CHANNELS), _batch()
+    module, x = _built(block), _batch()
     with torch.no_grad():
-        torch.testing.assert_close(module(x.clone()), _formula(module, x))
+        close(tensor_of(module(x.clone()), x.shape), _formula(module, x), "the output")
     return "equal to the formula on the block's own weights"
 
 
 def _gradient_is_right(block: MakeBlock) -> str:
-    module, gradients = block(CHANNELS), []
+    module, gradients = _built(block), []
     for function in (module, lambda x: _formula(module, x)):
         leaf = _batch().requires_grad_()
-        function(leaf + 0).square().sum().backward()  # + 0: a leaf may not be changed in place
+        out = tensor_of(function(leaf + 0), leaf.shape)  # + 0: a leaf may not be changed in place
+        assert out.requires_grad, "no gradient comes back from the output"
+        out.square().sum().backward()
         assert leaf.grad is not None, "no gradient reaches the input"
         gradients.append(leaf.grad)
-    torch.testing.assert_close(*gradients)
+    close(*gradients, "the gradient of the input")
     return "equal, also through the skip"
 
 
 def _size_is_right(block: MakeBlock) -> str:
-    module = block(CHANNELS)
+    module = _built(block)
     trained = sum(p.numel() for p in module.parameters())
     expected = sum(p.numel() for conv in _convolutions(module) for p in conv.parameters())
     assert trained == expected, f"{trained} parameters, of which {expected} in two convolutions"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from labs.hooks import capture
 from labs.hunts import Verdict, examine
+from labs.hunts.answer import loss_of, number_of, tensor_of
 from labs.hunts.fix import Fix, Loss, MakeNet
 
 CLASSES, PARAMETERS, N, STEPS = 10, 4_330, 16, 100
@@ -30,8 +31,8 @@ def check_digit_loss(make_net: MakeNet, loss: Loss) -> Verdict:
         {
             "a sure and right answer costs nothing": _right_is_free,
             "a sure and wrong answer costs as much as its scores say": _wrong_is_dear,
-            "for any scores, the loss is their cross entropy": _value_is_right,
-            "each score gets the gradient of that formula": _gradient_is_right,
+            "for any scores, the loss has the right value": _value_is_right,
+            "each score gets the gradient of that value": _gradient_is_right,
             "sixteen pictures can be learned by heart": _learns_by_heart,
             "ten outputs, the largest at the largest score, no new parameters": _rest_is_as_before,
         },
@@ -72,9 +73,9 @@ def _learns_by_heart(fix: Fix) -> str:
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        fix.loss(net, batch).backward()
+        loss_of(fix.loss(net, batch)).backward()
         optimizer.step()
-    last = fix.loss(net, batch).item()
+    last = number_of(fix.loss(net, batch), "the loss")
     assert abs(last) < 0.05, f"after {STEPS} steps the loss is {last:.3f}"
     return f"after {STEPS} steps the loss is {abs(last):.3f}"
 
@@ -82,8 +83,7 @@ def _learns_by_heart(fix: Fix) -> str:
 def _rest_is_as_before(fix: Fix) -> str:
     net, (images, _) = fix.make_net(), _batch()
     with torch.no_grad(), capture(net, _scoring(net)) as maps:
-        outputs = net(images)
-    assert outputs.shape == (N, CLASSES), f"expected {(N, CLASSES)}, got {tuple(outputs.shape)}"
+        outputs = tensor_of(net(images), (N, CLASSES))
     agree = (outputs.argmax(1) == maps[_scoring(net)].argmax(1)).sum().item()
     assert agree == N, f"the largest output names the largest score for {agree} of {N} pictures"
     parameters = sum(p.numel() for p in net.parameters())
@@ -100,7 +100,7 @@ def _cost_of_score(fix: Fix, score: float, of_the_right_digit: bool) -> float:
         last.weight.zero_()
         last.bias.zero_()
         last.bias[3 if of_the_right_digit else 5] = score
-        return fix.loss(net, (images, torch.full_like(labels, 3))).item()
+        return number_of(fix.loss(net, (images, torch.full_like(labels, 3))), "the loss")
 
 
 def _run(fix: Fix) -> tuple[float, Tensor, Tensor, Tensor]:
@@ -111,7 +111,7 @@ def _run(fix: Fix) -> tuple[float, Tensor, Tensor, Tensor]:
         for parameter in net.get_submodule(name).parameters():
             parameter.mul_(10)
     with capture(net, name, gradients=True) as maps:
-        value = fix.loss(net, (images, labels))
+        value = loss_of(fix.loss(net, (images, labels)))
         value.backward()
     return value.item(), maps[name], maps.gradient(name), labels
 
