@@ -8,16 +8,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as tv
 
 from labs.data.batch import Failure, Sample
+from labs.data.pictures import read_tensor
 from labs.data.scan import list_files
-from labs.imagefile import BadImageError, decode, read, upright
+from labs.imagefile import BadImageError
 from labs.imagefile.read import MAX_PIXELS
 from labs.imagefile.report import SUFFIXES
 from labs.near_miss import did_you_mean
@@ -116,7 +113,7 @@ class RobustImageDataset(Dataset[Sample]):
         return f"RobustImageDataset({len(self)} files, {classes} classes, on_error={self.on_error})"
 
     def _image(self, index: int) -> Tensor:
-        image = to_tensor(decode(read(self.paths[index]), self.max_pixels))
+        image = read_tensor(self.paths[index], self.max_pixels)
         return image if self.transform is None else self.transform(image)
 
     def _failure(self, index: int, reason: str, action: str) -> Failure:
@@ -140,26 +137,6 @@ class RobustImageDataset(Dataset[Sample]):
             f"RobustImageDataset: sample {index}, {self.paths[index]}, gives no pixels ({reason}), "
             f"and neither does any other of its class, {label}; pass a placeholder"
         )
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return a decoded image as RGB, upright by its EXIF tag: [3,H,W], float32 in [0, 1].
-
-    16-bit values are divided by 65,535, where ``convert("RGB")`` would clip them at 255. Alpha is
-    dropped, as torchvision's loader does.
-
-    Raises:
-        BadImageError: When the mode has no known range (``I``, ``F``).
-    """
-    image = upright(image)
-    if image.mode.startswith("I;16"):
-        gray = torch.from_numpy(np.asarray(image).astype(np.float32) / 65_535)
-        return gray.expand(3, -1, -1).clone()
-    if image.mode in ("I", "F"):
-        raise BadImageError(
-            f"unknown range: mode {image.mode} has no fixed white; convert the files to 8 or 16 bit"
-        )
-    return tv.pil_to_tensor(image.convert("RGB")).float() / 255
 
 
 def _find(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:

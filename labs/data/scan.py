@@ -66,7 +66,8 @@ class Scan:
     def problems(self) -> pd.DataFrame:
         """Return one row per kind of problem: ``verdict``, ``problem``, ``files``; most first."""
         found = Counter(("bad", _kind(file.reason)) for file in self.files if not file.ok)
-        found.update(("warning", _kind(w)) for file in self.files for w in file.warnings)
+        for file in self.files:  # once, however many warnings of this kind it carries
+            found.update({("warning", _kind(warning)) for warning in file.warnings})
         rows = [(verdict, problem, n) for (verdict, problem), n in found.items()]
         rows.sort(key=lambda row: (row[0], -row[2], row[1]))
         return pd.DataFrame(rows, columns=["verdict", "problem", "files"])

@@ -8,15 +8,15 @@ import zipfile
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from labs.data.augment.window import Example, cut
 from labs.data.cutouts import SPLITS
+from labs.data.pictures import to_tensor
 from labs.data.scenes.knobs import is_integer, refuse_unknown
 from labs.data.shipped import read_asset
+from labs.imagefile import decode
 
 SHA256 = "46ccb715afab5bd307257124883122d052b1b017e318e52d6caaa815e95a0f1d"
 MIN_VISIBLE = 0.3  # of a tree at the edge of a tile
@@ -100,7 +100,6 @@ def _load() -> dict[str, tuple[str, Example]]:
 
 
 def _example(archive: zipfile.ZipFile, row: dict[str, Any]) -> Example:
-    pixels = np.array(Image.open(io.BytesIO(archive.read(row["file"]))).convert("RGB"))
     boxes = torch.tensor(row["boxes"], dtype=torch.float32).view(-1, 4)
     target = {"boxes": boxes, "labels": torch.zeros(len(boxes), dtype=torch.int64)}
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255).contiguous(), target
+    return to_tensor(decode(archive.read(row["file"]))), target

@@ -12,10 +12,26 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+# Each module registers a format. ``Image.init()`` would import forty, and some of those start other
+# programs to read a picture: EPS calls Ghostscript.
+from PIL import (
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
-Image.init()
-# Pillow reads more, but some of it by starting other programs: EPS calls Ghostscript.
+from labs.imagefile.error import BadImageError
+from labs.imagefile.words import describe
+
 _WANTED = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"}
 FORMATS = tuple(sorted(_WANTED & set(Image.OPEN)))
 MAX_PIXELS = 100_000_000
@@ -31,22 +47,8 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STARTS = {
-    b"<!doctype html": "an HTML page",
-    b"<html": "an HTML page",
-    b"<svg": "an SVG drawing",
-    b"\x00\x05\x16\x07": "a macOS resource fork; the picture is the file without the leading ._",
-    b"\x1f\x8b": "gzip data",
-    b"\x93NUMPY": "a NumPy array",
-    b"PK\x03\x04": "a zip archive",
-    b"%PDF": "a PDF",
-}
 _UNREAD = {errno.ENOENT: "vanished", errno.EACCES: "no permission", errno.EPERM: "no permission"}
 _lock = threading.RLock()  # Pillow's switches, which strict_pillow turns, belong to the process
-
-
-class BadImageError(Exception):
-    """Report a file that gives no usable pixels: ``problem: what was seen``."""
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -79,7 +81,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BadImageError: When the bytes are no image, are damaged, or claim more than ``max_pixels``.
     """
     with strict_pillow():
-        image = open_header(data)
+        image = open_header(data, max_pixels)
         load(image, data, max_pixels)
     return image
 
@@ -104,18 +106,38 @@ def strict_pillow() -> Iterator[list[warnings.WarningMessage]]:
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
-def open_header(data: bytes) -> Image.Image:
+@contextmanager
+def capped(max_pixels: int) -> Iterator[None]:
+    """Let Pillow refuse, with an error, to allocate more pixels, wherever it looks by itself.
+
+    A size can change after the header was judged: a frame of a GIF enlarges its screen, and an
+    icon holds a picture of its own.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it refuses twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def open_header(data: bytes, max_pixels: int) -> Image.Image:
     """Read what the file says of itself, and no pixel; call it inside :func:`strict_pillow`.
 
     Raises:
-        BadImageError: When the bytes are no image.
+        BadImageError: When the bytes are no image in one of ``FORMATS``.
     """
+    if size := _webp_size(data):  # its decoder allocates the canvas when it opens
+        refuse_large(size, max_pixels)
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadImageError(f"not an image: {_describe(data)}") from None
+        with capped(1_000_000):  # what an icon holds
+            raise BadImageError(describe(data, FORMATS)) from None
     except Exception as error:
-        raise BadImageError(_why_undecoded(error)) from error
+        raise BadImageError(why_undecoded(error)) from error
 
 
 def load(image: Image.Image, data: bytes, max_pixels: int) -> None:
@@ -124,15 +146,22 @@ def load(image: Image.Image, data: bytes, max_pixels: int) -> None:
     Raises:
         BadImageError: When they are damaged, or the header claims more than ``max_pixels``.
     """
-    if image.width * image.height > max_pixels:
-        claim = f"claims {image.width} x {image.height}"
-        raise BadImageError(f"too many pixels: {claim}, the limit is {max_pixels:,}")
+    refuse_large(image.size, max_pixels)
     try:
-        if image.format == "PNG":  # its checksums, which decoding does not look at
-            Image.open(BytesIO(data), formats=["PNG"]).verify()
-        image.load()
+        with capped(max_pixels):
+            if image.format == "PNG":  # its checksums, which decoding does not look at
+                Image.open(BytesIO(data), formats=["PNG"]).verify()
+            image.load()
     except Exception as error:
-        raise BadImageError(_why_undecoded(error)) from error
+        raise BadImageError(why_undecoded(error)) from error
+
+
+def refuse_large(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise a ``BadImageError`` when a picture claims more pixels than may be decoded."""
+    width, height = size
+    if width * height > max_pixels:
+        claim = f"claims {width} x {height}"
+        raise BadImageError(f"too many pixels: {claim}, the limit is {max_pixels:,}")
 
 
 def orientation(image: Image.Image) -> int:
@@ -144,19 +173,18 @@ def orientation(image: Image.Image) -> int:
     return found if found in _TURN else 1
 
 
-def _describe(data: bytes) -> str:
-    head = data[:512].lstrip()
-    for start, name in _STARTS.items():
-        if head.lower().startswith(start.lower()):
-            return name
-    if data[4:8] == b"ftyp":
-        return f"a {data[8:12].decode('ascii', 'replace')} file (HEIC photograph or video)"
-    if not any(data[:512]):
-        return "nothing but zeros"
-    text = head.decode("utf-8", "ignore")
-    if text and all(c.isprintable() or c.isspace() for c in text):
-        return f"text, {text[:40].strip()!r}"
-    return f"unknown content, {data[:8].hex(' ')}"
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height as the header of a WebP file states them (RFC 9649)."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind, bits = data[12:16], int.from_bytes(data[21:25], "little")
+    if kind == b"VP8X":  # the canvas of an animation, or of a picture with a profile
+        sides = data[24:27], data[27:30]
+        return 1 + int.from_bytes(sides[0], "little"), 1 + int.from_bytes(sides[1], "little")
+    if kind == b"VP8L":
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    both = int.from_bytes(data[26:30], "little")
+    return (both & 0x3FFF, both >> 16 & 0x3FFF) if kind == b"VP8 " else None
 
 
 def _file_type(mode: int) -> str:
@@ -172,8 +200,11 @@ def _why_unread(path: Path, error: OSError) -> str:
     return f"{_UNREAD.get(error.errno or 0, 'cannot be read')}: {error.strerror}"
 
 
-def _why_undecoded(error: Exception) -> str:
+def why_undecoded(error: Exception) -> str:
+    """Return the reason for an error of a decoder, as ``problem: what was seen``."""
     if isinstance(error, MemoryError):
         return "out of memory: the decoded picture does not fit"
     words = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels: {words}"
     return f"{'truncated' if 'truncat' in words.lower() else 'corrupt'}: {words}"

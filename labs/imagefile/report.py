@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
+from labs.imagefile.error import BadImageError
+from labs.imagefile.frames import about_frames
 from labs.imagefile.read import (
     FORMATS,
     MAX_BYTES,
     MAX_PIXELS,
-    BadImageError,
     load,
     open_header,
     orientation,
     read,
     strict_pillow,
+    why_undecoded,
 )
 
-SUFFIXES = {s: f for s, f in Image.registered_extensions().items() if f in FORMATS} | {
+SUFFIXES = {s: f for s, f in Image.EXTENSION.items() if f in FORMATS} | {
     ".mpo": "JPEG",  # an MPO is a JPEG with further pictures behind it; telephones write them
     ".npy": "NPY",
 }
@@ -95,39 +96,31 @@ def check_file(path: Path, rules: Rules) -> FileReport:
         else:
             with strict_pillow() as notes:
                 said = _inspect_image(data, path, rules, facts)
-            said += [f"decoder's warning: {note.message}" for note in notes]
+            said += dict.fromkeys(f"decoder's warning: {note.message}" for note in notes)
     except BadImageError as bad:
         return FileReport(path, reason=str(bad), **facts)
+    except Exception as error:  # a file that nobody foresaw must not end the scan of the others
+        return FileReport(path, reason=why_undecoded(error), **facts)
     return FileReport(path, warnings=tuple(said), **facts)
 
 
 def _inspect_image(data: bytes, path: Path, rules: Rules, facts: dict[str, Any]) -> list[str]:
-    image = open_header(data)
+    image = open_header(data, rules.max_pixels)
     facts |= {"format": image.format, "mode": image.mode}
     facts |= {"width": image.width, "height": image.height}
     load(image, data, rules.max_pixels)
     facts["orientation"] = orientation(image)
     said = _about_name(path, "JPEG" if image.format == "MPO" else str(image.format))
-    said += _about_layout(image, rules.modes) + _about_pixels(image)
-    return said + _about_frames(data, rules.max_pixels)
+    said += _about_layout(image, rules.modes)
+    return said + _about_pixels(image) + about_frames(data, rules.max_pixels)
 
 
 def _inspect_array(path: Path, rules: Rules, facts: dict[str, Any]) -> list[str]:
+    from labs.imagefile.arrays import read_array  # NumPy, half of the start of a process
+
     facts["format"] = "NPY"
-    try:  # mapped, not read: the header is judged before a number is touched
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        problem = "needs pickle" if "object" in str(error).lower() else "corrupt"
-        raise BadImageError(f"{problem}: {error}") from error
-    facts["mode"] = str(array.dtype)
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] <= 4):
-        facts["height"], facts["width"] = array.shape[:2]
-    if array.dtype.kind not in "biuf" or array.size == 0:
-        raise BadImageError(f"not a picture: an array {array.shape} of {array.dtype}")
-    if array.size > 4 * rules.max_pixels:  # four channels at most
-        raise BadImageError(f"too many pixels: an array {array.shape}")
-    if odd := int(np.count_nonzero(~np.isfinite(array))):
-        raise BadImageError(f"not finite: {odd:,} of {array.size:,} values are NaN or infinite")
+    array = read_array(path, rules.max_pixels)
+    facts |= {"mode": str(array.dtype), "height": array.shape[0], "width": array.shape[1]}
     flat = [f"blank: every value is {array.flat[0]}"] if array.min() == array.max() else []
     return _about_name(path, "NPY") + flat
 
@@ -159,6 +152,12 @@ def _about_layout(image: Image.Image, modes: tuple[str, ...]) -> list[str]:
 
 
 def _about_pixels(image: Image.Image) -> list[str]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        from labs.imagefile.pixels import white_of  # NumPy, as above
+
+        white_of(image)  # as the data sets will ask
+        if image.mode not in ("I", "F"):
+            image = image.convert("I")  # getextrema() refuses some byte orders
     extrema: Any = image.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     if all(low == high for low, high in bands):
@@ -168,22 +167,16 @@ def _about_pixels(image: Image.Image) -> list[str]:
     return []
 
 
-def _about_frames(data: bytes, max_pixels: int) -> list[str]:
-    image = open_header(data)
-    try:
-        count = getattr(image, "n_frames", 1)
-        for at in range(1, min(count, max_pixels // (image.width * image.height))):
-            image.seek(at)
-            image.load()
-    except Exception as error:
-        return [f"damaged frame: only the first is known to be sound, {error}"]
-    return [f"several frames: {count} in one file, only the first is used"] if count > 1 else []
-
-
 def _grey_rows(image: Image.Image) -> int:
     """Count the rows at the bottom that are filled with the grey of a JPEG that ended early."""
-    pixels = np.asarray(image)
-    if image.mode not in ("L", "RGB") or (pixels[-GREY_ROWS:] != GREY).any():
+    if image.mode not in ("L", "RGB"):
         return 0
-    other = (pixels != GREY).reshape(len(pixels), -1).any(axis=1)
-    return int(np.argmax(other[::-1]))
+    rows, step = 0, GREY_ROWS
+    while rows < image.height:  # few rows at a time: a copy of a large picture is large
+        top = max(0, image.height - rows - step)
+        strip = image.crop((0, top, image.width, image.height - rows))
+        grey = Image.new(strip.mode, strip.size, (GREY,) * len(strip.getbands()))
+        if box := ImageChops.difference(strip, grey).getbbox():
+            return rows + strip.height - box[3]
+        rows, step = rows + strip.height, 64
+    return rows

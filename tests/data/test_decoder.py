@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import labs
-from labs.data import decoder
+from labs.data import child
 from labs.data.scan import scan_images
 from tests.data.trees import write_tree
 from tests.waiting import HANG, alive, until
@@ -46,7 +46,7 @@ def test_a_file_that_ends_its_process_is_named_and_the_rest_goes_on(
     root = tmp_path / "root"
     paths = write_tree(root, each=20)
     body = f"if path.name in ('004.jpg', '011.png'): {harm}"
-    monkeypatch.setattr(decoder, "_PROGRAM", deadly(tmp_path, body))
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, body))
     for timeout in (0.5, 8, HANG):  # longer where a busy machine is too slow for sound files
         scan = scan_images(root, workers=2, timeout=timeout if "sleep" in harm else HANG)
         if len(scan.good) == 60 - 6:
@@ -64,7 +64,7 @@ def test_a_bystander_of_a_full_memory_gets_a_second_chance(tmp_path, monkeypatch
             open({str(tmp_path / "once")!r}, 'w').close()
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    monkeypatch.setattr(decoder, "_PROGRAM", deadly(tmp_path, body))
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, body))
     assert len(scan_images(root, workers=1).good) == 12
     assert (tmp_path / "once").exists()
 
@@ -72,7 +72,7 @@ def test_a_bystander_of_a_full_memory_gets_a_second_chance(tmp_path, monkeypatch
 def test_a_program_that_does_not_start_says_why(tmp_path, monkeypatch):
     write_tree(tmp_path / "root")
     (tmp_path / "broken.py").write_text("raise SystemExit('no Pillow today')")
-    monkeypatch.setattr(decoder, "_PROGRAM", [sys.executable, str(tmp_path / "broken.py")])
+    monkeypatch.setattr(child, "_PROGRAM", [sys.executable, str(tmp_path / "broken.py")])
     with pytest.raises(RuntimeError, match=r"pass workers=0 .*\sno Pillow today"):
         scan_images(tmp_path / "root", workers=2)
 
@@ -80,7 +80,7 @@ def test_a_program_that_does_not_start_says_why(tmp_path, monkeypatch):
 def test_chatter_on_stdout_does_not_mix_with_the_answers(tmp_path, monkeypatch):
     root = tmp_path / "root"
     write_tree(root)
-    monkeypatch.setattr(decoder, "_PROGRAM", deadly(tmp_path, "os.write(1, b'libtiff says hello')"))
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, "os.write(1, b'libtiff says hello')"))
     assert len(scan_images(root, workers=1).good) == 12
 
 
@@ -117,7 +117,7 @@ def noted(folder):
 def test_a_scan_that_ends_well_leaves_no_process(tmp_path, monkeypatch):
     write_tree(tmp_path / "root", each=30)
     program = deadly(tmp_path, noting_its_pid(tmp_path / "pids"))
-    monkeypatch.setattr(decoder, "_PROGRAM", program)
+    monkeypatch.setattr(child, "_PROGRAM", program)
     assert len(scan_images(tmp_path / "root", workers=2).good) == 90
     assert noted(tmp_path / "pids")
     assert not any(map(alive, noted(tmp_path / "pids")))

@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from labs.data import faults
 from labs.data.batch import WatchedLoader, collate
-from labs.data.robust import RobustImageDataset, to_tensor
+from labs.data.pictures import to_tensor
+from labs.data.robust import RobustImageDataset
 from labs.data.scan import scan_images
 from labs.imagefile import BadImageError
 from tests.data.trees import as_plain_user, broken_tree, smooth_picture, write_tree

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 
-from labs.imagefile import BadImageError, decode, read
+from labs.imagefile import BadImageError
+from labs.imagefile.pixels import read_rgb
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,20 @@ class Fault:
 
 
 def picture(path: Path) -> Image.Image:
-    """Return the picture in RGB.
+    """Return the picture in RGB, upright, with 8 bits.
 
     Raises:
         ValueError: When the file holds none, for example because it was damaged before.
     """
     try:
-        return decode(read(path)).convert("RGB")
+        pixels = read_rgb(path)
     except BadImageError as bad:
         raise ValueError(
             f"faults: expected a sound image, got {path} ({bad}); damage each file once"
         ) from bad
+    if pixels.dtype.kind == "f":
+        pixels = (pixels * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
 def save(path: Path, image: Image.Image, suffix: str, **options: Any) -> Path:
