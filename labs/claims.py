@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+WARN = "warn"
+"""The value of the environment variable ``LABS_CLAIMS`` with which a false claim raises nothing."""
 
 
 class ClaimFailedError(AssertionError):
@@ -11,6 +15,10 @@ class ClaimFailedError(AssertionError):
 
 def claim(text: str, condition: object, measured: Any = None) -> None:
     """Print ``✓ text`` when the condition holds, raise when it does not.
+
+    With ``LABS_CLAIMS=warn`` in the environment, as ``make lab`` sets it, a claim that does not hold
+    prints ``✗ text`` with what was measured, and the notebook runs on: change a number and see which
+    findings fall. Lessons are executed and tested without it.
 
     The line must read the same on every machine, so write the bound into ``text``
     ("at least 98 % of the test digits are right") and leave the measured digits to the next cell.
@@ -31,6 +39,9 @@ def claim(text: str, condition: object, measured: Any = None) -> None:
         )
     if not _truth(condition):
         seen = "" if measured is None else f"; measured: {_written(measured)}"
+        if os.environ.get("LABS_CLAIMS") == WARN:
+            print(f"✗ {text}: no longer holds here{seen}")
+            return
         raise ClaimFailedError(f"claim is false: {text}{seen}")
     print(f"✓ {text}")
 

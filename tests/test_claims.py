@@ -43,3 +43,22 @@ def test_a_measurement_that_cannot_be_written_hides_no_false_claim():
 
     with pytest.raises(ClaimFailedError, match="one is two; measured: a Unwritable whose repr rai"):
         claim("one is two", False, measured=Unwritable())
+
+
+def test_a_reader_who_changes_numbers_sees_which_findings_fall(monkeypatch, capsys):
+    monkeypatch.setenv("LABS_CLAIMS", "warn")
+    claim("at least 98 % are right", 0.91 > 0.98, measured=0.91)
+    assert capsys.readouterr().out == (
+        "✗ at least 98 % are right: no longer holds here; measured: 0.91\n"
+    )
+    claim("holds", True)
+    assert capsys.readouterr().out == "✓ holds\n"
+    with pytest.raises(TypeError, match="expected a bool"):
+        claim("holds", [False])
+
+
+@pytest.mark.parametrize("setting", ["", "raise", "1", "WARN"])
+def test_only_that_word_lets_a_false_claim_pass(setting, monkeypatch):
+    monkeypatch.setenv("LABS_CLAIMS", setting)
+    with pytest.raises(ClaimFailedError):
+        claim("holds", False)

@@ -3,6 +3,7 @@
 from labs.ablation.experiment import ablate
 from labs.ablation.pool import processes
 from labs.ablation.run import NotAScoreError, Run
+from labs.ablation.sources import Interval, resample
 from labs.ablation.study import Study
 
-__all__ = ["NotAScoreError", "Run", "Study", "ablate", "processes"]
+__all__ = ["Interval", "NotAScoreError", "Run", "Study", "ablate", "processes", "resample"]

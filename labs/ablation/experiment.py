@@ -48,7 +48,8 @@ def ablate(
     you start yourself.
 
     Args:
-        fn: Called as ``fn(**base)`` with ``vary`` replaced; returns a score or a dict of scores.
+        fn: Called as ``fn(**base)`` with ``vary`` replaced; returns a score or a dict of scores,
+            or yields such dicts on its way (``step`` among them), the score last: ``.curves()``.
         base: The settings of the reference run, ``vary`` among them.
         vary: The one setting to change. It is one name, so two cannot change at once.
         values: What to try. The others are compared with ``base[vary]`` when it is among them, and

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from labs.machine import first_line
 
-Score = float | Mapping[str, float]
+Point = Mapping[str, float]
+Score = float | Point | Iterator[Point]
 SEED, ERROR = "seed", "error"
 """The names of columns, which a metric cannot have."""
+STEP = "step"
+"""Where on its curve a point lies: no metric."""
 
 # The random state is one for all threads of a process, so a process makes one run at a time. The
 # lock can be taken again by the same thread: a run may hold an ablation of its own.
@@ -21,7 +24,7 @@ _ALONE = threading.RLock()
 
 
 class NotAScoreError(TypeError):
-    """Report a function that returned neither a number nor a dict of numbers."""
+    """Report a function that gave neither a number nor a dict of numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Run:
         error: One line, with the type of the exception; empty when the run finished.
         traceback: The whole of it, as Python prints it.
         seconds: How long the run took.
+        curve: What the function yielded on the way, in that order, when it is a generator; the
+            last point, less its ``step``, is ``metrics``.
     """
 
     value: Any
@@ -43,6 +48,7 @@ class Run:
     error: str = ""
     traceback: str = field(default="", repr=False)
     seconds: float = 0.0
+    curve: tuple[Point, ...] = field(default=(), repr=False)
 
 
 def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, seed: int) -> Run:
@@ -50,11 +56,18 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
 
     This is what an executor runs, so it lives in a module that every worker can import.
 
+    Args:
+        fn: Returns a score or a dict of scores; or it is a generator, and yields such a dict at
+            every step that is to be recorded, the score last; ``step`` in it is no metric.
+        settings: What it is called with.
+        vary: The setting that the study changes.
+        seed: For Python, NumPy and PyTorch.
+
     Returns:
         The run; if ``fn`` raised, with the error.
 
     Raises:
-        NotAScoreError: When ``fn`` returned something else than numbers.
+        NotAScoreError: When ``fn`` gave something else than numbers.
     """
     from labs.repro import random_state_kept, seed_everything  # PyTorch, which only a run needs
 
@@ -63,11 +76,18 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
         started = time.perf_counter()
         try:
             result = fn(**settings)
+            curve = tuple(result) if isinstance(result, Iterator) else ()  # a generator runs here
         except Exception as problem:
             took = time.perf_counter() - started
             return failed(settings[vary], seed, problem, took)
         took = time.perf_counter() - started
-    return Run(settings[vary], seed, _metrics(result, vary), seconds=took)
+    points = tuple(_metrics(point, vary) for point in curve)
+    if isinstance(result, Iterator):
+        last = points[-1] if points else {}
+        metrics = _metrics({name: x for name, x in last.items() if name != STEP}, vary)
+    else:
+        metrics = _metrics(result, vary)
+    return Run(settings[vary], seed, metrics, seconds=took, curve=points)
 
 
 def failed(value: Any, seed: int, problem: BaseException, seconds: float = 0.0) -> Run:
@@ -79,7 +99,9 @@ def failed(value: Any, seed: int, problem: BaseException, seconds: float = 0.0) 
 def _metrics(result: Any, vary: str) -> dict[str, float]:
     named = result if isinstance(result, Mapping) else {"score": result}
     if not named:
-        raise NotAScoreError("ablate: fn returned an empty dict; return at least one score")
+        raise NotAScoreError(
+            "ablate: fn gave no score: an empty dict, or nothing yielded; return or yield one"
+        )
     for name in named:
         if not isinstance(name, str) or name in (vary, SEED, ERROR):
             raise NotAScoreError(

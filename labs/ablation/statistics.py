@@ -48,6 +48,35 @@ def differs(row: Mapping[str, Any], comparisons: int) -> bool:
     return bool(row["p"] < LEVEL / comparisons)
 
 
+def detectable(std: float, n: int, comparisons: int, power: float = 0.8) -> float:
+    """Return the smallest difference of two means that the test would find with that power.
+
+    What a study cannot tell apart may still differ by less than this (Cohen 1988, chapter 2). Both
+    arms are taken to have ``n`` runs and the same spread, so this is Student's test.
+
+    Args:
+        std: Standard deviation of the runs of one arm.
+        n: Runs per arm, two or more.
+        comparisons: As in :func:`differs`.
+        power: Probability that the test finds the difference, in (0, 1).
+
+    Returns:
+        In the unit of the scores; NaN when there is no spread or fewer than two runs.
+    """
+    from scipy import optimize, stats
+
+    if n < 2 or not std > 0:
+        return np.nan
+    free = 2 * n - 2
+    limit = stats.t.ppf(1 - LEVEL / comparisons / 2, free)
+
+    def missing(effect: float) -> float:
+        found = stats.nct.sf(limit, free, effect * (n / 2) ** 0.5)
+        return float(found) - power  # the other tail never matters here
+
+    return std * float(optimize.brentq(missing, 0, 1000 / n**0.5))
+
+
 def conclude(row: Mapping[str, Any], comparisons: int, higher: str, lower: str) -> str:
     """Say in a few words how an arm compares with the reference.
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Store:
             "error": run.error,
             "traceback": run.traceback,
             "seconds": run.seconds,
+            "curve": list(run.curve),
         }
         self._append(record)
 
@@ -74,7 +76,9 @@ class Store:
             if number == 1:
                 _refuse_another_study(self._path, record, study)
             elif not record["error"]:
-                self._finished[_key(record["value"], record["seed"])] = Run(**record)
+                run = Run(**record)
+                run = replace(run, curve=tuple(run.curve))  # JSON has lists alone
+                self._finished[_key(run.value, run.seed)] = run
         except (KeyError, TypeError, json.JSONDecodeError) as problem:
             raise ValueError(
                 f"{self._path}, line {number}: not a record of a study; delete that line, or "

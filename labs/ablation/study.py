@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from labs.ablation.run import ERROR, SEED, Run
-from labs.ablation.statistics import conclude, differs, summarise
+from labs.ablation.statistics import conclude, detectable, differs, summarise
 
 if TYPE_CHECKING:  # drawing is imported by who draws
     from matplotlib.axes import Axes
@@ -52,6 +52,18 @@ class Study:
         if any(run.error for run in self.runs):
             frame[ERROR] = [run.error for run in self.runs]
         return frame
+
+    def curves(self) -> pd.DataFrame:
+        """Return one row per point that a run yielded: the value, the seed, and what it yielded.
+
+        Empty when the function returned its score instead of yielding it.
+        """
+        rows = [
+            {self.vary: label(run.value), SEED: run.seed, **point}
+            for run in self.runs
+            for point in run.curve
+        ]
+        return pd.DataFrame(rows)
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per value, in the order in which they were given.
@@ -120,6 +132,33 @@ class Study:
         """
         words = self._conclusions(self._metric(metric), "higher", "lower")
         return "\n".join(f"{_text(name)}: {said}" for name, said in words.items())
+
+    def detectable(self, metric: str | None = None, power: float = 0.8) -> float:
+        """Return the smallest difference from the reference that this study would find.
+
+        Say it wherever you say "not told apart": a smaller difference may be there all the same.
+        It uses the pooled spread of all arms, and as many runs as the smallest arm has.
+
+        Args:
+            metric: The first one when it is not given.
+            power: With what probability, in (0, 1).
+
+        Returns:
+            In the unit of the metric; NaN without two runs an arm, or without any spread.
+
+        Raises:
+            KeyError: When no run has that metric.
+            ValueError: When ``power`` is outside (0, 1).
+        """
+        if not 0 < power < 1:
+            raise ValueError(f"detectable: expected a power in (0, 1), got {power}")
+        table = self.table(metric)
+        runs = int(table["n"].min())
+        if runs < 2:
+            return float("nan")
+        freedom = table["n"] - 1
+        pooled = float(((table["std"] ** 2 * freedom).sum() / freedom.sum()) ** 0.5)
+        return detectable(pooled, runs, len(self.values) - 1, power)
 
     def plot(self, ax: Axes, metric: str | None = None) -> Axes:
         """Draw one point per run, and the mean of each value with its 95 % interval.

@@ -81,7 +81,7 @@ def test_ctrl_c_before_anything_finished_is_passed_on():
         pytest.param(None, "returned NoneType as 'score'.*missing `return`", id="nothing"),
         pytest.param("0.9", "returned str as 'score'", id="a string"),
         pytest.param(torch.rand(2, 3), r"Tensor of shape \(2, 3\).*reduce it", id="a tensor"),
-        pytest.param({}, "an empty dict", id="empty"),
+        pytest.param({}, "an empty dict, or nothing yielded", id="empty"),
         pytest.param({"a": [1.0]}, "returned list as 'a'", id="a list inside"),
         pytest.param({"seed": 1.0}, "metric 'seed'.*columns already", id="a column's name"),
         pytest.param({"part": 1.0}, "metric 'part'", id="the setting's name"),
@@ -140,3 +140,41 @@ def test_importing_costs_neither_pytorch_nor_scipy_nor_matplotlib():
     code = f"import sys, labs.ablation; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_generator_is_recorded_point_by_point_and_its_last_one_is_the_score(tmp_path):
+    def learn(rate):
+        for step in (1, 5):
+            yield {"step": step, "loss": rate / step, "noise": torch.rand(1)}
+        yield {"step": 9, "loss": 0.5, "AP": 10 * rate}
+
+    study = ablate(learn, {"rate": 1.0}, "rate", [1.0, 2.0], seeds=[4, 5])
+    assert study.metrics == ("loss", "AP")
+    assert study.table("AP")["mean"].tolist() == [10.0, 20.0]
+    curves = study.curves()
+    assert curves["step"].tolist() == [1, 5, 9] * 4
+    assert curves["loss"][:3].tolist() == [1.0, 0.2, 0.5]
+    assert curves["rate"].tolist() == [1.0] * 6 + [2.0] * 6
+    # Both arms start from their seed, so they draw the same noise.
+    torch.manual_seed(4)
+    assert curves["noise"][0] == curves["noise"][6] == torch.rand(1).item()
+
+
+def score_twice(part):
+    yield {"step": 0, "score": 0.0}
+    yield {"step": 1, "score": float(part)}
+
+
+def test_a_stored_curve_is_read_back(tmp_path):
+    first = ablate(score_twice, {"part": 0}, "part", [0, 1], range(2), store=tmp_path)
+    again = ablate(score_twice, {"part": 0}, "part", [0, 1], range(2), store=tmp_path)
+    assert again.runs == first.runs
+    assert [len(run.curve) for run in again.runs] == [2] * 4
+
+
+def test_a_function_that_yields_nothing_gave_no_score():
+    def silent(part):
+        yield from ()
+
+    with pytest.raises(NotAScoreError, match="nothing yielded"):
+        ablate(silent, {"part": 0}, "part", [0, 1])

@@ -1,0 +1,1 @@
+"""The recorded studies of stage 02 and of the ablation lesson."""
