@@ -54,7 +54,7 @@ $(VENV)/.all: requirements.lock pyproject.toml | $(PY)
 	@touch $@ $(VENV)/.book
 
 book: $(VENV)/.book  ## render the site to _build/html (a warning fails)
-	@$(PY) -m tools.execute --check || $(if $(IN_CI),{ $(STALE); exit 1; },$(MAKE) --no-print-directory lessons)
+	@$(PY) -m tools.execute --check || $(if $(IN_CI),{ $(STALE); exit 1; },{ $(MAKE) --no-print-directory lessons && $(PY) -m tools.execute --check; })
 	@$(PY) -m tools.build_site
 	@echo "the book is in $(SITE)/index.html; serve it with: $(PY) -m http.server -d $(SITE)"
 
@@ -95,7 +95,8 @@ lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pypro
 	@$(PIP) --dry-run --ignore-installed --report .cache/report.json '.[book,lessons,dev]'
 	@$(PY) -m tools.lock < .cache/report.json > requirements.lock.part
 	@mv requirements.lock.part requirements.lock
-	@$(PY) -m tools.environment > environment.yml
+	@$(PY) -m tools.environment > environment.yml.part
+	@mv environment.yml.part environment.yml
 
 clean:  ## remove what was built (not the lessons' outputs)
 	rm -rf _build build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

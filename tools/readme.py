@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import re
-from pathlib import Path
 
 from tools.lesson import find
 from tools.stamp import ROOT
@@ -95,8 +94,9 @@ def shown_counts(text: str) -> dict[str, int]:
 
 def main() -> None:
     """Rewrite README.md and its picture in place."""
+    shown = picture()  # before anything is written: it may not be there
     README.write_text(rewrite(README.read_text(encoding="utf-8")), encoding="utf-8")
-    Path(PICTURE).write_bytes(picture())
+    PICTURE.write_bytes(shown)
 
 
 if __name__ == "__main__":

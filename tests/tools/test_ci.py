@@ -27,12 +27,13 @@ SOURCE = "# %% [markdown]\n# # Count\n\n# %%\nsum(range(5))\n"
 PYTHON = """\
 #!/bin/sh
 echo "$*" | tr -s ' ' >> log
+echo "$CI" >> told
 case "$*" in
   "-m tools.execute --check")
     test -e real && exec {python} real
-    test -e hang && exec sleep 600
+    test -e hang && exec sleep 30
     test ! -e stale || {{ echo "lessons/00_stage/01_count is stale: cells changed"; exit 1; }} ;;
-  *tools.execute*) rm -f stale ;;
+  *tools.execute*) test -e broken || rm -f stale ;;
   *" tests") test ! -e failing ;;
 esac
 """
@@ -107,7 +108,14 @@ def test_elsewhere_the_book_executes_what_is_stale_first(project, ci):
     project.plant("stale")
     done = project.run("make", "book", ci=ci)
     assert done.returncode == 0, done.stderr
-    assert project.asked == [CHECK, EXECUTE, BUILD]
+    assert project.asked == [CHECK, EXECUTE, CHECK, BUILD]
+
+
+def test_a_lesson_that_stays_stale_is_not_rendered(project):
+    project.plant("stale", "broken")
+    done = project.run("make", "book")
+    assert done.returncode != 0
+    assert project.asked == [CHECK, EXECUTE, CHECK]
 
 
 @pytest.mark.parametrize("ci", ["", "true"])
@@ -151,6 +159,7 @@ def test_the_whole_of_ci_checks_then_builds_then_tests_and_prints_every_time(pro
         ("ci", "test"),
     ]
     assert re.search(r"^ci: \d+ s in all$", done.stdout, re.M)
+    assert set((project.root / "told").read_text().split()) == {"true"}
 
 
 def test_a_part_that_fails_says_how_long_it_took_and_ends_the_rest(project):
