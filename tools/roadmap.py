@@ -220,7 +220,9 @@ def _where(line: Line) -> str:
 def _link(answer: str) -> str:
     cell = CELL.fullmatch(answer)
     if cell is None:
-        return f"`{answer}`"
+        file, _, test = answer.partition("::")
+        words = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        return f"the test “{words}” in `{file}`"  # its own name is too long for a narrow page
     parts = parts_of(cell["lesson"])
     title = next(iter(parts.values())).heading
     return f"[{title}: {parts[cell['slug']].heading}](/{cell['lesson']}.ipynb#{cell['slug']})"

@@ -109,7 +109,8 @@ def test_the_page_counts_the_rows_and_links_to_the_heading():
     page = roadmap.page(table(*lines))
     assert page.count("Of 3 lines: 1 done, 1 in part, 1 to come.") == 2
     link = f"[Feel the residual: The idea](/{RESIDUAL}.ipynb#the-idea)"
-    assert f"| Debug it | done | {link} · `{TEST}` |" in page
+    test = "the test “structures are kept” in `tests/hooks/test_capture.py`"
+    assert f"| Debug it | done | {link} · {test} |" in page
     assert f"| Debug it | in part | {link} · *to come*: a \\| b |" in page
     assert "| Debug it | to come | *to come*: all |" in page
     assert "| Debug it |  |  |" in page
