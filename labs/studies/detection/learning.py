@@ -17,6 +17,7 @@ from labs.repro import device
 from labs.train import fit
 
 Judge = Callable[[list[Prediction]], Mapping[str, float]]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 FIRST = (1, 5, 10)
 """Steps whose loss is recorded, so that a lesson can make them again."""
 
@@ -47,7 +48,7 @@ def learn(
         rate: The highest learning rate.
         average: Score a moving average of the weights instead of the weights.
     """
-    network = detector.network.to(device(), memory_format=torch.channels_last)
+    network = detector.network.to(device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     adam = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
     cycle = OneCycleLR(adam, rate, total_steps=steps, pct_start=0.15)
     averaged = AveragedModel(network, multi_avg_fn=_warming, use_buffers=True) if average else None
@@ -98,7 +99,7 @@ def longer(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).amax(1)
 
 
-def _warming(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+def _warming(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
     """Average over a tenth of the steps so far, up to the last 500."""
     decay = min(0.998, (1 + int(updates)) / (10 + int(updates)))
     get_ema_multi_avg_fn(decay)(averaged, current, updates)
