@@ -21,7 +21,7 @@ IN_CI := $(filter-out 0 false False no,$(CI))
 
 # $(call timed,NAME,COMMAND) says how many seconds the command took, and ends as it ended.
 timed = @began=$$(date +%s); $(2); ended=$$?; echo "make: $(1): $$(($$(date +%s) - began)) s"; exit $$ended
-NBVAL := TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env lessons
+NBVAL := LABS_CLAIMS= TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-current-env lessons
 
 STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
 
@@ -68,7 +68,7 @@ fresh: $(VENV)/.book  ## name the lessons whose outputs are stale; execute nothi
 	@$(PY) -m tools.execute --check || { $(STALE); exit 1; }
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
-	@$(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
+	@LABS_CLAIMS=warn $(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
 
 lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one, FORCE=1: fresh ones too)
 	@$(PY) -m tools.execute $(LESSON) $(if $(FORCE),--force) --jobs $(JOBS)

@@ -16,9 +16,9 @@ class ClaimFailedError(AssertionError):
 def claim(text: str, condition: object, measured: Any = None) -> None:
     """Print ``✓ text`` when the condition holds, raise when it does not.
 
-    With ``LABS_CLAIMS=warn`` in the environment, as ``make lab`` sets it, a claim that does not hold
-    prints ``✗ text`` with what was measured, and the notebook runs on: change a number and see which
-    findings fall. Lessons are executed and tested without it.
+    With ``LABS_CLAIMS=warn`` in the environment, as ``make lab`` sets it, a claim that does not
+    hold prints ``✗ text`` with what was measured, and the notebook runs on: change a number and see
+    which findings fall. Lessons are executed and tested without it.
 
     The line must read the same on every machine, so write the bound into ``text``
     ("at least 98 % of the test digits are right") and leave the measured digits to the next cell.

@@ -2,9 +2,9 @@
 
 import pytest
 
+from labs.stamp import PLUMBING
 from tools.lesson import LESSONS, Lesson, find
 from tools.measured import orphans, over_budget, read_all
-from tools.stamp import PLUMBING
 from tools.template import CHECKED, faults
 
 LARGEST_NOTEBOOK = 500_000  # bytes, outputs included
@@ -88,7 +88,7 @@ def test_no_output_shows_the_words_of_plumbing(lesson):
         shown = str([cell.outputs for cell in code_cells(lesson)])
         assert "did you mean" not in shown, (
             f"{lesson.name} shows a guess: import did_you_mean in a cell of it, or take it off "
-            "PLUMBING in tools/stamp.py"
+            "PLUMBING in labs/stamp.py"
         )
 
 

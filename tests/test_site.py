@@ -13,10 +13,10 @@ from threading import Thread
 import pytest
 import yaml
 
+from labs.stamp import ROOT
 from tests.waiting import HANG
 from tools import build_site
 from tools.lesson import find
-from tools.stamp import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 from hypothesis import HealthCheck, settings
 
+from labs.stamp import ROOT
 from tests.waiting import HANG, alive, until
-from tools.stamp import ROOT
 
 ENOUGH = 120  # seconds: only what hangs takes so long, even on a busy machine
 MEANT = {  # a limit that has to ring, and one that would only ring on what must not happen

@@ -38,6 +38,7 @@ from safetensors.torch import save
 from scipy import ndimage
 
 from labs.data.folders.voc import read_voc
+from labs.stamp import ROOT
 from tools.asset_choices import (
     BACKGROUNDS,
     BACKGROUNDS_IN,
@@ -51,7 +52,6 @@ from tools.asset_choices import (
     TREE_NAMES,
     TREES,
 )
-from tools.stamp import ROOT
 
 ASSETS = ROOT / "labs" / "data" / "assets"
 SPLITS = ("train", "val", "test")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.stamp import ROOT
+from labs.stamp import ROOT
 
 BUILD = ROOT / "_build"
 SITE = BUILD / "html"

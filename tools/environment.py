@@ -5,7 +5,7 @@ python -m tools.environment > environment.yml
 
 from __future__ import annotations
 
-from tools.stamp import ROOT
+from labs.stamp import ROOT
 
 HEAD = """\
 # Generated from requirements.lock by `make lock`; a test holds the two equal.

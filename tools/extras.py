@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tomllib
 
-from tools.stamp import ROOT
+from labs.stamp import ROOT
 
 
 def requirements(extra: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import jupytext
 import nbformat
 
+from labs.stamp import ROOT, changed, stamp
 from tools.measured import Record, read
-from tools.stamp import ROOT, changed, stamp
 
 LESSONS = ROOT / "lessons"
 

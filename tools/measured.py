@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tools.stamp import ROOT
+from labs.stamp import ROOT
 
 FOLDER = ROOT / "lessons" / "measured"
 

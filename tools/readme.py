@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import re
 
+from labs.stamp import ROOT
 from tools.lesson import find
-from tools.stamp import ROOT
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "book/_static/lesson.png"

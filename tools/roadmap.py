@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from labs.stamp import ROOT
 from tools.ledger import table
 from tools.lesson import find
-from tools.stamp import ROOT
 
 TABLE = ROOT / "book/roadmap.toml"
 CELL = re.compile(r"(?P<lesson>lessons/[^#]+)#(?P<slug>\S+) @ (?P<code>.+)")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
+from labs.stamp import ROOT
 from tools.execute import CELL_TIMEOUT, ENVIRONMENT
 from tools.lesson import Lesson
-from tools.stamp import ROOT
 
 HELD, FALLEN = "✓ ", "✗ "
 FELL = ": no longer holds here"

@@ -24,10 +24,10 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from labs.stamp import ROOT
 from tools import roadmap
 from tools.ledger import entries, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
-from tools.stamp import ROOT
 
 PICTURE = "image/png"
 

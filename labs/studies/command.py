@@ -86,7 +86,9 @@ def _renewed(name: str) -> bool:
     agrees = all(one.agrees for one in replays)
     verdict = "agrees, renewed" if agrees else "differs, due"
     worst = max(one.worst for one in replays)
-    print(f"{name}: {', '.join(old)} changed; the first steps of every arm: {verdict} ({worst:.2g})")
+    print(
+        f"{name}: {', '.join(old)} changed; the first steps of every arm: {verdict} ({worst:.2g})"
+    )
     return agrees
 
 

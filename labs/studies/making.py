@@ -59,9 +59,7 @@ def stale(experiment: Experiment, record: Record) -> list[str]:
     return changed(dict(record.code), hashes(experiment))
 
 
-def revalidate(
-    experiment: Experiment, record: Record, folder: Path = FOLDER
-) -> tuple[Replay, ...]:
+def revalidate(experiment: Experiment, record: Record, folder: Path = FOLDER) -> tuple[Replay, ...]:
     """Make the first steps of every arm again; if all agree, renew the hashes and the date.
 
     Hours must not be spent for a renamed variable. What only the later part of a run reaches is not

@@ -327,7 +327,7 @@ def test_the_form_of_the_images_tells_maps_from_other_layouts(shape, size, fits)
 def test_where_lengths_are_alike_the_parts_of_the_layer_tell(layer, refused):
     model = nn.Sequential(layer, Returns(lambda x: x[:, :, 0, 0])).eval()
     images = torch.rand(2, 8, 8, 8)
-    if isinstance(layer, nn.Sequential) and refused or type(layer) in (nn.LayerNorm, nn.Linear):
+    if (isinstance(layer, nn.Sequential) and refused) or type(layer) in (nn.LayerNorm, nn.Linear):
         images = torch.rand(2, 7, 8, 8)
     if refused:
         with pytest.raises(ValueError, match="channels on the last axis; pass reshape=from_nhwc"):

@@ -170,11 +170,13 @@ def sides(strides):
 
 
 def test_what_is_not_there_is_said_with_near_misses(record, tmp_path):
-    with pytest.raises(FileNotFoundError, match="did you mean 'small'.*`labs study smal` makes it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"did you mean 'small'.*`labs study smal` makes it"
+    ):
         read_record("smal", tmp_path)
     with pytest.raises(KeyError, match=r"no run with rate=0.3 and seed 0; it tries 0.1, 0.4"):
         record.points(0.3, 0)
-    with pytest.raises(ValueError, match="expected a study of .*did you mean 'levels'"):
+    with pytest.raises(ValueError, match=r"expected a study of .*did you mean 'levels'"):
         find("level")
     with pytest.raises(ValueError, match=r"rate is one of \(0.1, 0.4\), got 0.2"):
         EXPERIMENT.settings(0.2)
@@ -183,7 +185,7 @@ def test_what_is_not_there_is_said_with_near_misses(record, tmp_path):
 @pytest.mark.parametrize("damage", ["", "{}\n", "nonsense\n"], ids=["empty", "no head", "no json"])
 def test_a_damaged_record_names_its_file(damage, tmp_path):
     (tmp_path / "small.jsonl").write_text(damage)
-    with pytest.raises(ValueError, match="small.jsonl: expected a header and one line of JSON"):
+    with pytest.raises(ValueError, match=r"small\.jsonl: expected a header and one line of JSON"):
         read_record("small", tmp_path)
 
 

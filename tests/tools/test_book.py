@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from book._ext import api, lessons, pages
+from labs.stamp import ROOT
 from tools import build_site
-from tools.stamp import ROOT
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 

@@ -15,7 +15,7 @@ import jupytext
 import nbformat
 import pytest
 
-from tools.stamp import ROOT, stamp
+from labs.stamp import ROOT, stamp
 
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs GNU timeout")
 

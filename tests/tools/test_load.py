@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from labs.stamp import ROOT
 from tests.waiting import HANG, alive, until
 from tools import load, roadmap
-from tools.stamp import ROOT
 
 SOME = """
 import pytest

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from labs.stamp import ROOT
 from tools.lesson import find
 from tools.readme import PICTURE, README, TREE, lines, picture, rewrite, shown_counts
-from tools.stamp import ROOT
 
 
 def test_every_place_of_the_tree_exists_and_is_as_long_as_it_says():

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from labs.stamp import ROOT
 from tools import roadmap
 from tools.roadmap import Line, Section
-from tools.stamp import ROOT
 
 NOTES = ROOT.parent / "shared/seed-notes.md"  # beside some checkouts only
 RESIDUAL = "lessons/01_foundations/04_feel_the_residual"

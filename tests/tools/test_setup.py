@@ -8,11 +8,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from labs.stamp import ROOT
 from tools.environment import environment, pins
 from tools.extras import requirements
 from tools.lock import lock
 from tools.preflight import complaint
-from tools.stamp import ROOT
 
 GB = 10**9
 MEASURED_TOGETHER = {

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import yaml
 
+from labs.stamp import ROOT
 from tools.extras import requirements
-from tools.stamp import ROOT
 
 FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}

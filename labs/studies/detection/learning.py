@@ -48,7 +48,7 @@ def learn(
         rate: The highest learning rate.
         average: Score a moving average of the weights instead of the weights.
     """
-    network = detector.network.to(device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = detector.network.to(device()).to(memory_format=torch.channels_last)
     adam = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
     cycle = OneCycleLR(adam, rate, total_steps=steps, pct_start=0.15)
     averaged = AveragedModel(network, multi_avg_fn=_warming, use_buffers=True) if average else None

@@ -18,7 +18,7 @@ SMALL = 20.0
 
 
 def train_without(part: str, scenes: int, steps: int, judged: int) -> Iterator[dict[str, float]]:
-    """Train the detector without a part, and yield losses, then ``AP50``, ``AP75``, ``AP``, ``APs``.
+    """Train the detector without a part; yield losses, then ``AP50``, ``AP75``, ``AP``, ``APs``.
 
     Args:
         part: ``"nothing"``, ``"fine map"`` (the level of stride 8), ``"distribution loss"`` or

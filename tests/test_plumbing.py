@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from tools.stamp import PLUMBING, ROOT
+from labs.stamp import PLUMBING, ROOT
 
 MOST = 8
 PRINTED = ("print", "sys.exit")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.stamp import changed, stamp
+from labs.stamp import changed, stamp
 
 LESSON = ["from labs.hooks import capture", "import torch\n%matplotlib inline\n!ls"]
 
