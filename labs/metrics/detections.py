@@ -261,7 +261,7 @@ def _labels(labels: Tensor, count: int, where: str) -> Tensor:
         )
     if labels.shape != (count,):
         raise ValueError(
-            f"{where}['labels']: expected {_counted(count, 'label')}, one per box, got shape "
+            f"{where}['labels']: expected {count} labels, one per box, got shape "
             f"{list(labels.shape)}"
         )
     if (labels < 0).any():
@@ -281,21 +281,16 @@ def _floats(values: Tensor, count: int, where: str) -> Tensor:
         return torch.zeros(0, dtype=torch.float64)
     if values.shape != (count,):
         raise ValueError(
-            f"{where}: expected {_counted(count, 'value')}, one per box, got shape "
-            f"{list(values.shape)}"
+            f"{where}: expected {count} finite values, one per box, got shape {list(values.shape)}"
         )
     if not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
         raise ValueError(
-            f"{where}: expected {_counted(count, 'finite value')}, one per box, got "
+            f"{where}: expected {count} finite values, one per box, got "
             f"{int((~values.isfinite()).sum())} that are not finite, the first at {row}: "
             f"{values[row].item()}"
         )
     return values
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _flags(image: Image, key: str, count: int, where: str) -> Tensor:
