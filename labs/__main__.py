@@ -38,7 +38,8 @@ def _complaint(arguments: Sequence[str]) -> str:
     if not arguments:
         return "labs: expected a command, got none"
     guess = did_you_mean(arguments[0], COMMANDS)
-    return f"labs: expected a command, got {arguments[0]!r}: unknown command{guess}"
+    known = f"expected one of {', '.join(COMMANDS)}"
+    return f"labs: {known}; unknown command {arguments[0]!r}{guess}"
 
 
 def _usage() -> str:

@@ -128,7 +128,8 @@ def _columns(images: Sequence[Image], keys: tuple[str, ...]) -> list[Tensor] | N
     for key in keys:
         values = [image[key] for image in images]
         kinds = {(value.dtype, value.device) for value in values}
-        if len(kinds) != 1 or (values[0].dtype in _WHOLE) != (key == "labels"):
+        whole, complex_ = values[0].dtype in _WHOLE, values[0].is_complex()
+        if len(kinds) != 1 or complex_ or whole != (key == "labels"):
             return None
         column = torch.cat(values).detach().cpu()
         found.append(column.long() if key == "labels" else column.double())
