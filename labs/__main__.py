@@ -1,22 +1,27 @@
-"""Run a command of this package: ``python -m labs doctor``."""
+"""Run a command of this package: ``labs doctor``, or ``python -m labs doctor``."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from labs import doctor
 from labs.near_miss import did_you_mean
 
-COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "doctor": (doctor.main, "tell what this machine can do, and how to mend the rest"),
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "doctor": ("labs.doctor", "tell what this machine can do, and how to mend the rest"),
+    "hunts": ("labs.hunts.listing", "list the bug hunts: lesson, and what checks your fix"),
+    "recipes": ("labs.recipes.__main__", "train a small detector: labs recipes --help"),
 }
+"""By name, the module whose ``main`` runs it, and what it does; a command loads only its own."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command that the arguments name, and return its exit status; 2 when unknown."""
     if arguments and arguments[0] in COMMANDS:
-        return COMMANDS[arguments[0]][0](arguments[1:])
+        command: Callable[..., Any] = importlib.import_module(COMMANDS[arguments[0]][0]).main
+        return int(command(list(arguments[1:])) or 0)
     if list(arguments) in (["-h"], ["--help"]):
         print(_usage())
         return 0
@@ -24,17 +29,24 @@ def main(arguments: Sequence[str]) -> int:
     return 2
 
 
+def run() -> int:
+    """Run the command line of this process: the console script ``labs``."""
+    return main(sys.argv[1:])
+
+
 def _complaint(arguments: Sequence[str]) -> str:
     if not arguments:
-        return "python -m labs: expected a command, got none"
+        return "labs: expected a command, got none"
     guess = did_you_mean(arguments[0], COMMANDS)
-    return f"python -m labs: unknown command {arguments[0]!r}{guess}"
+    known = f"expected one of {', '.join(COMMANDS)}"
+    return f"labs: {known}; unknown command {arguments[0]!r}{guess}"
 
 
 def _usage() -> str:
-    lines = [f"  python -m labs {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["The commands are:", *lines])
+    lines = [f"  labs {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    heading = "The commands are (`python -m labs doctor` is the same as `labs doctor`):"
+    return "\n".join([heading, *lines])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run())

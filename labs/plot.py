@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from labs.extras import optional
+
 COLOURS = (
     "#0072B2",  # blue
     "#D55E00",  # vermillion
@@ -73,12 +75,13 @@ def show(figure: Figure, alt: str) -> None:
         alt: What the figure shows and what is to be seen in it, in one or two sentences.
 
     Raises:
+        ImportError: When IPython is not installed; the figure is untouched then, and
+            ``figure.savefig`` writes it without.
         ValueError: When ``alt`` is empty.
     """
     if not alt.strip():
         raise ValueError("show: expected alt text, got none; say in a sentence what is to be seen")
-    from IPython.display import display  # only notebooks need it
-
+    display = optional("IPython.display", "labs.plot.show").display  # only notebooks need it
     for ax in figure.axes:
         title, font = ax.get_title(), ax.title.get_fontproperties().copy()
         if title:

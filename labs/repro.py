@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from labs.near_miss import did_you_mean
+
 T = TypeVar("T")
 
 
@@ -52,27 +54,51 @@ def random_state_kept() -> Iterator[None]:
         np.random.set_state(legacy)  # noqa: NPY002
 
 
-def device() -> torch.device:
-    """Return ``cuda`` when a GPU can be used, ``cpu`` otherwise.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
-    Set the environment variable ``LABS_DEVICE`` (``cpu`` or ``cuda``) to choose it yourself.
+
+def device() -> torch.device:
+    """Return ``cuda`` when a GPU of NVIDIA or AMD can be used, ``cpu`` otherwise.
+
+    Set the environment variable ``LABS_DEVICE`` to choose it yourself: ``cpu``, ``cuda``, ``mps``
+    (Apple) or ``xpu`` (Intel), of several with a number: ``cuda:1``. Only ``cuda`` is taken by
+    itself, because the lessons are measured on it and on the CPU.
 
     Raises:
         ValueError: When ``LABS_DEVICE`` names a device that this machine does not have.
     """
-    chosen = os.environ.get("LABS_DEVICE", "")
-    if chosen not in ("", "cpu", "cuda"):
-        raise ValueError(f"LABS_DEVICE: expected 'cpu' or 'cuda', got {chosen!r}")
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise ValueError("LABS_DEVICE=cuda, but PyTorch sees no GPU; run `python -m labs doctor`")
-    if chosen:
-        return torch.device(chosen)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = os.environ.get("LABS_DEVICE", "").strip()
+    if not chosen:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, number = chosen.partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
+        raise ValueError(
+            f"LABS_DEVICE: expected 'mps', 'xpu', 'cuda:1', 'cpu' or 'cuda', got "
+            f"{chosen!r}{did_you_mean(kind.lower(), DEVICES)}"
+        )
+    there = _count(kind)
+    if int(number or 0) >= there:
+        seen = f"{there} of that kind" if there else f"no {'GPU' if kind == 'cuda' else kind}"
+        raise ValueError(
+            f"LABS_DEVICE={chosen}, but PyTorch sees {seen}, counted from 0; run "
+            "`python -m labs doctor`, or set LABS_DEVICE=cpu"
+        )
+    return torch.device(chosen)
+
+
+def _count(kind: str) -> int:
+    """Count the devices of a kind that PyTorch can use."""
+    if kind == "cpu":
+        return 1
+    backend = torch.backends.mps if kind == "mps" else getattr(torch, kind)
+    if not backend.is_available():
+        return 0
+    return 1 if kind == "mps" else int(backend.device_count())
 
 
 def budget(*, cpu: T, gpu: T) -> T:
     """Choose how much work to do: ``cpu`` here, ``gpu`` where :func:`device` is a GPU."""
-    return gpu if device().type == "cuda" else cpu
+    return cpu if device().type == "cpu" else gpu
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,8 @@ def versions() -> Versions:
     import torchvision
 
     here = device()
-    name = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
+    named = {"cuda": torch.cuda.get_device_name, "xpu": torch.xpu.get_device_name}
+    name = named[here.type](here) if here.type in named else platform.machine()
     return Versions(
         python=platform.python_version(),
         torch=torch.__version__,

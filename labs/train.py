@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from labs.evaluate import evaluating
+from labs.progress import bar
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Score = Callable[[nn.Module], Mapping[str, float]]
@@ -58,10 +58,12 @@ def fit(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     score: Score | None = None,
     watch: Watch | None = None,
+    progress: bool | None = None,
 ) -> History:
     """Train the model in place; Ctrl-C ends the run and keeps everything recorded so far.
 
-    Modules that you put in eval mode (a frozen backbone's batch norms) stay in eval mode.
+    Modules that you put in eval mode (a frozen backbone's batch norms) stay in eval mode. It draws
+    no random number of its own: the run is the plain loop of forward, backward and step.
 
     Args:
         model: The network, in train mode, on the device it is to be trained on.
@@ -73,11 +75,14 @@ def fit(
         score: ``score(model)`` after every epoch, in eval mode and without gradients.
         watch: ``watch(model, step)`` while the gradients are fresh, before the optimizer uses
             them: the place for ``gradient_health`` or for clipping.
+        progress: Whether to show a bar of the epochs on stderr; None shows it on a terminal and in
+            a notebook only. ``TQDM_DISABLE=1`` in the environment silences it.
 
     Returns:
         The history of the run.
 
     Raises:
+        TypeError: When ``progress`` is not a bool or None.
         ValueError: When ``epochs`` < 1, ``batches`` is empty, or the model is in eval mode.
         FloatingPointError: When the loss is not finite. The weights are those before that step;
             but the forward pass has run, so batch norms in train mode have already mixed that
@@ -91,7 +96,7 @@ def fit(
     steps: list[Mapping[str, float]] = []
     scores: list[Mapping[str, float]] = []
     try:
-        for epoch in tqdm(range(epochs), desc="epochs", leave=False):
+        for epoch in bar(range(epochs), progress, "epochs"):
             for batch in batches:
                 optimizer.zero_grad(set_to_none=True)
                 value = loss(model, batch)

@@ -1,6 +1,7 @@
 """Show the doctor machines that are broken in known ways."""
 
 import ast
+import importlib
 import io
 import json
 import os
@@ -443,3 +444,84 @@ def test_the_real_command_survives_broken_libraries(tmp_path, monkeypatch):
     assert findings["Jupyter kernel"]["status"] == "missing"
     assert findings["Graphviz"]["status"] == "missing"
     assert "wrong ELF class" in findings["Free memory"]["seen"]
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ((3, 9, 19), "broken"),
+        ((3, 10, 14), "broken"),
+        ((3, 11, 0), "ok"),
+        ((3, 13, 0), "ok"),
+        ((3, 13, 5), "ok"),
+        ((3, 14, 0), "broken"),
+        ((3, 100, 0), "broken"),
+        ((4, 0, 0), "broken"),
+    ],
+)
+def test_a_python_is_judged_by_its_first_two_numbers(version, status):
+    facts = {"version": list(version), "path": "/usr/bin/python3"}
+    assert doctor._judge_python(facts).status == status
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("1.13.1", "broken"),
+        ("2.1.0", "broken"),
+        ("2.9.1", "broken"),
+        ("2.9.1+cu130", "broken"),
+        ("2.10.0", "broken"),
+        ("2.11.0", "ok"),
+        ("2.11.0+cpu", "ok"),
+        ("2.12.0a0+git12ab34", "ok"),
+        ("2.14.1+cu130", "ok"),
+        ("2.100.0", "ok"),
+        ("3.0.0", "ok"),
+        ("10.0.0", "ok"),
+    ],
+)
+def test_a_torch_is_judged_by_numbers_and_not_by_letters(version, status):
+    facts = {"version": version, "cuda": None, "threads": 1}
+    found = doctor._judge_torch(facts)
+    assert found.status == status
+    assert ("expected 2.11 or newer" in found.seen) == (status == "broken")
+
+
+def test_every_command_is_listed_and_runs(monkeypatch, capsys):
+    monkeypatch.undo()
+    assert __main__.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"labs {name} " in said for name in ("doctor", "hunts", "recipes"))
+    for name in __main__.COMMANDS:
+        try:  # argparse ends by raising, which PyTorch's wrapper of `recipes` turns into a return
+            status = __main__.main([name, "--help"])
+        except SystemExit as ended:
+            status = ended.code
+        assert status == 0
+        assert "usage: " in capsys.readouterr().out
+
+
+def test_the_hunts_are_those_of_the_package_with_their_lessons(monkeypatch, capsys):
+    monkeypatch.undo()
+    from labs.hunts.listing import hunts
+
+    assert __main__.main(["hunts"]) == 0
+    out = capsys.readouterr().out
+    found = hunts()
+    assert len(found.table()) == len({hunt.check for hunt in found.hunts}) >= 18
+    for hunt in found.hunts:
+        assert (machine.ROOT / "lessons" / f"{hunt.lesson}.py").is_file(), hunt
+        assert hunt.what.endswith(".")
+        assert hunt.check in out
+        _, module, _, function = hunt.check.split()
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_a_worker_that_a_person_calls_says_what_it_is(monkeypatch):
+    monkeypatch.undo()
+    command = [sys.executable, "-m", "labs.imagefile"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=machine.ROOT)
+    assert done.returncode == 1
+    assert "labs.data.scan(folder)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -65,3 +65,55 @@ def test_the_random_state_is_kept_also_when_the_block_raises():
     with pytest.raises(ZeroDivisionError):
         draw_and_raise()
     assert draw(generator) == expected
+
+
+@pytest.fixture
+def accelerators(monkeypatch):
+    """Pretend that there are two CUDA devices, one of Intel, and one of Apple."""
+    for backend, count in ((torch.cuda, 2), (torch.xpu, 1)):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
+        monkeypatch.setattr(backend, "device_count", lambda count=count: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1", "mps", "xpu", "xpu:0"])
+def test_a_device_that_is_chosen_is_taken(monkeypatch, accelerators, name):
+    monkeypatch.setenv("LABS_DEVICE", name)
+    assert device() == torch.device(name)
+    assert budget(cpu="small", gpu="large") == ("small" if name == "cpu" else "large")
+
+
+def test_only_cuda_is_taken_by_itself(monkeypatch, accelerators):
+    monkeypatch.delenv("LABS_DEVICE", raising=False)
+    assert device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cdua", "expected .* got 'cdua'; did you mean 'cuda'"),
+        ("CUDA", "got 'CUDA'; did you mean 'cuda'"),
+        ("cuda:", "got 'cuda:'"),
+        ("cuda:x", "got 'cuda:x'"),
+        ("cuda:-1", "got 'cuda:-1'"),
+        ("cuda:2", "LABS_DEVICE=cuda:2, but PyTorch sees 2 of that kind, counted from 0"),
+        ("cpu:1", "sees 1 of that kind"),
+        ("mps:1", "sees 1 of that kind"),
+        ("meta", "got 'meta'"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(monkeypatch, accelerators, name, message):
+    monkeypatch.setenv("LABS_DEVICE", name)
+    with pytest.raises(ValueError, match=message):
+        device()
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu"])
+def test_an_accelerator_that_is_missing_is_named(monkeypatch, name):
+    backend = torch.backends.mps if name == "mps" else torch.xpu
+    monkeypatch.setattr(backend, "is_available", lambda: False)
+    monkeypatch.setenv("LABS_DEVICE", name)
+    with pytest.raises(ValueError, match=f"sees no {name}, .*set LABS_DEVICE=cpu"):
+        device()

@@ -125,3 +125,37 @@ def test_a_loss_per_sample_is_refused():
             torch.optim.SGD(model.parameters(), 0.1),
             loss=lambda net, batch: (net(batch[0]) - batch[1]).square(),
         )
+
+
+class Dropping(nn.Module):
+    """Keep the mask that dropout drew in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(200))
+        self.masks = []
+
+    def forward(self, images):
+        kept = nn.functional.dropout(self.weight, 0.5, self.training)
+        self.masks.append((kept != 0).tolist())
+        return kept[:2].expand(len(images), 2)
+
+
+def test_every_step_draws_another_mask_and_the_run_is_the_plain_loop():
+    batches = [(torch.rand(2, 1), torch.tensor([0, 1]))] * 3
+    torch.manual_seed(5)
+    model = Dropping()
+    fit(model, batches, torch.optim.SGD(model.parameters(), 0.1), epochs=2)
+    after = torch.get_rng_state()
+    assert len({tuple(mask) for mask in model.masks}) == 6
+
+    torch.manual_seed(5)
+    plain = Dropping()
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1)
+    for images, labels in batches * 2:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(plain(images), labels).backward()
+        optimizer.step()
+    assert plain.masks == model.masks
+    assert torch.equal(plain.weight, model.weight)
+    assert torch.equal(torch.get_rng_state(), after)  # fit draws nothing, and puts nothing back

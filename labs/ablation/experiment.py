@@ -12,13 +12,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from labs.ablation.pool import refuse
 from labs.ablation.run import NotAScoreError, Run, Score, execute, failed
 from labs.ablation.store import Store, canonical, open_store
 from labs.ablation.study import Study, label
 from labs.near_miss import did_you_mean
+from labs.progress import bar
 
 Call = tuple[Callable[..., Score], dict[str, Any], str, int]
 
@@ -31,6 +30,7 @@ def ablate(
     seeds: Iterable[int] = range(3),
     executor: Executor | None = None,
     store: str | Path | None = None,
+    progress: bool | None = None,
 ) -> Study:
     """Run ``fn`` once per value and seed, with everything else as in ``base``.
 
@@ -58,13 +58,16 @@ def ablate(
         executor: Where to run: any ``concurrent.futures.Executor`` but one of threads.
         store: A folder that keeps every finished run on disk. The same call goes on where a killed
             one was, and tries again only what failed; values and seeds may be added later.
+        progress: Whether to show a bar of the runs on stderr; None shows it on a terminal and in a
+            notebook only. ``TQDM_DISABLE=1`` in the environment silences it.
 
     Returns:
         The study: ``.table()``, ``.frame()``, ``.plot(ax)``, ``.to_markdown()``, ``.warning``.
 
     Raises:
         KeyError: When ``vary`` is not a setting in ``base``.
-        TypeError: When ``fn`` does not take these settings, or the executor cannot run it.
+        TypeError: When ``fn`` does not take these settings, the executor cannot run it, or
+            ``progress`` is not a bool or None.
         NotAScoreError: When ``fn`` returns something else than numbers; the study ends at once.
         ValueError: When there are fewer than two values or two seeds, or one is given twice; or
             when ``store`` holds another study.
@@ -91,7 +94,7 @@ def ablate(
             for place, (value, seed) in enumerate(plan)
             if place not in done
         }
-        interrupted = _collect(calls, executor, record, done)
+        interrupted = _collect(calls, executor, record, done, progress)
     runs = tuple(done[place] for place in sorted(done))
     study = Study(vary, tuple(arms), base[vary], runs, interrupted)
     if study.failures:
@@ -100,13 +103,17 @@ def ablate(
 
 
 def _collect(
-    calls: dict[int, Call], executor: Executor | None, record: Store | None, done: dict[int, Run]
+    calls: dict[int, Call],
+    executor: Executor | None,
+    record: Store | None,
+    done: dict[int, Run],
+    progress: bool | None,
 ) -> bool:
     """Make the calls, put each run into ``done`` and on disk; say whether Ctrl-C ended it."""
     runs = _here(calls) if executor is None else _elsewhere(executor, calls)
     vary = next((call[2] for call in calls.values()), "")
     total = len(calls) + len(done)
-    with closing(runs), tqdm(total=total, initial=len(done), desc=vary, leave=False) as bar:
+    with closing(runs), bar(None, progress, vary, total, len(done)) as shown:
         try:
             for place, run in runs:
                 _, settings, _, _ = calls[place]
@@ -114,7 +121,7 @@ def _collect(
                 if record is not None:
                     record.add(run)
                 done[place] = run
-                bar.update()
+                shown.update()
         except KeyboardInterrupt:
             if not done:
                 raise

@@ -82,12 +82,13 @@ def quantize(
     if Path(path).resolve() == Path(target).resolve():
         raise ValueError("quantize: expected another file as target; keep the float32 one")
     proto = onnx_file.read(path)
-    options = {"per_channel": True, "nodes_to_exclude": _nodes_of(proto, keep)}
+    kept = _nodes_of(proto, keep)
+    options = {"per_channel": True, "nodes_to_exclude": kept}
     batches = None if calibration is None else _batches(path, calibration)
     try:
         result = _quantized(proto, batches, options)
     except Exception as error:  # the quantiser fails in as many ways as there are operators
-        raise QuantizationError(_why(proto, error, options["nodes_to_exclude"])) from error
+        raise QuantizationError(_why(proto, error, kept)) from error
     del result.metadata_props[:]
     result.metadata_props.extend(proto.metadata_props)
     _refuse_what_does_not_run(result, batches)

@@ -22,6 +22,11 @@ SPARE = 512 * 2**20  # bytes
 
 def main() -> None:
     """Say that we are ready, then answer; the rules come as JSON in the first argument."""
+    if len(sys.argv) != 2:
+        sys.exit(
+            "labs.imagefile: this is the process that labs.data.scan starts to read images; "
+            "to check a folder, call labs.data.scan(folder) in Python"
+        )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the scan, which then ends us
     settings = json.loads(sys.argv[1])
     rules = Rules(**settings | {"modes": tuple(settings["modes"])})

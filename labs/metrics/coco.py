@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -53,10 +55,10 @@ def coco_map(
     labels = names(classes, guesses, truths)
     limits = tuple(sorted({int(limit) for limit in max_detections}))
     result = _evaluate(guesses, truths, labels, iou_type, ious, limits)
-    counted = [truth.labels[~truth.crowd & ~truth.ignore] for truth in truths]
+    counted = _counts(truths)
     return AveragePrecision(
         classes=tuple(labels.values()),
-        objects=tuple(sum(int((c == label).sum()) for c in counted) for label in labels),
+        objects=tuple(counted[label] for label in labels),
         ious=tuple(float(iou) for iou in ious),
         max_detections=limits,
         precision=_marked(result["precision"]),
@@ -98,31 +100,42 @@ def _image(number: int, truth: Objects) -> dict[str, Any]:
     return {"id": number, "height": int(height), "width": int(width)}
 
 
+def _counts(truths: Sequence[Objects]) -> Counter[int]:
+    """Count the objects of each label, without crowds and ignored ones."""
+    if not truths:
+        return Counter()
+    labels = torch.cat([truth.labels for truth in truths])
+    aside = torch.cat([truth.crowd for truth in truths]) | torch.cat([t.ignore for t in truths])
+    return Counter(labels[~aside].tolist())
+
+
 def _annotations(truths: Sequence[Objects]) -> Iterator[dict[str, Any]]:
     for number, truth in enumerate(truths):
         # The evaluator overwrites "ignore" with "iscrowd" (cocodataset/cocoapi#123). An area
         # outside of every range makes it ignore an object in the same way.
-        area = truth.area.masked_fill(truth.ignore, -1.0)
-        for i in range(len(truth.labels)):
-            yield {
-                **_shape(number, truth, i),
-                "area": area[i].item(),
-                "iscrowd": int(truth.crowd[i]),
-            }
+        areas = truth.area.masked_fill(truth.ignore, -1.0).tolist()
+        crowds = truth.crowd.long().tolist()
+        for row, area, crowd in zip(_shapes(number, truth), areas, crowds, strict=True):
+            yield {**row, "area": area, "iscrowd": crowd}
 
 
 def _results(guesses: Sequence[Detections]) -> Iterator[dict[str, Any]]:
     for number, guess in enumerate(guesses):
-        for i in range(len(guess.labels)):
-            yield {**_shape(number, guess, i), "score": guess.scores[i].item()}
+        for row, score in zip(_shapes(number, guess), guess.scores.tolist(), strict=True):
+            row["score"] = score
+            yield row
 
 
-def _shape(number: int, image: Detections | Objects, i: int) -> dict[str, Any]:
-    key = {"image_id": number, "category_id": int(image.labels[i])}
+def _shapes(number: int, image: Detections | Objects) -> Iterator[dict[str, Any]]:
+    """Yield one row per box or mask, as COCO writes it: x, y, width, height, or run lengths."""
+    labels = image.labels.tolist()
     if image.masks is not None:
-        return {**key, "segmentation": _run_lengths(image.masks[i])}
-    x1, y1, x2, y2 = image.boxes[i].tolist()
-    return {**key, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for label, mask in zip(labels, image.masks, strict=True):
+            shape = _run_lengths(mask)
+            yield {"image_id": number, "category_id": label, "segmentation": shape}
+        return
+    for label, (x1, y1, x2, y2) in zip(labels, image.boxes.tolist(), strict=True):
+        yield {"image_id": number, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
 
 
 def _run_lengths(mask: Tensor) -> dict[str, Any]:

@@ -86,6 +86,37 @@ def test_a_benchmark_times_each_in_every_round(exported):
         result["x"]
 
 
+def test_a_ratio_is_the_median_of_the_pairs(monkeypatch):
+    """Two contenders, three rounds: the medians say 3 / 2, the median of the pairs says 2."""
+    seconds = {"first": [1.0, 2.0, 5.0], "second": [2.0, 3.0, 15.0]}
+    taken = {name: iter(values) for name, values in seconds.items()}
+    now = [0.0]
+
+    def contender(name):
+        def call(x):
+            now[0] += next(taken[name], 0.0)
+
+        return call
+
+    monkeypatch.setattr("labs.export.benchmark.time.perf_counter", lambda: now[0])
+    models = {name: contender(name) for name in seconds}
+    for name in seconds:  # the call of the warm-up takes no time
+        taken[name] = iter([0.0, *seconds[name]])
+    result = benchmark(models, X, rounds=3, warmup=1)
+    assert result["second"].median_ms / result["first"].median_ms == pytest.approx(1.5)
+    assert result["second"].ratio == pytest.approx(2.0)
+    assert result["first"].ratio == 1
+
+
+@no_gpu
+def test_a_row_for_cuda_never_reads_as_the_cpu(exported):
+    asked = {"onnx CUDA": session(exported[1], [CUDA]), "both": session(exported[1], [TENSORRT])}
+    result = benchmark({"torch": exported[0], **asked}, X, rounds=1, warmup=1)
+    assert [timing.device for timing in result.timings] == ["cpu", CUDA, TENSORRT]
+    assert [timing.n for timing in result.timings] == [1, 0, 0]
+    assert all(timing.why_not for timing in result.timings[1:])
+
+
 @pytest.mark.slow
 def test_a_benchmark_of_every_way_says_which_cannot_run(exported):
     result = benchmark(contenders(*exported), X, rounds=2, warmup=1)

@@ -207,4 +207,4 @@ def test_it_imports_without_onnx_and_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "labs.export needs onnx, and" in done.stdout
-    assert 'pip install "cv-debugged[lessons]"' in done.stdout
+    assert 'pip install "cv-debugged[export]"' in done.stdout

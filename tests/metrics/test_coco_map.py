@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labs.metrics import coco_map
+from labs.metrics import coco_map, detections
 
 pycocotools = pytest.importorskip("pycocotools")
 CLASSES = ("cat", "dog", "owl")
@@ -334,6 +334,32 @@ WRONG = {
     "not a dict": ([torch.ones(1, 4)], None, TypeError, "expected a dict of tensors, got Tensor"),
     "a list": ([{**prediction(GOOD, [1.0]), "boxes": GOOD}], None, TypeError, "torch.as_tensor"),
     "flag": (None, [target(GOOD, iscrowd=[2])], ValueError, "iscrowd.*expected 0 or 1"),
+    "a hair above 1": ([prediction(GOOD, [1.0000001])], None, ValueError, r"got 1\.0000001; clamp"),
+    "a hair below 0": ([prediction(GOOD, [-1e-9])], None, ValueError, r"got -1e-09; clamp"),
+    "nan area": (None, [target(GOOD, area=[np.nan])], ValueError, "first at 0: nan"),
+    "background": ([prediction(GOOD, [1.0], [-1])], None, ValueError, r"\[0\]: .* got -1; leave"),
+    "reversed": ([prediction([[15, 5, 5, 15]], [1.0])], None, ValueError, "wrong way round"),
+    "a hair reversed": (
+        [{**prediction(GOOD, [1.0]), "boxes": torch.tensor([[1.0000001, 0, 1, 1]])}],
+        None,
+        ValueError,
+        r"got \[1\.0000001, 0, 1, 1\]",
+    ),
+    "infinite box": ([prediction([[0, 0, np.inf, 1]], [1.0])], None, ValueError, "first_bad"),
+    "complex score": (
+        [{**prediction(GOOD, [1.0]), "scores": torch.ones(1, dtype=torch.complex64)}],
+        None,
+        TypeError,
+        "expected real numbers, got torch.complex64",
+    ),
+    "one dict": (
+        prediction(GOOD, [1.0]),
+        None,
+        TypeError,
+        r"one dict with the keys boxes, .*\[predictions\]",
+    ),
+    "one tensor": (torch.ones(1, 4), None, TypeError, "per image, got Tensor"),
+    "a number": (3, None, TypeError, "per image, got int"),
     "area": (None, [target(GOOD, area=[-2.0])], ValueError, "square pixels, got -2"),
 }
 
@@ -391,5 +417,45 @@ def test_what_was_not_measured_is_named():
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(ImportError, match=r"pip install .cv-debugged\[lessons\]"):
+    with pytest.raises(ImportError, match=r"pip install .cv-debugged\[metrics\]"):
         coco_map([prediction(GOOD, [1.0])], [target(GOOD)])
+
+
+def test_a_generator_is_as_good_as_a_list():
+    guess, truth = prediction(GOOD, [1.0]), target(GOOD)
+    assert coco_map(iter([guess]), (t for t in [truth])).AP == 1
+
+
+def drawn(seed):
+    draw = torch.Generator().manual_seed(seed)
+    images = []
+    for n in (0, 4, 1, 7, 0):
+        corner, side = torch.rand(2, n, 2, generator=draw)
+        score = torch.randint(4, (n,), generator=draw) / 3  # with ties
+        boxes = torch.cat([corner, corner + side], 1)
+        images.append({"boxes": boxes, "labels": torch.arange(n) % 3, "scores": score})
+    return images
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_all_images_at_once_are_what_each_is_by_itself(monkeypatch, kind):
+    guesses, truths = drawn(0), drawn(1)
+    guesses = [{**guess, "scores": guess["scores"].to(kind)} for guess in guesses]
+    quick = detections.checked(guesses, truths)
+    assert detections._at_once(guesses, truths) is not None
+    monkeypatch.setattr(detections, "_at_once", lambda *images: None)
+    for fast, slow in zip(quick, detections.checked(guesses, truths), strict=True):
+        for one, other in zip(fast, slow, strict=True):
+            for name, value in vars(one).items():
+                expected = vars(other)[name]
+                assert value is expected is None or torch.equal(value, expected), name
+                assert value is None or value.dtype == expected.dtype, name
+
+
+@pytest.mark.parametrize("case", [case for case in WRONG if WRONG[case][0] != []])
+def test_nothing_wrong_passes_when_all_images_are_checked_at_once(case):
+    predictions, targets, _, _ = WRONG[case]
+    if case in ("one dict", "one tensor", "a number", "no name"):
+        return  # seen before or after
+    predictions = [prediction(GOOD, [1.0])] if predictions is None else predictions
+    assert detections._at_once(predictions, targets or [target(GOOD)]) is None

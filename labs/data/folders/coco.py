@@ -120,7 +120,7 @@ def mask_codec() -> Any:
     Raises:
         ImportError: When it is not installed.
     """
-    return optional("pycocotools.mask", "masks of COCO folders", "dev")
+    return optional("pycocotools.mask", "masks of COCO folders")
 
 
 def _content(images: Path, annotations: Path) -> dict[str, list[Note]]:
