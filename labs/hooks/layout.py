@@ -92,10 +92,10 @@ def _refuse_wrong_reshape(given: Tensor, images: torch.Size, layer: str, reshape
         raise ValueError(said)
     if made is given or len(images) != 4 or _same_form(made.shape[2:], images):
         return  # what comes back untouched is [N,K,h,w] by the word of the caller
-    if _same_form((made.shape[3], made.shape[2]), images):
-        raise ValueError(f"{said}; for images of {images[2]}x{images[3]} swap h and w")
     if given.ndim == 4 and _same_form(given.shape[2:], images):
         raise ValueError(f"{said}; these were maps already: leave reshape out")
+    if _same_form((made.shape[3], made.shape[2]), images):
+        raise ValueError(f"{said}; for images of {images[2]}x{images[3]} swap h and w")
 
 
 def _refuse_other_layout(maps: Tensor, images: torch.Size, module: nn.Module, layer: str) -> None:
