@@ -154,16 +154,21 @@ def take_step(run: Run, rate: float, clip: float = Settings.clip) -> None:
 
 
 def _step_unless_skipped(run: Run) -> bool:
-    """Let the optimizer step, and say whether it did: a scale of 0 cannot get any smaller."""
-    stepped, scale = [], run.scaler.get_scale()
-    handle = run.optimizer.register_step_post_hook(lambda *_: stepped.append(True))
+    """Let the optimizer step, and say whether it did."""
+    stepped: list[bool] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer is called all the same, told what was found, and moves nothing then.
+        stepped.append(not getattr(optimizer, "found_inf", False))
+
+    # Not by the scale, which is halved after a skipped step: 0, where halving ends, stays 0.
+    handle = run.optimizer.register_step_post_hook(note)
     try:
         run.scaler.step(run.optimizer)
     finally:
         handle.remove()
     run.scaler.update()
-    # A fused optimizer is called all the same, and looks at the gradients itself.
-    return bool(stepped) and run.scaler.get_scale() >= scale
+    return any(stepped)
 
 
 def learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:
