@@ -123,7 +123,8 @@ def _works_on_last_axis(module: nn.Module, second: int, last: int) -> bool:
         if isinstance(part, nn.Linear):
             on_last.add(part.out_features)
         elif type(part) is nn.LayerNorm:  # a class derived from it may move the axes
-            on_last.add(part.normalized_shape[-1] if len(part.normalized_shape) == 1 else None)
+            if len(part.normalized_shape) == 1:
+                on_last.add(part.normalized_shape[0])
         else:
             names = ("out_channels", "num_features", "num_channels")
             on_second |= {getattr(part, name, None) for name in names}
