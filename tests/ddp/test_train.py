@@ -90,6 +90,14 @@ def test_each_option_changes_the_run(capsys):
     assert re.match(r"epoch 1 step 2 loss [\d.]+ accuracy [\d.]+\n", capsys.readouterr().out)
 
 
+def test_a_bar_is_shown_only_when_asked_for_and_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    train(settings_of(), ALONE)
+    assert capsys.readouterr().err == ""
+    train(settings_of(), ALONE, progress=True)
+    assert "epoch 1" in capsys.readouterr().err
+
+
 def test_steps_end_a_run_within_an_epoch():
     run = train(settings_of(steps=3), ALONE)
     assert [score["step"] for score in run.scores] == [2, 3]
