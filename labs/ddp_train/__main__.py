@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with join() as place:
         try:
             saving = chosen["checkpoint"], chosen["save_every"], chosen["resume"]
-            train(settings_of(chosen), place, *saving)
+            train(settings_of(chosen), place, *saving, progress=True)
         except (ValueError, FileExistsError) as error:
             sys.exit(f"labs.ddp_train: {error}")
         except KeyboardInterrupt:

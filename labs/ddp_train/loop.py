@@ -30,6 +30,7 @@ def train(
     save_every: int = 0,
     resume: bool = False,
     task: Task | None = None,
+    progress: bool = False,
 ) -> Run:
     """Train for all epochs, from the checkpoint where there is one to resume.
 
@@ -40,6 +41,7 @@ def train(
         save_every: Save after so many batches, besides after every epoch; 0: only then.
         resume: Go on from the checkpoint in the folder; from the start when there is none.
         task: What is learnt; the digits when None.
+        progress: Show a bar per epoch on rank 0, where somebody watches a terminal.
 
     Raises:
         ValueError: When the batch cannot be divided evenly, SyncBatchNorm is impossible, or the
@@ -68,7 +70,7 @@ def train(
                 raise KeyboardInterrupt
 
         for epoch in range(len(run.scores), _epochs(settings, task)):
-            loss = train_epoch(run, settings, place, task, epoch, after_step)
+            loss = train_epoch(run, settings, place, task, epoch, after_step, progress)
             _finish_epoch(run, place, task, loss)
             keep()
     return run
@@ -81,6 +83,7 @@ def train_epoch(
     task: Task,
     epoch: int,
     after_step: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> float:
     """Train on what is left of this epoch, and return the mean loss of its batches.
 
@@ -94,6 +97,7 @@ def train_epoch(
         task: What is learnt.
         epoch: Which epoch, from 0: decides the order.
         after_step: Called after every batch, when the run can be saved.
+        progress: Show a bar, as in :func:`train`.
     """
     data = task.data(epoch)
     each = len(data) // settings.batch_size
@@ -105,7 +109,7 @@ def train_epoch(
         initial=done,
         desc=f"epoch {epoch + 1}",
         leave=False,
-        disable=None if place.first else True,  # None: silent where nobody watches
+        disable=None if progress and place.first else True,  # None: silent where nobody watches
     )
     kind = torch.float16 if place.device.type == "cuda" else torch.bfloat16
     with bar:
@@ -154,16 +158,21 @@ def take_step(run: Run, rate: float, clip: float = Settings.clip) -> None:
 
 
 def _step_unless_skipped(run: Run) -> bool:
-    """Let the optimizer step, and say whether it did: a scale of 0 cannot get any smaller."""
-    stepped, scale = [], run.scaler.get_scale()
-    handle = run.optimizer.register_step_post_hook(lambda *_: stepped.append(True))
+    """Let the optimizer step, and say whether it did."""
+    stepped: list[bool] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # A fused optimizer is called all the same, told what was found, and moves nothing then.
+        stepped.append(not getattr(optimizer, "found_inf", False))
+
+    # Not by the scale, which is halved after a skipped step: 0, where halving ends, stays 0.
+    handle = run.optimizer.register_step_post_hook(note)
     try:
         run.scaler.step(run.optimizer)
     finally:
         handle.remove()
     run.scaler.update()
-    # A fused optimizer is called all the same, and looks at the gradients itself.
-    return bool(stepped) and run.scaler.get_scale() >= scale
+    return any(stepped)
 
 
 def learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:

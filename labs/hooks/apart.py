@@ -50,11 +50,11 @@ def checkpoints_off() -> Iterator[None]:
         with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
             return function(*args)
 
-    CheckpointFunction.apply = run  # type: ignore[method-assign]
+    CheckpointFunction.apply = run
     try:
         yield
     finally:
         if before is None:
             del CheckpointFunction.apply
         else:
-            CheckpointFunction.apply = before  # type: ignore[method-assign]
+            CheckpointFunction.apply = before

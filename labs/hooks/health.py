@@ -14,7 +14,7 @@ from labs.hooks.ranks import refuse_flattened
 from labs.hooks.scaling import LossScale, loss_scale
 from labs.hooks.values import norm_of, numbers
 
-BELOW_MEDIAN = 1e-6  # a float32 sum that cancels leaves about 1e-7 of its terms
+BELOW_MEDIAN = 1e-5  # a float32 sum whose terms cancel leaves 1e-7 to 1e-6 of them
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def gradient_health(
 
     - when no parameter before it, in the order of the model, has a norm of at least ``vanishing``:
       then the gradient does not reach the front of the network;
-    - otherwise, when it is also below a millionth of the median norm of all parameters.
+    - otherwise, when it is also below 1e-5 of the median norm of all parameters.
 
     Two gradients are small without being ill, and called so all the same: those of a network that
     has nothing left to learn, and that of a bias in front of a batch norm, which cancels it.

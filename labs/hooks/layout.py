@@ -92,10 +92,10 @@ def _refuse_wrong_reshape(given: Tensor, images: torch.Size, layer: str, reshape
         raise ValueError(said)
     if made is given or len(images) != 4 or _same_form(made.shape[2:], images):
         return  # what comes back untouched is [N,K,h,w] by the word of the caller
-    if _same_form((made.shape[3], made.shape[2]), images):
-        raise ValueError(f"{said}; for images of {images[2]}x{images[3]} swap h and w")
     if given.ndim == 4 and _same_form(given.shape[2:], images):
         raise ValueError(f"{said}; these were maps already: leave reshape out")
+    if _same_form((made.shape[3], made.shape[2]), images):
+        raise ValueError(f"{said}; for images of {images[2]}x{images[3]} swap h and w")
 
 
 def _refuse_other_layout(maps: Tensor, images: torch.Size, module: nn.Module, layer: str) -> None:
@@ -123,7 +123,8 @@ def _works_on_last_axis(module: nn.Module, second: int, last: int) -> bool:
         if isinstance(part, nn.Linear):
             on_last.add(part.out_features)
         elif type(part) is nn.LayerNorm:  # a class derived from it may move the axes
-            on_last.add(part.normalized_shape[-1] if len(part.normalized_shape) == 1 else None)
+            if len(part.normalized_shape) == 1:
+                on_last.add(part.normalized_shape[0])
         else:
             names = ("out_channels", "num_features", "num_channels")
             on_second |= {getattr(part, name, None) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,11 +21,7 @@ def refuse_averaged(verb: str, parameters: Iterable[Tensor], fix: str) -> None:
     Raises:
         TypeError: It names the verb that refuses, and the fix.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    wanted = set(map(id, parameters))
-    wrappers = _living(DistributedDataParallel) if wanted else []
-    if any(wanted & set(map(id, wrapper.parameters())) for wrapper in wrappers):
+    if _belong_to(DistributedDataParallel, parameters):
         raise TypeError(
             f"{verb}: expected a model outside of DistributedDataParallel, which averages the "
             f"gradients of all ranks, got parameters that it owns (also its `.module`); {fix}"
@@ -44,6 +41,13 @@ def refuse_sharded(verb: str, model: nn.Module, fix: str) -> None:
                 f"{verb}: expected whole parameters, got {name!r} as a DTensor, of which this rank "
                 f"may hold a part (fully_shard, tensor parallelism); {fix}"
             )
+    # After a forward pass the parts may be together, in parameters that look like any other.
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and _belong_to(fsdp.FSDPModule, model.parameters()):
+        raise TypeError(
+            f"{verb}: expected whole parameters, got those of a model in fully_shard, which puts "
+            f"them together for the length of a pass; {fix}"
+        )
 
 
 def refuse_flattened(verb: str, model: nn.Module) -> None:
@@ -58,6 +62,15 @@ def refuse_flattened(verb: str, model: nn.Module) -> None:
             "FullyShardedDataParallel, which flattens and cuts them; use fully_shard, or look at "
             "the plain model before it is wrapped"
         )
+
+
+def _belong_to(kind: type[nn.Module], parameters: Iterable[Tensor]) -> bool:
+    """Tell whether a living module of this kind, anywhere in the program, holds one of these."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    wanted = set(map(id, parameters))
+    living = _living(kind) if wanted else []
+    return any(wanted & set(map(id, module.parameters())) for module in living)
 
 
 def _living(kind: type[nn.Module]) -> list[Any]:

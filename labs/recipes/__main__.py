@@ -76,7 +76,7 @@ def _run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
     detector = DETECTORS[name](**arguments)
     task = detection_task(detector, chosen["scenes"], chosen["data_seed"], settings.limit)
     saving = chosen["checkpoint"], chosen["save_every"], chosen["resume"]
-    run = train(settings, place, *saving, task)
+    run = train(settings, place, *saving, task, progress=True)
     # What the file says is measured with what the file holds: rounded weights.
     weights = compact(run.best_guess)
     fill(detector.network, weights, name)

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import mobilenet_v3_small, resnet18
 
 from labs.data import digits
-from labs.ddp import Place, accumulate, gather_exact, shard
+from labs.ddp import Place, accumulate, gather_exact, mean_over_ranks, shard
 from labs.ddp.group import current_place
 from labs.ddp_train import Settings, build, digit_task, loop, measure, train, train_epoch
 from labs.models import DigitNet
@@ -35,6 +35,19 @@ def gathers_too_much(rank):
         gather_exact(torch.zeros(2), 3)
     except ValueError as error:
         return str(error)
+
+
+def means(rank, given):
+    """Return what this rank has, its mean over the ranks, and whether a gradient would flow."""
+    mine = torch.tensor(given[rank], requires_grad=True)
+    mean = mean_over_ranks(mine)
+    return mine.tolist(), mean.tolist(), mean.requires_grad
+
+
+def per_object(model, batch):
+    """Divide by how many objects a rank has on average, as detectors do."""
+    images, objects = batch
+    return (model(images).square().sum(1) * objects).sum() / mean_over_ranks(objects.sum())
 
 
 def batch_of(n):
@@ -82,6 +95,30 @@ def small_mobilenet():
 def frozen_resnet():
     """Build a torchvision network in eval mode: its batch norms use their running statistics."""
     return resnet18(num_classes=5).eval()
+
+
+class Draws(nn.Module):
+    """Drop out features, and keep what was dropped."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(784, 10), []
+
+    def forward(self, images):
+        mask = nn.functional.dropout(torch.ones(784), 0.5)
+        if self.training:
+            self.kept.append(mask)
+        return self.linear(images.flatten(1) * mask)
+
+
+def masks(rank, settings, folder=None, resume=False):
+    """Train, and return the dropout mask of every forward pass."""
+    place = current_place() if dist.is_initialized() else ALONE
+    seed_everything(0)
+    network = Draws()
+    task = replace(digit_task(limit=settings.limit), network=network)
+    train(settings, place, folder, save_every=1, resume=resume, task=task)
+    return torch.stack(network.kept)
 
 
 def short_run(rank, settings):

@@ -60,3 +60,26 @@ def test_a_parameter_without_gradient_is_named():
 def test_a_batch_that_cannot_be_split_is_refused(batch, message):
     with pytest.raises(ValueError, match=message):
         gradient_parity(TwoConvs, cross_entropy, batch)
+
+
+def test_a_loss_that_asks_the_ranks_is_put_to_the_test():
+    batch = images(6, 8, 1)[0], torch.tensor([1.0, 0.0, 4.0, 2.0, 1.0, 5.0])
+    parity = gradient_parity(TwoConvs, sharing.per_object, batch)
+    assert parity.max_abs_diff <= 1e-6 < 1e-3 < parity.worst.max_abs
+
+
+def test_it_leaves_no_trace_in_this_process_and_is_refused_in_a_group(tmp_path):
+    batch = torch.rand(4, 3), torch.arange(4)
+    before = torch.get_rng_state()
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with pytest.raises(ValueError, match="a parameter that requires a gradient, got none"):
+        gradient_parity(torch.nn.ReLU, cross_entropy, batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert tf32 == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="outside of a process group, because it starts its"):
+            gradient_parity(TwoConvs, cross_entropy, images(4, 8, 1))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -96,3 +96,12 @@ def test_a_rank_that_runs_out_of_batches_is_told_to_every_rank():
 def test_what_cannot_be_accumulated_is_refused(batches, steps, message):
     with pytest.raises(ValueError, match=message):
         next(accumulate(TwoConvs(), batches, steps))
+
+
+def test_the_mean_over_ranks_is_the_mean_and_changes_nothing_else():
+    given = [[0.0, 1.0], [2.0, 5.0], [4.0, 0.0]]
+    for kept, mean, grad in launch(sharing.means, 3, (given,)):
+        assert mean == [2.0, 2.0]
+        assert kept in given
+        assert not grad
+    assert sharing.means(0, given) == ([0.0, 1.0], [0.0, 1.0], False)

@@ -90,6 +90,14 @@ def test_each_option_changes_the_run(capsys):
     assert re.match(r"epoch 1 step 2 loss [\d.]+ accuracy [\d.]+\n", capsys.readouterr().out)
 
 
+def test_a_bar_is_shown_only_when_asked_for_and_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    train(settings_of(), ALONE)
+    assert capsys.readouterr().err == ""
+    train(settings_of(), ALONE, progress=True)
+    assert "epoch 1" in capsys.readouterr().err
+
+
 def test_steps_end_a_run_within_an_epoch():
     run = train(settings_of(steps=3), ALONE)
     assert [score["step"] for score in run.scores] == [2, 3]
@@ -105,6 +113,76 @@ def test_a_step_that_the_loss_scale_skips_is_none():
         assert (run.batches, run.step, run.ema.n_averaged.item()) == (batches, step, step)
         assert run.scaler.get_scale() == 2.0
         assert torch.equal(run.network.weight, start) == (step == 0)
+
+
+@pytest.mark.parametrize("optimizer", ["plain", "fused"])
+@pytest.mark.parametrize("scale", [4.0, 1e-45, 0.0])
+def test_a_skipped_step_is_none_however_small_the_scale_and_whoever_skips(optimizer, scale):
+    run = build(settings_of(ema=0.5), ALONE, torch.nn.Linear(1, 1))
+    if optimizer == "fused":
+        run.optimizer = torch.optim.AdamW(run.network.parameters(), lr=0.01, fused=True)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    run.scaler.scale(torch.zeros(1))  # it makes its scale at first use
+    run.scaler.update(scale)  # 0 is where halving a scale ends
+    start = run.network.weight.detach().clone()
+    run.scaler.scale(run.network(torch.ones(1, 1)).sum() * float("inf")).backward()
+    take_step(run, 0.1)
+    assert torch.equal(run.network.weight, start)
+    assert (run.batches, run.step, run.ema.n_averaged.item()) == (1, 0, 0)
+    assert not run.optimizer._optimizer_step_post_hooks
+
+
+def averaged(decay, values):
+    """Return what the moving average is after each of these weights."""
+    run = build(settings_of(ema=decay), ALONE, torch.nn.Linear(1, 1, bias=False))
+    found = []
+    for value in values:
+        torch.nn.init.constant_(run.network.weight, value)
+        run.ema.update_parameters(run.network)
+        found.append(run.ema.module.weight.item())
+    return found
+
+
+def test_the_moving_average_warms_up_to_its_decay():
+    found = averaged(0.3, [1.0] + [0.0] * 5)  # what is left of the first weight
+    expected, left = [1.0], 1.0
+    for decay in (2 / 11, 3 / 12, 0.3, 0.3, 0.3):
+        left *= decay
+        expected.append(left)
+    assert found == pytest.approx(expected)
+    # Without the warm-up 0.999^300 = 74 % of a random start would be left.
+    assert averaged(0.999, [1.0] + [0.0] * 300)[-1] < 1e-6
+    # A slow average of what moves lags behind it by a tenth of the steps.
+    assert averaged(0.999, range(100))[-1] == pytest.approx(99 - 10, abs=2)
+
+
+def test_every_micro_batch_of_every_step_drops_out_other_features():
+    alone = sharing.masks(0, settings_of(epochs=2, accumulate=2))
+    assert len(alone) == 8
+    assert len(alone.unique(dim=0)) == 8
+    assert torch.equal(alone, sharing.masks(0, settings_of(epochs=2, accumulate=2)))
+    other = sharing.masks(0, settings_of(epochs=2, accumulate=2, seed=9))
+    assert len(torch.cat([alone, other]).unique(dim=0)) == 16
+    ranks = torch.cat(launch(sharing.masks, 2, (settings_of(epochs=2),)))
+    assert len(ranks.unique(dim=0)) == 8
+
+
+def test_a_resumed_run_goes_on_with_the_masks_that_it_would_have_drawn(tmp_path, monkeypatch):
+    settings = settings_of(epochs=2, accumulate=2)
+    whole = sharing.masks(0, settings)
+    real = loop.take_step
+
+    def cut(run: Run, rate, clip):
+        if run.step == 1:
+            raise KeyboardInterrupt
+        real(run, rate, clip)
+
+    monkeypatch.setattr(loop, "take_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        sharing.masks(0, settings, tmp_path)
+    monkeypatch.setattr(loop, "take_step", real)
+    torch.manual_seed(123)  # another process is in another state
+    assert torch.equal(sharing.masks(0, settings, tmp_path, resume=True), whole[2:])
 
 
 def test_ctrl_c_ends_a_run_after_the_step_and_twice_at_once(tmp_path, monkeypatch):

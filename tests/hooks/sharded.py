@@ -66,17 +66,26 @@ def divided(rank):
     fully_shard(model)
     cross_entropy(model, (images, labels)).backward()
     health = gradient_health(model).table()
+    said = {"apart": refusals(model, images, rank)}
     with capture(model, "2") as maps:
-        model(images)
-    model.eval()
-    return {
+        model.train()(images)
+    said["together"] = refusals(model, images, rank)  # until the pass is over
+    said["inner"] = refusals(model[0], images, rank)
+    return said | {
         "health": health,
         "captured": maps["2"],
-        "first_bad": words(lambda: first_bad(model, images)),
-        "grad_cam": words(lambda: grad_cam(model, images, "2", lambda out: out[:, 0])),
-        "edit": words(lambda: edited_gradient(model, {"0": 0.5}, model, rank)),
         "distributed map": described_map(rank),
     }
+
+
+def refusals(model, images, rank):
+    """Return what those instruments say that need whole parameters."""
+    model.eval()
+    return [
+        words(lambda: first_bad(model, images)),
+        words(lambda: grad_cam(model, images, "", lambda out: out[:, 0])),
+        words(lambda: edited_gradient(model, {"": 0.5}, model, rank)),
+    ]
 
 
 def described_map(rank):
@@ -107,3 +116,8 @@ def flattened(rank):
                 words(lambda at=at: edited_gradient(at, {"": 0.5}, at, rank)),
             ]
     return said
+
+
+def everything(rank):
+    """Run all of the above in one group, as its start takes longest."""
+    return edit_averaged(rank), divided(rank), flattened(rank)

@@ -287,13 +287,12 @@ def vision_transformer():
     [
         ((2, 8, 4, 6), (64, 96), True),
         ((2, 8, 5, 7), (64, 96), True),  # convolutions without padding
-        ((2, 8, 16, 44), (28, 56), True),  # many of them: still nearer than twice
+        ((2, 16, 16, 44), (28, 56), True),  # many of them: still nearer than twice
         ((2, 8, 7, 7), (64, 96), True),  # adaptive pooling
         ((2, 8, 1, 1), (64, 96), True),
         ((2, 8, 128, 192), (64, 96), True),  # enlarged
         ((2, 4, 4, 8), (32, 32), False),
         ((2, 16, 24, 9), (64, 96), False),
-        ((2, 4, 6, 8), (64, 96), False),
         ((2, 512, 1, 65), (32, 256), False),
         ((2, 3, 65, 65), (32, 256), False),
     ],
@@ -326,9 +325,7 @@ def test_the_form_of_the_images_tells_maps_from_other_layouts(shape, size, fits)
 )
 def test_where_lengths_are_alike_the_parts_of_the_layer_tell(layer, refused):
     model = nn.Sequential(layer, Returns(lambda x: x[:, :, 0, 0])).eval()
-    images = torch.rand(2, 8, 8, 8)
-    if (isinstance(layer, nn.Sequential) and refused) or type(layer) in (nn.LayerNorm, nn.Linear):
-        images = torch.rand(2, 7, 8, 8)
+    images = torch.rand(2, 7 if refused else 8, 8, 8)
     if refused:
         with pytest.raises(ValueError, match="channels on the last axis; pass reshape=from_nhwc"):
             grad_cam(model, images, "0", first_class)
@@ -352,7 +349,7 @@ def test_a_wrong_reshape_says_what_is_wrong():
         (tokens, lambda x: None, r"reshape to make maps \[2,K,h,w\] .*got a NoneType"),
         (tokens, lambda x: x, r"of what layer '0' returns, \(2, 25, 8\), got \(2, 25, 8\)"),
         (maps, from_nhwc, "these were maps already: leave reshape out"),
-        (tokens[:, :23], None, r"tokens \[N,T,K\]: pass reshape=from_tokens\(h, w, skip\)"),
+        (torch.rand(2, 300, 8), None, r"tokens \[N,T,K\]: pass reshape=from_tokens\(h, w, skip\)"),
         (tokens[:, :24], None, r"from_tokens\(4, 6, skip=0\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -250,6 +250,7 @@ def test_a_deep_network_whose_front_gets_nothing_is_ill_in_front():
 
 
 @pytest.mark.parametrize("form", ["sparse", "uncoalesced"])
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
 def test_a_sparse_gradient_has_the_norm_of_the_dense_one(form):
     table = nn.Embedding(1000, 3, sparse=True)
     words = torch.tensor([5, 5, 7])

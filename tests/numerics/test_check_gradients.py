@@ -235,3 +235,49 @@ def test_errors_say_what_was_expected():
     own = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError, match="the same value when called again"):
         check_gradients(lambda x: x * torch.rand(1, generator=own).double(), torch.ones(1))
+
+
+@pytest.mark.parametrize("step", [1e-1, 1e-2, 1e-3])
+def test_the_error_of_the_differences_falls_with_the_square_of_the_step(step):
+    x = torch.tensor([0.7], dtype=torch.float64)
+    check = check_gradients(torch.exp, x, step=step)
+    (row,) = check.inputs
+    assert row.analytic == pytest.approx(math.exp(0.7), rel=1e-12)
+    # (e^h - e^-h) / 2h = 1 + h^2/6 + ...; a difference to one side only is off by h/2.
+    assert row.numeric / row.analytic - 1 == pytest.approx(step**2 / 6, rel=0.01)
+
+
+def test_a_slope_of_a_curve_is_within_the_tolerance_at_a_step_at_which_one_side_is_not():
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    assert check_gradients(lambda x: x**2, x, step=0.1, rtol=1e-9, atol=1e-9).ok
+
+
+def test_inputs_have_names_too():
+    def loss(x, *, weights, labels):
+        return F.cross_entropy(x * weights["w"], labels)
+
+    given = {"weights": {"w": torch.rand(1, 3)}, "labels": torch.tensor([0, 2])}
+    check = check_gradients(loss, torch.rand(2, 3), kwargs=given)
+    assert check.ok
+    assert [row.name for row in check.inputs] == ["input 0", "input weights['w']"]
+    chosen = torch.rand(1, 3, requires_grad=True)
+    given["weights"] = {"w": chosen}
+    check = check_gradients(loss, torch.rand(2, 3), kwargs=given)
+    assert [row.name for row in check.inputs] == ["input weights['w']"]
+    assert chosen.grad is None
+    model = nn.Linear(3, 2)
+    model.forward = lambda x, scale: F.linear(x * scale, model.weight, model.bias)
+    check = check_gradients(model, torch.rand(2, 3), kwargs={"scale": torch.rand(3)})
+    assert [row.name for row in check.inputs] == ["input 0", "input scale", "weight", "bias"]
+    assert check.ok
+    written = torch.ones(3)
+    check_gradients(lambda x, y: x * y.mul_(2), torch.ones(3), kwargs={"y": written})
+    assert written.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(1), [1], {0: 1}])
+def test_inputs_by_name_are_a_mapping_from_names(wrong):
+    with pytest.raises(TypeError, match="check_gradients: expected kwargs to be a dict from the n"):
+        check_gradients(torch.sin, torch.ones(1), kwargs=wrong)
+    with pytest.raises(TypeError, match="expected a function or a module, got a Tensor; pass the"):
+        check_gradients(torch.ones(1), torch.ones(1))

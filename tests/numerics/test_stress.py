@@ -273,3 +273,34 @@ def test_it_runs_on_a_gpu():
     report = stress(naive_mish, "elementwise", device="cuda")
     assert report.smallest.inputs[0].device.type == "cuda"
     assert report.smallest.inputs[0].tolist() == [100.0]
+
+
+def test_a_loss_that_writes_over_its_inputs_gets_fresh_ones_every_time():
+    prediction, target = torch.ones(3), torch.full((3,), 2.0)
+    nested = {"boxes": [torch.full((2,), 5.0)], "names": ["a"]}
+    seen = []
+
+    def writes(x, y, more):
+        seen.append((x.tolist(), y.tolist(), more["boxes"][0].tolist(), list(more["names"])))
+        more["boxes"][0].add_(1)
+        more["names"].append("b")
+        more["left"] = True
+        return (x.mul_(2) - y.add_(1)).square().mean()
+
+    case = Case("ones", (prediction, target, nested))
+    report = stress(writes, [case, case])
+    assert report.ok, report
+    assert seen == [([1, 1, 1], [2, 2, 2], [5, 5], ["a"])] * 6
+    assert [outcome.value for outcome in report.outcomes] == [1.0] * 6
+    assert (prediction.tolist(), target.tolist()) == ([1, 1, 1], [2, 2, 2])
+    assert nested["names"] == ["a"]
+    assert "left" not in nested
+    assert nested["boxes"][0].tolist() == [5, 5]
+
+
+def test_what_is_shrunk_is_what_failed_and_not_what_the_loss_made_of_it():
+    def writes(x):
+        return x.sub_(1).sqrt().sum()  # NaN below 1, and a gradient at 1 that is infinite
+
+    smallest = stress(writes, [Case("half", (torch.tensor([4.0, 0.5]),))]).smallest
+    assert [value.tolist() for value in smallest.inputs] == [[0.5]]
