@@ -179,3 +179,36 @@ def test_features_beat_pixels():
 def nearest_neighbour_accuracy(train, test, train_labels, test_labels):
     nearest = torch.cdist(test, train).argmin(1)
     return (train_labels[nearest] == test_labels).float().mean().item()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_objects_and_places_are_those_of_the_split(split):
+    """Also when a split is asked for alone: nothing of another one is in it."""
+    found = photos_with_masks(split, n=64, size=16)
+    assert set(found.data.sources.tolist()) <= {
+        c.source for c in load_cutouts() if c.split == split
+    }
+    assert set(found.places) <= {b.name for b in load_backgrounds() if b.split == split}
+    groups = {b.name: b.group for b in load_backgrounds()}
+    assert [groups[place] for place in found.places] == list(found.groups)
+
+
+def test_splits_share_no_stream_of_chance():
+    """The same seed must not deal the same classes in the same order to two splits."""
+    orders = {tuple(photos(split, n=64, size=16, seed=2).labels.tolist()) for split in SPLITS}
+    assert len(orders) == len(SPLITS)
+
+
+def test_a_mask_is_where_the_object_is_seen_to_half():
+    """The object is drawn twice, on other ground: alpha is what the ground does not show."""
+    places = [{kind: {group: 1} for kind in CLASSES} for group in ("green", "indoors")]
+    here, there = (photos_with_masks("val", n=16, size=48, backgrounds=p) for p in places)
+    changed = (here.data.images - there.data.images).abs().amax(1) > 0.02
+    for mask, moved in zip(here.masks, changed, strict=True):
+        ys, xs = torch.nonzero(mask, as_tuple=True)
+        inner = (
+            mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        )
+        assert moved[1:-1, 1:-1][inner].float().mean() < 0.2  # inside, the ground does not matter
+        assert 0 <= xs.min() <= xs.max() < 48
+        assert 0 <= ys.min() <= ys.max() < 48

@@ -1,5 +1,6 @@
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from torch.utils.data import DataLoader
 from labs import plot
 from labs.data.cutouts import SPLITS
 from labs.data.scenes import Knobs, Scenes, collate, preview
+from labs.data.scenes.layout import draw_noise
+from labs.data.scenes.things import load_pool
 
 ALL = ("digits", "clothes", "photos")
 LABELS = [["2", "3"], ["3"], ["7", "2", "3"], ["8", "4", "0"]]
@@ -446,3 +449,79 @@ def test_preview_refuses_labels_without_a_name():
     image, target = Scenes("train", 1)[0]
     with pytest.raises(ValueError, match=r"labels in \[0, 0\)"):
         preview(plot.new()[1], image, target, ())
+
+
+# ------------------------------------------------------------------- what belongs to whom
+
+
+def hidden_scenes():
+    """Yield layouts of sequences, with the truth of each frame, in which objects vanish."""
+    knobs = {"things": ("clothes",), "occlusion": 1.0, "objects": (8, 8), "size": (16, 64)}
+    scenes = Scenes("train", 4, frames=8, speed=6.0, canvas=(64, 64), **knobs)
+    for i, (_, truths) in enumerate(scenes):
+        yield scenes.layout(i), truths
+
+
+def test_a_track_id_is_the_number_of_its_object_whoever_is_hidden():
+    """Ids must not move up when an earlier object vanishes: label and shape tell who it is."""
+    gaps = 0
+    for layout, truths in hidden_scenes():
+        for frame, target in enumerate(truths):
+            ids = target["track_ids"].tolist()
+            gaps += ids != list(range(len(ids)))
+            for row, track in enumerate(ids):
+                sprite = layout.sprites[track]
+                assert target["labels"][row] == sprite.label
+                (x, y), (h, w) = sprite.path[frame], sprite.mask.shape
+                whole = torch.zeros(64, 64).bool()
+                whole[y : y + h, x : x + w] = torch.tensor(sprite.mask)
+                assert torch.equal(target["masks_amodal"][row], whole)
+    assert gaps  # or nobody was hidden before another
+
+
+def test_what_is_visible_is_what_no_later_object_covers():
+    """Draw the owners again, from the sprites alone: the last one at a pixel is seen there."""
+    hidden = 0
+    for layout, truths in hidden_scenes():
+        for frame, target in enumerate(truths):
+            owner = torch.full((64, 64), -1)
+            for number, sprite in enumerate(layout.sprites):
+                (x, y), (h, w) = sprite.path[frame], sprite.mask.shape
+                owner[y : y + h, x : x + w][torch.tensor(sprite.mask)] = number
+            assert target["track_ids"].tolist() == [n for n in owner.unique().tolist() if n >= 0]
+            for mask, track in zip(target["masks"], target["track_ids"], strict=True):
+                assert torch.equal(mask, owner == track)
+            hidden += int((target["visible"] < 1).sum())
+    assert hidden
+
+
+@pytest.mark.parametrize("things", [("digits",), ("clothes",), ("photos",)])
+def test_splits_share_no_pixels_of_their_sources(things):
+    """Not by number: the pictures themselves, as they are drawn from, are in one split only."""
+    pools = [load_pool(things[0], split) for split in SPLITS]
+    pixels = [{np.asarray(p).tobytes() for p in pool.pictures} for pool in pools]
+    assert not any(a & b for a, b in combinations(pixels, 2))
+    assert all(len(pool.sources) == len(pool.pictures) for pool in pools)
+
+
+def test_splits_share_no_stream_of_chance():
+    """The same seed and index must not draw the same places and sizes in another split."""
+    same_place = [Scenes(split, 1, seed=4, objects=(6, 6), occlusion=1.0) for split in SPLITS]
+    paths = [[sprite.path for sprite in data.layout(0).sprites] for data in same_place]
+    assert not any(a == b for a, b in combinations(paths, 2))
+    grains = []
+    for split in SPLITS:
+        knobs = Knobs(noise=0.1)
+        grains.append(torch.tensor(draw_noise(split, 4, 0, 0, knobs)).float().flatten())
+    assert torch.corrcoef(torch.stack(grains)).fill_diagonal_(0).abs().max() < 0.05
+
+
+def test_noise_is_added_once_and_to_every_frame():
+    """With the drawn noise at hand, the picture must be exactly the clean one plus it."""
+    knobs = {"things": ("photos",), "frames": 2}
+    clean, noisy = Scenes("val", 2, **knobs), Scenes("val", 2, noise=0.05, **knobs)
+    for i in range(2):
+        for frame in range(2):
+            grain = torch.tensor(draw_noise("val", 0, i, frame, noisy.knobs)).permute(2, 0, 1)
+            expected = (clean[i][0][frame].mul(255).round() + grain).clamp(0, 255) / 255
+            torch.testing.assert_close(noisy[i][0][frame], expected)

@@ -76,3 +76,44 @@ def test_errors(written, tmp_path):
     with pytest.raises(ValueError, match="write scenes with frames=None"):
         to_coco(Scenes("train", 1, frames=2), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+class Odd:
+    """Hold a picture whose masks fill little of their boxes, and touch only their corners."""
+
+    split, classes = "odd", ("line", "cross")
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        masks = torch.zeros(2, 12, 16).bool()
+        masks[0, torch.arange(10), torch.arange(10)] = True
+        masks[1, 2:11, 12], masks[1, 6, 11:16] = True, True
+        boxes = torch.tensor([[0.0, 0, 10, 10], [11, 2, 16, 11]])
+        return torch.zeros(3, 12, 16), {
+            "boxes": boxes,
+            "labels": torch.tensor([0, 1]),
+            "masks": masks,
+        }
+
+
+def test_the_area_is_that_of_the_mask_not_of_the_box(tmp_path):
+    """COCO's `area` decides what counts as small; a diagonal of ten pixels has 10, its box 100."""
+    notes = json.loads(to_coco(Odd(), tmp_path).read_text())["annotations"]
+    assert [note["area"] for note in notes] == [10, 13]
+    assert [note["bbox"] for note in notes] == [[0, 0, 10, 10], [11, 2, 5, 9]]
+    assert [note["iscrowd"] for note in notes] == [0, 0]
+    assert from_coco(tmp_path, "odd")[0][1]["area"].tolist() == [10, 13]
+
+
+def test_what_is_written_is_what_is_seen_not_what_is_hidden(written):
+    data, folder, file = written
+    notes, areas, hidden = json.loads(file.read_text())["annotations"], [], 0
+    for _, target in data:
+        areas += target["masks"].sum((1, 2)).tolist()
+        hidden += int((target["visible"] < 1).sum())
+    assert [note["area"] for note in notes] == areas
+    assert hidden  # or the test shows nothing
+    read = torch.cat([target["area"] for _, target in from_coco(folder, "val")])
+    assert read.tolist() == areas

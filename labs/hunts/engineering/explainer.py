@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labs.hunts import Verdict, examine
-from labs.hunts.answer import tensor_of
+from labs.hunts.answer import described, tensor_of
 
 Explain = Callable[[Tensor, int], Tensor]
 MakeExplainer = Callable[[nn.Module, str], Explain]
@@ -64,6 +64,12 @@ def _net() -> _Net:
     return _Net().eval()
 
 
+def _made(explainer: MakeExplainer, net: nn.Module) -> Explain:
+    explain = explainer(net, "middle")
+    assert callable(explain), f"expected an object to call, got {described(explain)}"
+    return explain
+
+
 def _expected(net: _Net, images: Tensor, label: int) -> Tensor:
     """Compute the map without any hook."""
     maps = net.middle(torch.tanh(net.stem(images))).detach().requires_grad_()
@@ -81,13 +87,13 @@ def _compare(explain: Explain, net: _Net, images: Tensor, label: int, which: str
 
 def _first_map(explainer: MakeExplainer) -> str:
     net = _net()
-    _compare(explainer(net, "middle"), net, torch.randn(2, 2, 7, 6), 1, "the map")
+    _compare(_made(explainer, net), net, torch.randn(2, 2, 7, 6), 1, "the map")
     return "equal to the formula"
 
 
 def _second_map(explainer: MakeExplainer) -> str:
     net = _net()
-    explain = explainer(net, "middle")
+    explain = _made(explainer, net)
     for number, size in enumerate([(7, 6), (7, 6), (5, 8)], 1):
         _compare(explain, net, torch.randn(1, 2, *size), 1, f"map {number}")
     return "three pictures, three maps"
@@ -95,7 +101,7 @@ def _second_map(explainer: MakeExplainer) -> str:
 
 def _other_class(explainer: MakeExplainer) -> str:
     net, images = _net(), torch.randn(1, 2, 7, 6)
-    explain = explainer(net, "middle")
+    explain = _made(explainer, net)
     for label in range(CLASSES):
         _compare(explain, net, images, label, f"the map of class {label}")
     return f"{CLASSES} classes, {CLASSES} maps"
@@ -103,7 +109,7 @@ def _other_class(explainer: MakeExplainer) -> str:
 
 def _two_at_once(explainer: MakeExplainer) -> str:
     net = _net()
-    pair = explainer(net, "middle"), explainer(net, "middle")
+    pair = _made(explainer, net), _made(explainer, net)
     for turn in range(4):
         _compare(pair[turn % 2], net, torch.randn(1, 2, 7, 6), 0, f"the map of turn {turn}")
     return "four maps in turn"
@@ -116,7 +122,7 @@ def _hooks(net: nn.Module) -> int:
 
 def _no_hook_stays(explainer: MakeExplainer) -> str:
     net = _net()
-    explain = explainer(net, "middle")
+    explain = _made(explainer, net)
     for _ in range(3):
         explain(torch.randn(1, 2, 7, 6), 0)
     assert _hooks(net) == 0, f"{_hooks(net)} more than before"
@@ -125,7 +131,7 @@ def _no_hook_stays(explainer: MakeExplainer) -> str:
 
 def _no_hook_after_error(explainer: MakeExplainer) -> str:
     net = _net()
-    explain = explainer(net, "middle")
+    explain = _made(explainer, net)
     cause = RuntimeError("the head is broken")
 
     def fail(*_: Any) -> None:
@@ -148,7 +154,7 @@ def _no_hook_after_error(explainer: MakeExplainer) -> str:
 def _spares_other_hooks(explainer: MakeExplainer) -> str:
     net, seen = _net(), []
     net.middle.register_forward_hook(lambda *_: seen.append(1))
-    explain = explainer(net, "middle")
+    explain = _made(explainer, net)
     for _ in range(2):
         explain(torch.randn(1, 2, 7, 6), 0)
     before = len(seen)
@@ -159,12 +165,12 @@ def _spares_other_hooks(explainer: MakeExplainer) -> str:
 
 def _leaves_grad(explainer: MakeExplainer) -> str:
     net, images = _net(), torch.randn(1, 2, 7, 6)
-    explainer(net, "middle")(images, 0)
+    _made(explainer, net)(images, 0)
     filled = [name for name, p in net.named_parameters() if p.grad is not None]
     assert not filled, f"{len(filled)} were filled, {filled[0]} among them"
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
-    explainer(net, "middle")(images, 0)
+    _made(explainer, net)(images, 0)
     kept = [p.grad is not None and bool((p.grad == 1).all()) for p in net.parameters()]
     assert all(kept), f"{len(kept) - sum(kept)} that held a gradient were changed"
     assert all(p.requires_grad for p in net.parameters()), "parameters no longer require gradients"

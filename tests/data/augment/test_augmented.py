@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
-from labs.data.augment import Augmented, Transformed, copy_paste, mixup, mosaic
+from labs.data.augment import Augmented, Transformed, copy_paste, letterbox, mixup, mosaic
 from labs.data.scenes import Rendered, Scenes, collate
 from tests.data.solids import Solids, assert_honest, seen
 
@@ -162,3 +162,46 @@ def test_errors():
     sieve = v2.Compose([v2.CenterCrop(8), v2.SanitizeBoundingBoxes()])
     with pytest.raises(ValueError, match="leave SanitizeBoundingBoxes out"):
         Augmented(SOLIDS, Transformed(sieve))[0]
+
+
+class Noted:
+    """Hold scenes with every entry that follows, and one that does not."""
+
+    split, classes = "train", ("a", "b", "c")
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        masks = torch.zeros(3, 20, 20).bool()
+        masks[0, 2:9, 2:9], masks[1, :4, 15:], masks[2, 10:19, 5:15] = True, True, True
+        return torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(index)), {
+            "boxes": torch.tensor([[2.0, 2, 9, 9], [15, 0, 20, 4], [5, 10, 15, 19]]),
+            "labels": torch.tensor([0, 1, 2]),
+            "masks": masks,
+            "track_ids": torch.tensor([7, 8, 9]),
+            "iscrowd": torch.tensor([False, True, False]),
+            "ignore": torch.tensor([True, False, False]),
+            "area": torch.tensor([1.0, 2.0, 3.0]),
+        }
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Transformed(v2.CenterCrop(10)),
+        Transformed(v2.RandomHorizontalFlip(1.0)),
+        lambda examples, _: letterbox(examples[0], (40, 50)),
+        lambda examples, rng: mixup([*examples, examples[0]], rng),
+        lambda examples, rng: copy_paste([*examples, examples[0]], rng),
+        lambda examples, rng: mosaic(4 * [examples[0]], rng, size=(32, 32)),
+    ],
+    ids=["crop", "mirror", "letterbox", "mixup", "copy_paste", "mosaic"],
+)
+def test_flags_and_tracks_stay_with_their_object(augment):
+    for _, target in Augmented(Noted(), augment):
+        assert set(target) == {"boxes", "labels", "masks", "track_ids", "iscrowd", "ignore"}
+        assert len(target["labels"])
+        assert torch.equal(target["track_ids"], target["labels"] + 7)
+        assert torch.equal(target["iscrowd"], target["labels"] == 1)
+        assert torch.equal(target["ignore"], target["labels"] == 0)

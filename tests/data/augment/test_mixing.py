@@ -115,3 +115,21 @@ def test_errors():
         copy_paste([*bare], rng)
     with pytest.raises(ValueError, match=r"share=1\.5"):
         copy_paste([*PAIR], rng, share=1.5)
+
+
+def test_a_mirrored_source_mirrors_pixels_boxes_and_masks():
+    """Nothing is below: what is pasted must be the second picture, seen in a mirror."""
+    pair = Solids([(20, 20)] * 2, [[], [(1, 2, 7, 12)]])
+    image, target = copy_paste([*pair], np.random.default_rng(0), **{**plain, "flip": 1.0}, share=1)
+    assert target["boxes"].tolist() == [[13, 2, 19, 12]]
+    assert_honest(image, target)
+
+
+def test_a_blend_shows_each_picture_by_its_share():
+    """The first picture has the share, and the second one what is left."""
+    truth = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    pair = [(torch.ones(3, 4, 4), truth), (torch.zeros(3, 4, 4), truth)]
+    for seed in range(5):
+        share = np.random.default_rng(seed).beta(1.5, 1.5)
+        image, _ = mixup(pair, np.random.default_rng(seed))
+        torch.testing.assert_close(image, torch.full((3, 4, 4), share).float())

@@ -125,3 +125,17 @@ def test_errors():
 def test_as_a_data_set():
     data = Augmented(Scenes("train", 5), partial(mosaic, size=(128, 128)), partners=3)
     assert {image.shape for image, _ in data} == {(3, 128, 128)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_quadrant_has_the_labels_of_its_own_picture(seed):
+    """Four pictures that are full of one object: the label of a quadrant is that of its tile."""
+    tiles = [*Solids([(64, 96)] * 4, [[(0, 0, 96, 64)]] * 4)]
+    image, target = same(tiles, np.random.default_rng(seed))
+    assert target["labels"].tolist() == target["track_ids"].sub(100).tolist() == [0, 1, 2, 3]
+    right, below = (target["boxes"][:, k] > 0 for k in (0, 1))
+    assert right.tolist() == [False, True, False, True]
+    assert below.tolist() == [False, False, True, True]
+    assert target["boxes"][0, 2:].tolist() == target["boxes"][3, :2].tolist()  # they meet there
+    assert target["masks"].sum(0).eq(1).all()  # every pixel is one tile's
+    assert_honest(image, target)
