@@ -103,8 +103,8 @@ def load_published(
     if wrong := _what_is_wrong(model.state_dict(), entries, wanted):
         raise ValueError(
             f"load_published: expected the entries of this {type(model).__name__} as {layout} "
-            f"names them, got {'; '.join(wrong[:6])}; {len(wrong)} in all do not fit, and nothing was "
-            "loaded; build the network with the classes and at the scale of the file"
+            f"names them, got {'; '.join(wrong[:6])}; {len(wrong)} in all do not fit, and nothing "
+            "was loaded; build the network with the classes and at the scale of the file"
         )
     loaded = {theirs: ours for theirs, ours in wanted.names.items() if theirs in entries}
     model.load_state_dict(
