@@ -19,7 +19,9 @@ def start_at_prior(
 
     An untrained network that calls half of all places an object would spend its first steps on
     taking that back. As in the original, each anchor of a level expects eight objects in an image.
-    The odds of a class begin at 0.6 to C, for any C; the original has 0.6 to C - 0.99.
+    The odds of a class begin at 0.6 to C, for any C; the original has 0.6 to C - 0.99. The biases
+    are set to these values exactly, where the program of v5 and v7 adds them to the random ones
+    that PyTorch draws.
 
     Args:
         biases: Of the last layer of each level, [A*(5+C)].

@@ -14,6 +14,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from labs.models.settings import refuse_counts
+
 Shortcut = Literal["project", "pad", "none"]
 Stem = Literal["imagenet", "cifar"]
 
@@ -165,6 +167,8 @@ class ResNet(nn.Module):
                 "ResNet: expected three or four depths and stem 'imagenet' or 'cifar', "
                 f"got depths={tuple(depths)}, stem={stem!r}"
             )
+        counts = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
+        refuse_counts("ResNet", counts | {f"depths[{i}]": n for i, n in enumerate(depths)})
         large = stem == "imagenet"
         size, stride = (7, 2) if large else (3, 1)
         self.conv1 = nn.Conv2d(in_channels, width, size, stride, padding=size // 2, bias=False)

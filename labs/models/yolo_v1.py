@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from labs.models.settings import refuse_counts, refuse_factors
+
 
 class YOLOv1(nn.Module):
     """Map images [N,3,H,W] of one fixed size to one map [N,boxes*5+num_classes,rows,columns].
@@ -42,7 +44,8 @@ class YOLOv1(nn.Module):
         stride: As given; criterion and postprocess need it.
 
     Raises:
-        ValueError: When the image size does not divide into cells, or ``reduction`` is another.
+        ValueError: When the image size does not divide into cells, ``reduction`` is another, or a
+            count or factor is not above 0.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class YOLOv1(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        counts = {"num_classes": num_classes, "stride": stride, "boxes": boxes}
+        refuse_counts("YOLOv1", counts | ({} if hidden is None else {"hidden": hidden}))
+        refuse_factors("YOLOv1", {"width": width})
         refuse_bad_sizes(image_size, stride, reduction, hidden)
         self.image_size, self.stride = image_size, stride
         self.grid = image_size[0] // stride, image_size[1] // stride

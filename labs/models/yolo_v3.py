@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from labs.boxes.anchors import Anchors
 from labs.models.blocks import Conv, set_norms
+from labs.models.settings import refuse_counts, refuse_factors
 
 Activation = Callable[[], nn.Module]
 
@@ -173,7 +174,7 @@ class YOLOv3(nn.Module):
             they began as; 0.03 to 0.1 suits short runs.
 
     Raises:
-        ValueError: When strides and depths do not fit.
+        ValueError: When strides and depths do not fit, or a count or factor is not above 0.
     """
 
     def __init__(
@@ -190,6 +191,9 @@ class YOLOv3(nn.Module):
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
+        counts = {"num_classes": num_classes, "anchors": anchors, "stem_stride": stem_stride}
+        refuse_counts("YOLOv3", counts | {f"depths[{i}]": n for i, n in enumerate(depths)})
+        refuse_factors("YOLOv3", {"width": width})
         refuse_bad_levels(strides, depths, stem_stride)
         self.num_classes, self.anchors, self.strides = num_classes, anchors, tuple(strides)
         self.backbone = Darknet53(strides, depths, width, activation, stem_stride)

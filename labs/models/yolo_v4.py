@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from labs.models.blocks import SPP, Conv, set_norms
+from labs.models.settings import refuse_counts, refuse_factors
 from labs.models.yolo_v3 import (
     Activation,
     Anchors,
@@ -179,7 +180,7 @@ class YOLOv4(nn.Module):
             they began as; 0.03 to 0.1 suits short runs.
 
     Raises:
-        ValueError: When strides and depths do not fit.
+        ValueError: When strides and depths do not fit, or a count or factor is not above 0.
     """
 
     def __init__(
@@ -197,6 +198,9 @@ class YOLOv4(nn.Module):
         momentum: float = 0.01,
     ) -> None:
         super().__init__()
+        counts = {"num_classes": num_classes, "anchors": anchors, "stem_stride": stem_stride}
+        refuse_counts("YOLOv4", counts | {f"depths[{i}]": n for i, n in enumerate(depths)})
+        refuse_factors("YOLOv4", {"width": width})
         refuse_bad_levels(strides, depths, stem_stride)
         self.num_classes, self.anchors, self.strides = num_classes, anchors, tuple(strides)
         self.backbone = CSPDarknet53(strides, depths, width, activation, stem_stride)

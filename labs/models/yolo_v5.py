@@ -31,6 +31,7 @@ from torch.nn.functional import interpolate
 
 from labs.models.anchored import refuse_strides, start_at_prior
 from labs.models.blocks import SPPF, Bottleneck, Conv, set_norms
+from labs.models.settings import refuse_counts, refuse_factors
 from labs.models.yolo_v3 import V3_ANCHORS
 
 # v5 takes over v3's anchors, and fits new ones when they do not suit the data.
@@ -196,7 +197,8 @@ class YOLOv5(nn.Module):
         strides: As given.
 
     Raises:
-        ValueError: When the scale is unknown, or the strides do not double.
+        ValueError: When the scale is unknown, the strides do not double, or a count or factor is
+            not above 0.
     """
 
     def __init__(
@@ -219,6 +221,9 @@ class YOLOv5(nn.Module):
         self.num_classes, self.anchors = num_classes, anchors
         width = SCALES[scale].width if width is None else width
         depth = SCALES[scale].depth if depth is None else depth
+        counts = {"num_classes": num_classes, "anchors": anchors, "in_channels": in_channels}
+        refuse_counts("YOLOv5", counts)
+        refuse_factors("YOLOv5", {"width": width, "depth": depth, "image_size": image_size})
         stages = int(math.log2(strides[-1]))  # 5 for stride 32, the stem included
         channels = [8 * math.ceil(64 * 2**i * width / 8) for i in range(stages)]
         repeats = [max(round(n * depth), 1) for n in (3, 6, 9, 3)[: stages - 1]]

@@ -32,6 +32,7 @@ from torch.nn.functional import interpolate, max_pool2d
 from labs.models.anchored import refuse_strides, start_at_prior
 from labs.models.blocks import Conv, set_norms
 from labs.models.fusion import ImplicitConv, RepConv, fuse
+from labs.models.settings import refuse_counts, refuse_factors
 
 # Width and height in pixels, for images of 640 pixels of COCO: three a level, finest level first.
 COCO_ANCHORS = (
@@ -307,7 +308,7 @@ class YOLOv7(nn.Module):
         strides: As given.
 
     Raises:
-        ValueError: When the strides do not double.
+        ValueError: When the strides do not double, or a count or factor is not above 0.
     """
 
     def __init__(
@@ -326,6 +327,9 @@ class YOLOv7(nn.Module):
     ) -> None:
         super().__init__()
         refuse_strides("YOLOv7", strides)
+        counts = {"num_classes": num_classes, "anchors": anchors, "in_channels": in_channels}
+        refuse_counts("YOLOv7", counts | {"depth": depth})
+        refuse_factors("YOLOv7", {"width": width, "image_size": image_size})
         self.strides = tuple(strides)
         self.num_classes, self.anchors = num_classes, anchors
         block: Block = ExtendedELAN if extended else ELAN

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from labs.models.blocks import SPPF, Bottleneck, Conv, set_norms
+from labs.models.settings import refuse_counts, refuse_factors
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ class YOLOv8(nn.Module):
         reg_max: As given.
 
     Raises:
-        ValueError: When the scale is unknown, or the strides do not double.
+        ValueError: When the scale is unknown, the strides do not double, or a count or factor is
+            not above 0.
     """
 
     def __init__(
@@ -261,6 +263,9 @@ class YOLOv8(nn.Module):
         self.num_classes = num_classes
         width = SCALES[scale].width if width is None else width
         depth = SCALES[scale].depth if depth is None else depth
+        counts = {"num_classes": num_classes, "reg_max": reg_max, "in_channels": in_channels}
+        refuse_counts("YOLOv8", counts)
+        refuse_factors("YOLOv8", {"width": width, "depth": depth, "image_size": image_size})
 
         def channels(count: int) -> int:
             return 8 * math.ceil(min(count, SCALES[scale].most) * width / 8)

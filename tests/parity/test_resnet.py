@@ -144,3 +144,12 @@ def test_the_small_stem_keeps_the_size_of_the_image():
 def test_wrong_settings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("build", [resnet18, resnet34, resnet50])
+def test_convolutions_begin_with_a_variance_of_two_over_what_goes_out(build):
+    torch.manual_seed(0)
+    for name, part in build(num_classes=7).named_modules():
+        if isinstance(part, nn.Conv2d) and part.weight.numel() > 20_000:
+            fan_out = part.out_channels * part.kernel_size[0] ** 2
+            assert part.weight.var().item() == pytest.approx(2 / fan_out, rel=0.1), name

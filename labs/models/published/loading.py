@@ -30,6 +30,7 @@ LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
+SHOWN = 6  # of what does not fit, in an error
 COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
 
@@ -103,8 +104,8 @@ def load_published(
     if wrong := _what_is_wrong(model.state_dict(), entries, wanted):
         raise ValueError(
             f"load_published: expected the entries of this {type(model).__name__} as {layout} "
-            f"names them, got {'; '.join(wrong[:6])}; {len(wrong)} in all do not fit, and nothing was "
-            "loaded; build the network with the classes and at the scale of the file"
+            f"names them, got {'; '.join(wrong[:SHOWN])}; {len(wrong)} in all do not fit, and "
+            "nothing was loaded; build the network with the classes and at the scale of the file"
         )
     loaded = {theirs: ours for theirs, ours in wanted.names.items() if theirs in entries}
     model.load_state_dict(
@@ -168,8 +169,11 @@ def _what_is_wrong(
     known = wanted.names.keys() | wanted.extras.keys()
     unexpected = [name for name in entries if name not in known]
     missing = [n for n in wanted.names if n not in entries and not n.endswith(COUNTED)]
-    wrong = [f"no {name}{did_you_mean(name, unexpected)}" for name in missing]
-    wrong += [f"unexpected {name}{_near(name, missing, known)}" for name in unexpected]
+    # Guessing is slow where hundreds of names do not fit, and only the first few are shown.
+    wrong = [f"no {name}{did_you_mean(name, unexpected)}" for name in missing[:SHOWN]]
+    wrong += [f"no {name}" for name in missing[SHOWN:]]
+    wrong += [f"unexpected {name}{_near(name, missing, known)}" for name in unexpected[:SHOWN]]
+    wrong += [f"unexpected {name}" for name in unexpected[SHOWN:]]
     for theirs, ours in wanted.names.items():
         if theirs in entries:
             wrong += _other_kind(theirs, entries[theirs], own[ours])
