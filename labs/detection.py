@@ -51,12 +51,12 @@ class Detector:
             for part in ("network", "criterion", "postprocess")
             if (plain := _plain(getattr(getattr(self, part), name, None))) is not None
         }
-        if isinstance(said.get("network"), float) and name == "anchors":  # it only counts them
+        if isinstance(said.get("network"), int) and name == "anchors":  # it only counts them
             count = said.pop("network")
             odd = [p for p in said if any(len(level) != count for level in said[p])]
             said = {"network": count, odd[0]: said[odd[0]]} if odd else said
         if any(value != other for value in said.values() for other in said.values()):
-            told = ", ".join(f"{getattr(getattr(self, part), name)} of the {part}" for part in said)
+            told = ", ".join(f"{value} of the {part}" for part, value in said.items())
             raise ValueError(
                 f"Detector: expected parts with the same {name}, got {told}; "
                 "build them with the same settings"
@@ -136,8 +136,9 @@ def _plain(value: Any) -> Any:
         value = None if value.is_meta else value.tolist()
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
-    # A number that was kept in float32 is still the same.
-    return float(f"{value:.6g}") if isinstance(value, int | float) else None
+    if isinstance(value, float):
+        return float(f"{value:.6g}")  # what was kept in float32 is still the same
+    return value if isinstance(value, int) else None
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,14 @@ from torch.utils.data import DataLoader
 from labs.boxes import cell_centres, suppress
 from labs.data.scenes import Scenes, collate
 from labs.detection import Detector
+from labs.postprocess import YOLOv5Postprocess
+from labs.recipes.detectors import (
+    mini_yolo_v1,
+    mini_yolo_v3,
+    mini_yolo_v5,
+    mini_yolo_v7,
+    mini_yolo_v8,
+)
 from labs.train import fit
 
 STRIDE = 8
@@ -199,3 +208,39 @@ def test_a_criterion_that_does_not_return_numbers(terms, message):
     ours = detector(criterion=lambda raw, targets: terms)
     with pytest.raises(ValueError, match=message):
         ours.loss(ours.network, (torch.rand(1, 3, 16, 16), targets(1)))
+
+
+FEWER = (((7, 33), (15, 31)), ((30, 31), (25, 40)))
+CONTRADICTIONS = {
+    "strides of the criterion": (mini_yolo_v5, "criterion", {"strides": (4, 8)}, "strides"),
+    "strides of v8": (mini_yolo_v8, "criterion", {"strides": (16, 32)}, "strides"),
+    "stride of v1": (mini_yolo_v1, "criterion", {"stride": 8}, "stride"),
+    "boxes of v1": (mini_yolo_v1, "criterion", {"boxes": 1}, "boxes"),
+    "bins of v8": (mini_yolo_v8, "criterion", {"reg_max": 8}, "reg_max"),
+    "classes of v8": (mini_yolo_v8, "criterion", {"num_classes": 4}, "num_classes"),
+    "classes of v7": (mini_yolo_v7, "criterion", {"num_classes": 4}, "num_classes"),
+    "anchors of v3": (mini_yolo_v3, "criterion", {"anchors": FEWER}, "anchors"),
+    "anchors of v5": (mini_yolo_v5, "criterion", {"anchors": FEWER}, "anchors"),
+    "anchors of v7": (mini_yolo_v7, "criterion", {"anchors": FEWER}, "anchors"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_parts_that_contradict_each_other_are_refused(name):
+    """With such settings the maps may have the right shape all the same, and training goes on."""
+    make, part, change, setting = CONTRADICTIONS[name]
+    good = make(3)
+    other = dataclasses.replace(getattr(good, part), **change)
+    with pytest.raises(
+        ValueError, match=rf"^Detector: expected parts with the same {setting}, got"
+    ):
+        dataclasses.replace(good, **{part: other})
+
+
+def test_anchors_that_are_read_otherwise_than_they_were_trained_are_refused():
+    good = mini_yolo_v5(3)
+    moved = torch.as_tensor(good.criterion.anchors).flip(1).tolist()
+    with pytest.raises(ValueError, match=r"anchors, got .* of the criterion, .* of the postpr"):
+        dataclasses.replace(good, postprocess=YOLOv5Postprocess(moved, (8, 16)))
+    same = torch.as_tensor(good.criterion.anchors) / 3 * 3  # as a tensor, and rounded
+    dataclasses.replace(good, postprocess=YOLOv5Postprocess(same, (8, 16)))

@@ -17,7 +17,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, batched_nms
 
-from labs.boxes import suppress
+from labs.boxes import flatten_levels, suppress
 from labs.criteria import YOLOv8Criterion
 from labs.detection import Detector
 from labs.metrics import coco_map
@@ -201,11 +201,38 @@ def bench_inference(kind: type[FCOS] | type[RetinaNet]) -> Pair:
     return pair(plain, lambda: ours.detect(images), 7)
 
 
+def bench_loss() -> Pair:
+    """Compare torchvision's loss of FCOS with ours of YOLOv8n, forward, at paper scale."""
+    chance = torch.Generator().manual_seed(0)
+    maps = [torch.randn(16, 64 + 80, side, side, generator=chance) for side in (80, 40, 20)]
+    corner, side = torch.rand(2, 16, 10, 2, generator=chance)
+    boxes = torch.cat([400 * corner, 400 * corner + 10 + 230 * side], -1)
+    targets = [
+        {"boxes": one, "labels": torch.randint(80, (10,), generator=chance)} for one in boxes
+    ]
+    values, points, sides = flatten_levels(maps, (8, 16, 32))
+    outputs = {
+        "cls_logits": values[..., 64:].contiguous().requires_grad_(),
+        "bbox_regression": values[..., :4].exp().requires_grad_(),
+        "bbox_ctrness": values[..., 4:5].contiguous().requires_grad_(),
+    }
+    anchors = [torch.cat([points - sides / 2, points + sides / 2], 1)] * 16
+    other, ours = theirs(FCOS), YOLOv8Criterion()
+    raw = [level.requires_grad_() for level in maps]
+    counts = [side * side for side in (80, 40, 20)]
+    return pair(
+        lambda: other.compute_loss(targets, outputs, anchors, counts),
+        lambda: ours(raw, targets),
+        7,
+    )
+
+
 BENCHES: dict[str, Callable[[], Pair]] = {
     "coco_map: 9000 predictions, bare faster-coco-eval and ours": bench_map_faster,
     "coco_map: the same, pycocotools and ours": bench_map_pycocotools,
     "inference: torchvision FCOS and YOLOv8n, 4 of 256 px": partial(bench_inference, FCOS),
     "inference: torchvision RetinaNet and YOLOv8n": partial(bench_inference, RetinaNet),
+    "loss: torchvision FCOS and YOLOv8n, 16 of 640 px, forward": bench_loss,
     "suppress: 8 images, 1344 boxes, plain batched_nms and ours": bench_suppress,
     "train step: torchvision FCOS and YOLOv8n, 4 of 256 px": partial(bench_training, FCOS),
     "train step: torchvision RetinaNet and YOLOv8n": partial(bench_training, RetinaNet),

@@ -63,10 +63,12 @@ class MultiAnchor:
         return Pairs(torch.full_like(truth, level), truths.image[truth], anchor, row, column, truth)
 
     def fits(self, level: int, boxes: Tensor) -> Tensor:
-        """Tell which anchors of a level have about the shape of which box, bool, [T,A]."""
+        """Tell which anchors of a level have about the shape of which box, bool, [T,A].
+
+        A box inside out has no shape, and fits none.
+        """
         anchors = torch.as_tensor(self.anchors[level]).to(boxes)
-        size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)  # a box inside out has none
-        ratio = size[:, None] / anchors
+        ratio = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)[:, None] / anchors
         return torch.maximum(ratio, 1 / ratio).amax(-1) < self.ratio
 
     def _cells(self, boxes: Tensor, stride: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:

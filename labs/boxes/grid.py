@@ -12,10 +12,12 @@ def cell_corners(height: int, width: int, like: Tensor) -> Tensor:
     Args:
         height: Rows of the map.
         width: Columns of the map.
-        like: Whose device and dtype to use.
+        like: Whose device to use, and whose dtype; half precision is widened to float32, as it
+            has no half cells above 128 (bfloat16) or 1,024 (float16).
     """
-    y = torch.arange(height, device=like.device, dtype=like.dtype)
-    x = torch.arange(width, device=like.device, dtype=like.dtype)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    y = torch.arange(height, device=like.device, dtype=dtype)
+    x = torch.arange(width, device=like.device, dtype=dtype)
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([columns, rows], -1)  # x first: [H,W,2]
 

@@ -11,9 +11,7 @@ from labs.boxes import cell_corners, suppress, widen
 from labs.boxes.anchors import Anchors
 from labs.models.yolo_v3 import V3_ANCHORS
 
-LARGEST = (
-    10.0  # of w and h before the exponential: a factor of 22,026, and finite in half precision
-)
+_LARGEST = 10.0  # of w and h before the exponential: a factor of 22,026
 
 
 def flatten_anchors(raw: Sequence[Tensor], anchors: Anchors) -> Tensor:
@@ -62,7 +60,7 @@ def decode_anchors(values: Tensor, places: Tensor, stretch: float = 1.0) -> Tens
     """
     inside = values[..., :2].sigmoid() * stretch - (stretch - 1) / 2
     centre = places[..., :2] + inside * places[..., 4:]
-    half = places[..., 2:4] * values[..., 2:4].clamp(max=LARGEST).exp() / 2
+    half = places[..., 2:4] * values[..., 2:4].clamp(max=_LARGEST).exp() / 2
     return torch.cat([centre - half, centre + half], -1)
 
 

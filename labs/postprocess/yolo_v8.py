@@ -91,11 +91,11 @@ class YOLOv8Postprocess(nn.Module):
         for prototypes in raw[len(self.strides) :]:
             for one, mixing, shapes in zip(found, decoded.mixing, prototypes.float(), strict=True):
                 logits = torch.einsum("nm,mhw->nhw", mixing[one["places"]], shapes)
-                one["masks"] = draw(logits, one["boxes"], self.strides[0] // 2)
+                one["masks"] = _draw(logits, one["boxes"], self.strides[0] // 2)
         return found
 
 
-def draw(logits: Tensor, boxes: Tensor, stride: int) -> Tensor:
+def _draw(logits: Tensor, boxes: Tensor, stride: int) -> Tensor:
     """Enlarge masks [n,h,w] by the stride, and cut them at 0 and at their boxes: [n,H,W], bool."""
     height, width = logits.shape[1] * stride, logits.shape[2] * stride
     # As a batch of one-channel pictures, which may be empty; channels may not.

@@ -114,3 +114,24 @@ def test_no_object_no_match_and_nothing_ignored():
     ignored = assigner.ignored(torch.ones(2, PLACES, 4), nothing, torch.zeros(0, dtype=torch.int64))
     assert ignored.shape == (2, PLACES)
     assert not ignored.any()
+
+
+def test_of_anchors_that_fit_equally_the_first_answers():
+    square = torch.tensor([[10.0, 10, 30, 30]])
+    found = BestAnchor((((10, 40), (40, 10)), ((10, 40), (40, 10))), STRIDES)(
+        square, torch.tensor([0]), SIZES
+    )
+    assert (found.level.item(), found.anchor.item()) == (0, 0)
+
+
+def test_of_equally_large_objects_in_a_place_the_first_stays():
+    twice = torch.tensor([[10.0, 10, 30, 30], [10, 10, 30, 30], [9, 9, 29, 29]])
+    found = BestAnchor(ANCHORS, STRIDES)(twice, torch.zeros(3).long(), SIZES)
+    assert found.target.tolist() == [0]
+
+
+def test_an_overlap_of_just_the_threshold_is_not_ignored():
+    truth = torch.tensor([[0.0, 0, 16, 16]])
+    predicted = torch.tensor([[[0.0, 0, 16, 8], [0.0, 0, 16, 8.5]]])  # IoU 1/2, and more
+    ignored = BestAnchor(ANCHORS, STRIDES, 0.5).ignored(predicted, truth, torch.tensor([0]))
+    assert ignored.tolist() == [[False, True]]

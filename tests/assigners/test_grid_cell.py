@@ -80,3 +80,9 @@ def test_no_object_no_assignment():
         torch.zeros(2, ROWS, COLUMNS, 2, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     )
     assert [len(part) for part in vars(found).values()] == [0] * 6
+
+
+def test_of_boxes_that_fit_equally_the_first_is_responsible():
+    predicted = torch.tensor([10.0, 10, 30, 30]).expand(1, ROWS, COLUMNS, 2, 4)
+    truth = torch.tensor([[10.0, 10, 30, 34]])
+    assert GridCell(STRIDE)(predicted, truth, torch.tensor([0])).box.item() == 0

@@ -153,3 +153,9 @@ def test_pairs_can_be_picked_and_joined():
     again = Pairs.join([pairs[torch.tensor([0])], pairs[torch.tensor([False, True, True])]])
     assert [column.tolist() for column in again.columns] == torch.arange(18).view(6, 3).tolist()
     assert pairs.corners.tolist() == [[12, 9], [13, 10], [14, 11]]  # column, row
+
+
+@pytest.mark.parametrize("box", [[30, 10, 10, 24], [10, 24, 30, 10], [30, 24, 10, 10]], ids=str)
+def test_a_box_inside_out_fits_no_anchor(box):
+    assert not MultiAnchor(ANCHORS, STRIDES).fits(0, torch.tensor([box]).float()).any()
+    assert len(MultiAnchor(ANCHORS, STRIDES)(maps(64, 64), truths([box]))) == 0

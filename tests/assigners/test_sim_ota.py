@@ -149,3 +149,18 @@ def test_it_carries_no_gradient_and_leaves_the_maps_alone():
     SimOTA(MultiAnchor(ANCHORS, STRIDES), ANCHORS, STRIDES)(maps, truths)
     assert all(torch.equal(a, b) for a, b in zip(maps, before, strict=True))
     assert all(level.grad is None for level in maps)
+
+
+def test_of_equal_costs_the_first_object_has_the_place():
+    iou, cost = torch.full([2, 1], 0.9), torch.ones(2, 1)
+    assert [part.tolist() for part in _choose(iou, cost)] == [[0], [0]]
+
+
+def test_places_are_counted_once_however_many_objects_propose_them():
+    maps, _ = batch(0)
+    box = torch.tensor([[10.0, 10, 30, 34]]).double().expand(5, 4)
+    none = torch.zeros(5, dtype=torch.int64)
+    rule = MultiAnchor(ANCHORS, STRIDES)
+    one = SimOTA(rule, ANCHORS, STRIDES)(maps, Truths(box[:1], none[:1], none[:1]))
+    five = SimOTA(rule, ANCHORS, STRIDES)(maps, Truths(box, none, none))
+    assert {pair[:-1] for pair in as_set(five)} == {pair[:-1] for pair in as_set(one)}

@@ -196,3 +196,114 @@ def test_settings_out_of_range_are_refused():
         TaskAligned(topk=0)
     with pytest.raises(ValueError, match="beta=-1"):
         TaskAligned(beta=-1)
+
+
+THIN = {"110x3": [9.0, 13, 119, 16], "2x117": [45.0, 5, 47, 122]}  # between the cells' centres
+
+
+def thin_case(name):
+    points = grid(128)
+    truth = torch.tensor([THIN[name]])
+    boxes = (truth + torch.tensor([-2.0, -2, 2, 2])).expand(1, len(points), 4)
+    return torch.ones(1, len(points), 1), boxes, points, [(truth, torch.tensor([0]))]
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_a_thin_object_between_the_points_is_learned_only_with_a_least_side(name):
+    scores, boxes, points, targets = thin_case(name)
+    (truth, labels), everything = targets[0], torch.ones(1, 1).bool()
+    lost = TaskAligned()(scores, boxes, points, truth[None], labels[None], everything)
+    found = TaskAligned(least_side=16)(scores, boxes, points, truth[None], labels[None], everything)
+    assert (lost.objects >= 0).sum() == 0
+    assert (found.objects >= 0).sum() == 10
+    x, y = points[found.objects[0] >= 0].T
+    x1, y1, x2, y2 = THIN[name]
+    across = (x - (x1 + x2) / 2).abs() < max(x2 - x1, 16) / 2
+    assert (across & ((y - (y1 + y2) / 2).abs() < max(y2 - y1, 16) / 2)).all()
+    assert found.quality.max() == overlap(truth, boxes[0, :1], "ciou")  # of the box as it is
+
+
+def test_a_least_side_changes_nothing_for_what_is_larger():
+    generator = torch.Generator().manual_seed(3)
+    points = grid()
+    scores = torch.rand(1, len(points), 2, generator=generator)
+    sides = torch.rand(1, len(points), 4, generator=generator) * 30
+    boxes = torch.cat([points - sides[..., :2], points + sides[..., 2:]], -1)
+    truth = torch.tensor([[[4.0, 4, 20, 50], [30, 8, 60, 24]]])
+    rest = torch.tensor([[1, 0]]), torch.ones(1, 2).bool()
+    one, other = (TaskAligned(least_side=n)(scores, boxes, points, truth, *rest) for n in (0, 16))
+    assert torch.equal(one.objects, other.objects)
+    assert torch.equal(one.quality, other.quality)
+    assert (one.objects >= 0).any()
+
+
+@pytest.mark.parametrize("least_side", [0.0, 16.0])
+def test_what_only_fills_up_a_batch_is_never_chosen(least_side):
+    points = grid()
+    scores = torch.ones(2, len(points), 2)
+    whole = torch.tensor([0.0, 0, 64, 64])
+    boxes = whole.expand(2, len(points), 4)
+    small, nothing = torch.tensor([20.0, 20, 50, 50]), torch.zeros(4)
+    truth = torch.stack([torch.stack([small, whole]), torch.stack([nothing, whole])])
+    labels, exists = torch.zeros(2, 2).long(), torch.tensor([[True, False], [False, False]])
+    found = TaskAligned(topk=500, least_side=least_side)(
+        scores, boxes, points, truth, labels, exists
+    )
+    inside = ((points > 20) & (points < 50)).all(1)
+    assert torch.equal(found.objects[0] >= 0, inside)
+    assert found.objects.max() == 0
+    assert (found.objects[1] == -1).all()
+    assert not found.quality[1].any()
+
+
+def test_a_point_on_the_rim_is_not_inside():
+    points = torch.tensor([[12.0, 12.0]])
+    boxes = torch.tensor([[[8.0, 8, 30, 30]]])
+    for rim in ([12.0, 4, 30, 30], [4.0, 12, 30, 30], [4.0, 4, 12, 30], [4.0, 4, 30, 12]):
+        truth = torch.tensor([[rim]])
+        found = TaskAligned()(
+            torch.ones(1, 1, 1), boxes, points, truth, torch.zeros(1, 1).long(), truth[..., 0] > 0
+        )
+        assert found.objects.item() == -1
+
+
+def test_a_point_goes_to_nobody_who_did_not_choose_it():
+    """The public program gives the second point to the first object, which it overlaps most."""
+    points = torch.tensor([[10.0, 10], [14.0, 14]])
+    truth = torch.tensor([[[0.0, 0, 20, 20], [0.0, 0, 24, 24]]])
+    boxes = torch.tensor([[[0.0, 0, 20, 20], [0.0, 0, 21, 21]]])
+    scores = torch.tensor([[[1.0, 0.01], [0.5, 1.0]]])
+    found = TaskAligned(topk=1)(
+        scores, boxes, points, truth, torch.tensor([[0, 1]]), torch.ones(1, 2).bool()
+    )
+    assert overlap(truth[0, 0], boxes[0, 1]) > overlap(truth[0, 1], boxes[0, 1])
+    assert found.objects.tolist() == [[0, 1]]
+
+
+def test_a_small_overlap_is_scaled_up_whole():
+    """The public program's 1e-9 in the denominator would leave about a fiftieth of it."""
+    points = torch.tensor([[8.0, 8.0]])
+    truth, boxes = torch.tensor([[[0.0, 0, 16, 16]]]), torch.tensor([[[7.0, 7, 9.4, 9.4]]])
+    found = TaskAligned()(
+        torch.ones(1, 1, 1), boxes, points, truth, torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
+    )
+    agreement = overlap(truth, boxes, "ciou").item()
+    assert agreement**6 < 1e-9
+    assert found.quality.item() == pytest.approx(agreement, rel=1e-6)
+
+
+def test_scores_choose_by_their_power_and_overlaps_by_theirs():
+    """With the powers swapped the second prediction would win."""
+    points = torch.tensor([[8.0, 8.0], [9.0, 9.0]])
+    truth = torch.tensor([[[0.0, 0, 16, 16]]])
+    boxes = torch.tensor([[[0.0, 0, 16, 15], [0.0, 0, 16, 8]]])
+    scores = torch.tensor([[[0.2], [0.9]]])
+    found = TaskAligned(topk=1)(
+        scores, boxes, points, truth, torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
+    )
+    assert found.objects.tolist() == [[0, -1]]
+
+
+def test_a_negative_least_side_is_refused():
+    with pytest.raises(ValueError, match=r"least_side >= 0, got .*least_side=-1"):
+        TaskAligned(least_side=-1)

@@ -129,3 +129,16 @@ def test_boxes_that_are_not_finite_matter_only_above_the_threshold():
     scores[0, 3] = 0.9
     with pytest.raises(ValueError, match="of the boxes to be finite, got 1 of 40"):
         suppress(boxes, scores)
+
+
+def test_a_score_of_just_the_threshold_does_not_count():
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [20, 20, 28, 28]]])
+    (found,) = suppress(boxes, torch.tensor([[[0.5], [0.5000001]]]), 0.5)
+    assert found["places"].tolist() == [1]
+
+
+def test_an_overlap_of_just_the_threshold_suppresses_nothing():
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 4]]])
+    scores = torch.tensor([[[0.9], [0.8]]])
+    assert len(suppress(boxes, scores, iou_threshold=0.5)[0]["boxes"]) == 2
+    assert len(suppress(boxes, scores, iou_threshold=0.4999)[0]["boxes"]) == 1

@@ -184,3 +184,33 @@ def test_a_near_miss_is_neither_object_nor_background():
 def test_an_unknown_box_loss_is_refused():
     with pytest.raises(ValueError, match="'squared' or iou, giou, diou, ciou, got 'l1'"):
         YOLOv3Criterion(box="l1")
+
+
+@pytest.mark.parametrize("box", [[-400.0, -400, 480, 480], [20.0, 20, 4000, 40]], ids=str)
+def test_what_reaches_beyond_the_image_weighs_as_much_as_what_fills_it(box):
+    raw = tuple(torch.ones(1, 2 * (5 + C), *size, dtype=torch.float64) for size in SIZES)
+    target = {"boxes": torch.tensor([box], dtype=torch.float64), "labels": torch.tensor([0])}
+    size = YOLOv3Criterion(ANCHORS, STRIDES)(raw, [target])["size"].item()
+    w, h = box[2] - box[0], box[3] - box[1]
+    share = min(w * h / (WIDTH * HEIGHT), 1)
+    least = min(
+        sum((1 - math.log(s / a)) ** 2 for s, a in zip((w, h), anchor, strict=True)) / 2
+        for level in ANCHORS
+        for anchor in level
+    )
+    assert size >= (2 - share) * least > 0
+
+
+def test_a_prediction_that_overlaps_by_just_the_threshold_is_background():
+    """Only above it a prediction is left alone."""
+    square = (((16, 16), (400, 400)), ((500, 500), (600, 600)))
+    raw = tuple(torch.zeros(1, 2 * (5 + C), *size, dtype=torch.float64) for size in SIZES)
+    box = torch.tensor([[36.0, 12, 52, 28]], dtype=torch.float64)  # centre of cell (5, 2)
+    target = {"boxes": box, "labels": torch.tensor([0])}
+    overlap_of_the_next = overlap(box + torch.tensor([8.0, 0, 8, 0]), box).item()  # 1/3
+    terms = {
+        limit: YOLOv3Criterion(square, STRIDES, ignore=limit)(raw, [target])["no_object"].item()
+        for limit in (overlap_of_the_next, overlap_of_the_next - 1e-9)
+    }
+    first, second = terms.values()
+    assert first - second == pytest.approx(4 * math.log(2))  # the four neighbours

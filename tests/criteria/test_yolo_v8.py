@@ -146,3 +146,63 @@ def test_objects_are_stacked_with_padding():
     assert boxes.shape == (2, 2, 4)
     assert labels.tolist() == [[2, 0], [0, 0]]
     assert exists.tolist() == [[True, True], [True, False]]
+
+
+def test_a_small_sum_of_qualities_does_not_blow_the_loss_up():
+    """Below 1 the sum no longer divides: an untrained network would get a huge gradient."""
+    raw, targets = raw_output(), make_targets()[1:]
+    raw, assigner = tuple(level[1:] for level in raw), TaskAligned(topk=1)
+    points = torch.tensor([cell[:2] for cell in cells()])
+    boxes, scores = YOLOv8Postprocess(CLASSES, STRIDES, BINS).candidates(raw)
+    found = assigner(scores, boxes, points, *stack_objects(targets))
+    assert 0 < found.quality.sum() < 1
+    terms = YOLOv8Criterion(CLASSES, STRIDES, BINS, assigner)(raw, targets)
+    expected = slowly(raw, targets, assigner)
+    for name, weight in {"class": 0.5, "box": 7.5, "dfl": 1.5}.items():
+        assert terms[name].item() == pytest.approx(weight * expected[name], rel=1e-5)
+
+
+def test_the_class_term_is_exact_where_the_network_is_sure():
+    """A sum over all cells minus a sum over the chosen ones would leave the noise of both."""
+    raw, targets = raw_output(), make_targets()
+    raw = tuple(level.clone() for level in raw)
+    for level in raw:
+        level[:, 4 * BINS :] = -2000.0
+        level[:, [4 * BINS + 2, 4 * BINS]] = 2000.0
+    criterion = YOLOv8Criterion(CLASSES, STRIDES, BINS)
+    got = criterion(raw, targets)["class"].item()
+    expected = slowly_sure(raw, targets, criterion)
+    assert got == pytest.approx(expected, rel=1e-6)
+
+
+def slowly_sure(raw, targets, criterion):
+    boxes, scores = YOLOv8Postprocess(CLASSES, STRIDES, BINS).candidates(raw)
+    points = torch.tensor([cell[:2] for cell in cells()])
+    found = criterion.assigner(scores, boxes, points, *stack_objects(targets))
+    logits = torch.cat([level.flatten(2) for level in raw], 2)[:, 4 * BINS :].mT.double()
+    wanted = torch.zeros_like(logits)
+    for i, target in enumerate(targets):
+        for p in (found.objects[i] >= 0).nonzero()[:, 0].tolist():
+            wanted[i, p, target["labels"][found.objects[i, p]]] = found.quality[i, p].item()
+    wrong = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    return 0.5 * wrong.item() / max(found.quality.double().sum().item(), 1)
+
+
+def test_the_gradient_of_the_classes_is_score_minus_quality():
+    raw, targets = raw_output(), make_targets()
+    raw = tuple(level.requires_grad_() for level in raw)
+    assigner = TaskAligned()
+    YOLOv8Criterion(CLASSES, STRIDES, BINS, assigner, class_weight=1.0)(raw, targets)[
+        "class"
+    ].backward()
+    boxes, scores = YOLOv8Postprocess(CLASSES, STRIDES, BINS).candidates(raw)
+    points = torch.tensor([cell[:2] for cell in cells()])
+    found = assigner(scores, boxes, points, *stack_objects(targets))
+    wanted = torch.zeros_like(scores)
+    for i, target in enumerate(targets):
+        for p in (found.objects[i] >= 0).nonzero()[:, 0].tolist():
+            wanted[i, p, target["labels"][found.objects[i, p]]] = found.quality[i, p]
+    gradient = torch.cat([level.grad.flatten(2) for level in raw], 2)
+    expected = (scores - wanted).detach() / found.quality.sum().clamp(min=1)
+    torch.testing.assert_close(gradient[:, 4 * BINS :].mT, expected)
+    assert not gradient[:, : 4 * BINS].any()

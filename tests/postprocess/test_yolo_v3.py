@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.postprocess import YOLOv3Postprocess
-from labs.postprocess.yolo_v3 import LARGEST, decode_anchors, flatten_anchors, lay_anchors
+from labs.postprocess.yolo_v3 import _LARGEST, decode_anchors, flatten_anchors, lay_anchors
 
 ANCHORS = (((8, 10), (14, 9), (5, 5)), ((20, 30), (44, 40), (60, 50)))
 STRIDES, SIZES, C = (8, 16), ((4, 6), (2, 3)), 2  # an image of 32 x 48
@@ -66,7 +66,7 @@ def test_no_number_makes_a_box_infinite():
     places = torch.tensor([[0.0, 0, 459, 401, 32]])
     box = decode_anchors(torch.tensor([[-1e4, 1e4, 1e4, 1e4]]), places)
     assert box.isfinite().all()
-    assert (box[0, 2] - box[0, 0]).item() == pytest.approx(459 * math.exp(LARGEST))
+    assert (box[0, 2] - box[0, 0]).item() == pytest.approx(459 * math.exp(_LARGEST))
 
 
 def test_the_lists_of_numbers_and_of_places_have_one_order():

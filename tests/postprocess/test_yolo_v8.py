@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from labs.postprocess import YOLOv8Postprocess
-from labs.postprocess.yolo_v8 import draw, within
+from labs.postprocess.yolo_v8 import _draw, within
 from tests.criteria.yolo_v8 import encode
 
 STRIDES, BINS, CLASSES = (8, 16), 5, 2
@@ -100,7 +100,7 @@ def test_no_detection_has_no_mask():
 
 def test_draw_enlarges_and_cuts():
     logits = torch.ones(1, 2, 3)
-    mask = draw(logits, torch.tensor([[1.0, 2.0, 5.0, 6.0]]), 4)
+    mask = _draw(logits, torch.tensor([[1.0, 2.0, 5.0, 6.0]]), 4)
     expected = torch.zeros(1, 8, 12, dtype=torch.bool)
     expected[0, 2:6, 1:5] = True
     assert torch.equal(mask, expected)
