@@ -11,6 +11,7 @@ from labs.near_miss import did_you_mean
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("labs.doctor", "tell what this machine can do, and how to mend the rest"),
+    "study": ("labs.studies.command", "make, revalidate or list the recorded studies"),
     "hunts": ("labs.hunts.listing", "list the bug hunts: lesson, and what checks your fix"),
     "recipes": ("labs.recipes.__main__", "train a small detector: labs recipes --help"),
 }
