@@ -128,8 +128,9 @@ def _columns(images: Sequence[Image], keys: tuple[str, ...]) -> list[Tensor] | N
     for key in keys:
         values = [image[key] for image in images]
         kinds = {(value.dtype, value.device) for value in values}
-        whole, complex_ = values[0].dtype in _WHOLE, values[0].is_complex()
-        if len(kinds) != 1 or complex_ or whole != (key == "labels"):
+        if len(kinds) != 1:  # none without images
+            return None
+        if values[0].is_complex() or (values[0].dtype in _WHOLE) != (key == "labels"):
             return None
         column = torch.cat(values).detach().cpu()
         found.append(column.long() if key == "labels" else column.double())
