@@ -88,8 +88,8 @@ def _some(root: Path, files: Sequence[str], number: int, seed: int, known: set[s
     drawn: list[Fault] = []
     while len(drawn) < number and any(heaps.values()):
         for heap in heaps.values():
-            fault = _next(heap, sources, known)
-            drawn += [fault] if fault is not None else []
+            found = _next(heap, sources, known)
+            drawn += [found] if found is not None else []
     return drawn[:number]
 
 
@@ -137,6 +137,10 @@ def nearest_tests(root: Path, file: str) -> list[str]:
     users = [test for test in tests if _imports(root, test) & _names(root, path)]
     users.sort(key=lambda test: (test.parent != folder, test.stem))
     found = list(dict.fromkeys([*named, *users])) or [t for t in tests if t.parent == folder]
+    if not found and len(path.parts) > 2:  # hidden in its package: then the tests of that
+        inner = path.stem == "__init__"
+        above = path.parents[1] if inner else path.parent
+        return nearest_tests(root, str(above / "__init__.py"))
     return [str(test.relative_to(root)) for test in found]
 
 

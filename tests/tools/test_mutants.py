@@ -34,6 +34,10 @@ FILES = {
     "tests/deep/test_other_name.py": (
         "from labs.deep import reached\n\ndef test_reached():\n    assert reached()\n"
     ),
+    "labs/deep/hidden.py": "HIDDEN = 1\n",
+    "labs/shut/__init__.py": "from labs.shut import hidden\n",
+    "labs/shut/hidden.py": "HIDDEN = 1\n",
+    "tests/test_shut.py": "import labs.shut\n",
     "tests/test_far.py": "import labs.deep.inner\n",
 }
 
@@ -162,12 +166,14 @@ def test_the_list_of_equivalent_faults_names_faults_that_there_are():
         ("labs/sums.py", ["tests/test_sums.py", "tests/test_users.py"]),
         ("labs/deep/inner.py", ["tests/deep/test_other_name.py", "tests/test_far.py"]),
         ("labs/deep/__init__.py", ["tests/deep/test_other_name.py"]),
+        ("labs/deep/hidden.py", ["tests/deep/test_other_name.py"]),
+        ("labs/shut/hidden.py", ["tests/test_shut.py"]),
         ("labs/alone.py", []),
     ],
 )
 def test_the_nearest_tests(package, file, tests):
     if file == "labs/alone.py":  # nothing imports it, and nothing else lies in its folder
-        for test in ("test_sums.py", "test_users.py", "test_far.py"):
+        for test in ("test_sums.py", "test_users.py", "test_far.py", "test_shut.py"):
             (package / "tests" / test).unlink()
     assert nearest_tests(package, file) == tests
 

@@ -86,7 +86,8 @@ def _gradient_is_right(block: MakeBlock) -> str:
         out.square().sum().backward()
         assert leaf.grad is not None, "no gradient reaches the input"
         gradients.append(leaf.grad)
-    close(*gradients, "the gradient of the input")
+    got, expected = gradients
+    close(got, expected, "the gradient of the input")
     return "equal, also through the skip"
 
 
