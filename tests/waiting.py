@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-HANG = 300  # seconds: on the busiest machine this is long enough; only what hangs takes it
+HANG = 540  # seconds: on the busiest machine this is long enough; only what hangs takes it
 
 
 def until(true, seconds=HANG):

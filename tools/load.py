@@ -65,14 +65,14 @@ class Repeat:
         items.sort(key=lambda item: runs.index(item.callspec.params["repetition"]))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Count a test once, and as failed when any part of it failed."""
+        """Count a test that ran, and as failed when any part of it failed."""
         name = self._name(report.nodeid)
-        self.seen[name] += report.when == "setup"
+        self.seen[name] += report.when == "call" or (report.when == "setup" and report.failed)
         self.failed[name] += report.failed
 
     def lines(self) -> list[str]:
         """Say of each test how often it passed."""
-        return [f"{n - self.failed[name]}/{n} {name}" for name, n in self.seen.items()]
+        return [f"{n - self.failed[name]}/{n} {name}" for name, n in self.seen.items() if n]
 
     @staticmethod
     def _name(nodeid: str) -> str:
