@@ -60,13 +60,9 @@ CASES = {
 PAPER = {
     "v5s": lambda: v5("s"),
     "v5m": lambda: v5("m"),
-    "v5l": lambda: v5("l"),
-    "v5x": lambda: v5("x"),
     "v7": lambda: v7(1.0),
     "v8s": lambda: v8("s"),
-    "v8m": lambda: v8("m"),
     "v8l": lambda: v8("l"),
-    "v8x": lambda: v8("x"),
     "v8m with masks": lambda: v8("m", masks=True),
 }
 

@@ -101,9 +101,9 @@ def test_the_map_is_that_of_figure_3(norm, size, batch, dtype):
 
 
 @pytest.mark.slow
-def test_the_map_is_that_of_figure_3_at_paper_scale():
+def test_the_map_is_that_of_figure_3_with_the_channels_of_the_paper():
     paper = {"width": 1.0, "hidden": 4096}
-    assert not differs(False, (448, 448), 1, torch.float32, **paper)
+    assert not differs(False, (64, 128), 1, torch.float32, **paper)
     pair.cache_clear()
 
 
