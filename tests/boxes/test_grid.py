@@ -23,6 +23,7 @@ def test_the_points_of_half_precision_maps_are_exact(dtype):
     assert points[:320, 0].tolist() == [8 * i + 4 for i in range(320)]
     assert points[320:, 0].tolist() == [16 * i + 8 for i in range(160)]
     assert sides[[0, 320], 0].tolist() == [8, 16]
+    assert points.dtype == sides.dtype == torch.float32
 
 
 def test_widen_leaves_what_is_wide():
