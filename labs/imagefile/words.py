@@ -51,7 +51,9 @@ def describe(data: bytes, formats: Sequence[str]) -> str:
         why = _why_no_header(data, claim)
         return f"corrupt: claims to be {claim} by its first bytes, but has no sound header ({why})"
     if name := _left_out(data):
-        return f"left out on purpose: {name}, which neither scans nor data sets read; save it as PNG"
+        return (
+            f"left out on purpose: {name}, which neither scans nor data sets read; save it as PNG"
+        )
     if data[4:8] == b"ftyp":
         brand = data[8:12].decode("ascii", "replace")
         return f"not an image: a {brand} file (HEIC photograph or video)"
