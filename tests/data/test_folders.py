@@ -101,6 +101,112 @@ def test_voc_annotations_that_are_wrong(tmp_path, thing, message):
         VocFolder(write_voc(tmp_path, [("a", (20, 20), [thing])]), "val")
 
 
+def opened_voc(tmp_path, body, size="<size><width>20</width><height>20</height></size>"):
+    folder = write_voc(tmp_path, [("a", (20, 20), [])])
+    text = f"<annotation>{size}{body}</annotation>" if isinstance(body, str) else body
+    raw = text if isinstance(text, bytes) else text.encode()
+    (folder / "Annotations" / "a.xml").write_bytes(raw)
+    return VocFolder(folder, "val")
+
+
+DOG = voc_object("dog", (1, 1, 5, 5))
+BOMB = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
+FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (voc_object("dog", ("", 1, 5, 5)), "object 1: .* finite number for <xmin>, got ''"),
+        (voc_object("dog", (1, 1, "5px", 5)), "object 1: .* finite number for <xmax>, got '5px'"),
+        (voc_object("dog", (1, 1, "1e999", 5)), "finite number for <xmax>, got '1e999'"),
+        (voc_object("dog", (1, 1, 5, 5), "yes"), "<difficult> to be 0 or 1, got 'yes'"),
+        (DOG.replace("<name>", "<name>cat</name><name>"), "expected one <name>, got 2"),
+        (DOG.replace("</object>", "<bndbox/></object>"), "expected one <bndbox>, got 2"),
+        (DOG.replace("<xmin>1</xmin>", ""), "expected one <xmin>, got none"),
+        (DOG + "<object/>", "object 2: expected one <name>, got none"),
+        (BOMB.encode(), "expected no document type, got <!DOCTYPE x>; remove it"),
+        (BOMB.encode("utf-16"), "expected no document type"),
+        (FILE.encode(), "expected no document type"),
+        (b"", "got an empty file"),
+        (b"<annotation>\xe9</annotation>", "it is not UTF-8: save it so, or let its first line"),
+        (b'<?xml version="1.0" encoding="gb2312"?><annotation/>', "save the file as UTF-8"),
+        (b'<?xml version="1.0" encoding="no"?><annotation/>', "unknown encoding.*as UTF-8"),
+        (b"<html/>", "expected <annotation>, got <html>"),
+        (b"<a>" * 100_000, "is the file complete"),
+        ("<x> & </x>", "is & written as &amp;"),
+    ],
+)
+def test_what_an_xml_file_says_is_checked(body, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"a\.xml.*{message}"):
+        opened_voc(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("<size><width>x</width><height>20</height></size>", "finite number for <width>, got 'x'"),
+        ("<size><width>-1</width><height>20</height></size>", "height and width above 0"),
+        ("<size><width>2.5</width><height>20</height></size>", "expected integers"),
+        ("<size><width>1e9</width><height>1e9</height></size>", "100,000,000 pixels at most"),
+    ],
+)
+def test_a_size_that_cannot_be(size, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"a\.xml, size: .*{message}"):
+        opened_voc(tmp_path, DOG, size)
+
+
+@pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
+def test_a_size_that_is_not_known_is_the_pictures(size, tmp_path):
+    with pytest.warns(UserWarning, match=r"1 x size taken from the picture \(a\.xml\)"):
+        data = opened_voc(tmp_path, DOG, size)
+    assert data[0][0].shape == (3, 20, 20)
+    assert data[0][1]["boxes"].tolist() == [[0, 0, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'<annotation xmlns="http://x/y">{DOG}</annotation>'.encode(),
+        f'<v:annotation xmlns:v="u">{DOG}</v:annotation>'.encode(),
+        f"<annotation>{DOG}</annotation>".encode("utf-8-sig"),
+        f"<annotation>{DOG}</annotation>".encode("utf-16"),
+        DOG.replace("</name>", "</name><part><name>head</name><bndbox/></part>"),
+        DOG.replace("<difficult>0</difficult>", "<difficult/>"),
+    ],
+    ids=["namespace", "prefix", "mark", "utf-16", "parts", "difficult"],
+)
+@pytest.mark.filterwarnings("ignore:.*size taken")
+def test_xml_that_leaves_no_doubt_is_read(body, tmp_path):
+    assert opened_voc(tmp_path, body)[0][1]["boxes"].tolist() == [[0, 0, 5, 5]]
+
+
+def test_voc_boxes_that_are_fractions(tmp_path):
+    with pytest.raises(ValueError, match="expected boxes in pixels, .* multiply fractions"):
+        opened_voc(tmp_path, voc_object("dog", (0.1, 0.2, 0.6, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"a\na\n", "expected every name once, got 'a' 2 times"),
+        (b"../a\n", r"expected the name of a file in .*got '../a\.xml'"),
+        (b"/etc/a\n", "expected the name of a file in"),
+        (b"\xe9\n", "expected UTF-8"),
+    ],
+)
+def test_names_in_a_voc_list_that_cannot_be(lines, message, voc):
+    (voc / "ImageSets" / "Main" / "val.txt").write_bytes(lines)
+    with pytest.raises(ValueError, match=message):
+        VocFolder(voc, "val")
+
+
+def test_names_in_a_voc_list_may_hold_spaces_and_a_flag(tmp_path):
+    folder = write_voc(tmp_path, [("my photo", (20, 20), [])])
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("my photo -1\n")
+    assert VocFolder(folder, "val").names == ("my photo",)
+
+
 def test_voc_files_that_are_missing(voc):
     with pytest.raises(FileNotFoundError, match=r"splits there: val; did you mean 'val'"):
         VocFolder(voc, "vall")

@@ -134,7 +134,7 @@ def read_voc(
     notices = Notices() if notices is None else notices
     root = parse_xml(path)
     if root.tag != "annotation":
-        raise ValueError(f"{path}: expected <annotation>, got <{shown(root.tag)}>")
+        raise ValueError(f"{path}: expected <annotation>, got <{root.tag[:60]}>")
     size = _size(root, path, picture, notices)
     boxes: list[list[float]] = []
     labels: list[int] = []
