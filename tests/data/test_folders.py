@@ -1,14 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import VOCDetection
 from torchvision.ops import masks_to_boxes
 
+from labs.data import RobustImageDataset, faults
 from labs.data.augment import letterboxed
 from labs.data.folders import VOC_CLASSES, VocFolder, coco_folder
 from labs.data.scenes import collate
+from labs.imagefile import BadImageError
 from labs.metrics import coco_map
 
 # ---------------------------------------------------------------------------------- Pascal VOC
@@ -351,4 +354,37 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
     folder = write_coco(tmp_path, [])
     Image.new("RGB", (10, 10)).save(folder / "val2017" / "000139.jpg")
     with pytest.raises(ValueError, match=r"width \(40, 60\) as annotated, got \(10, 10\)"):
+        coco_folder(folder, "val2017", masks=False)[0]
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def test_deep_pictures_are_what_the_robust_data_set_reads(tmp_path):
+    ramp = np.linspace(0, 65_535, 2400).astype(np.uint16).reshape(40, 60)
+    folder = write_coco(tmp_path, [])
+    path = folder / "val2017" / "000139.jpg"
+    for array, format in ((ramp, "PNG"), (ramp.astype(">u2"), "TIFF"), (ramp, "TIFF")):
+        Image.fromarray(array).save(path, format)
+        image, _ = coco_folder(folder, "val2017", masks=False)[0]
+        assert torch.equal(image, RobustImageDataset([path], labels=[0])[0].image)
+        assert image.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("damage", [faults.html, faults.empty, faults.zeroed])
+def test_a_picture_that_gives_no_pixels_is_named(damage, tmp_path):
+    folder = write_coco(tmp_path, [])
+    damage(folder / "val2017" / "000139.jpg")
+    with pytest.raises(BadImageError, match=r"000139\.jpg: expected a picture, got a file that gi"):
+        coco_folder(folder, "val2017", masks=False)[0]
+
+
+def test_pictures_are_upright_and_labels_of_stored_ones_refused(tmp_path):
+    folder, exif = write_coco(tmp_path, []), Image.Exif()
+    exif[0x0112] = 6
+    path = folder / "val2017" / "000139.jpg"
+    Image.new("RGB", (40, 60)).save(path, exif=exif)  # lies on its side; upright it is 60 x 40
+    assert coco_folder(folder, "val2017", masks=False)[0][0].shape == (3, 40, 60)
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    with pytest.raises(ValueError, match=r"000139\.jpg.*its EXIF tag turns it, .* remove the tag"):
         coco_folder(folder, "val2017", masks=False)[0]

@@ -167,7 +167,7 @@ def test_folders_that_cannot_be(tmp_path):
     for classes in ("cat", [], ["cat", "cat"], [1]):
         with pytest.raises(ValueError, match="expected classes as different names"):
             yolo_folder(tmp_path, "train", classes)
-    with pytest.raises(ValueError, match="expected pictures in .*, found none"):
+    with pytest.raises(ValueError, match=r"expected pictures in .*, found none"):
         YoloFolder(data.labels, data.labels, "train", CLASSES)
     Image.new("RGB", (8, 8)).save(data.images / "a.jpg")
     with pytest.raises(ValueError, match=r"one picture for .*a\.txt, got .*a\.jpg and .*a\.png"):
