@@ -45,7 +45,7 @@ def to_rgb(image: Image.Image) -> Pixels:
         if image.mode == "P":  # transparent entries of a palette: without a warning only like this
             image = image.convert("RGBA")
         return np.array(_convert(image))
-    gray = np.asarray(image).astype(np.float32) / white
+    gray: NDArray[np.float32] = np.asarray(image).astype(np.float32) / np.float32(white)
     return np.repeat(gray[..., None], 3, axis=2)
 
 

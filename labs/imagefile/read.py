@@ -25,7 +25,6 @@ from PIL import (
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
-    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -133,11 +132,11 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
         refuse_large(size, max_pixels)
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        with capped(1_000_000):  # what an icon holds
-            raise BadImageError(describe(data, FORMATS)) from None
-    except Exception as error:
+    except MemoryError as error:
         raise BadImageError(why_undecoded(error)) from error
+    except Exception as error:  # not only UnidentifiedImageError: each plugin has errors of its own
+        with capped(1_000_000):  # what an icon holds
+            raise BadImageError(describe(data, FORMATS)) from error
 
 
 def load(image: Image.Image, data: bytes, max_pixels: int) -> None:

@@ -56,6 +56,39 @@ def test_a_file_that_ends_its_process_is_named_and_the_rest_goes_on(
     assert len(scan.good) == 60 - 6
 
 
+def test_a_process_that_ends_is_asked_how_before_it_is_killed(tmp_path, monkeypatch):
+    """What the scan itself does to a dying process must not become the reason."""
+    root = tmp_path / "root"
+    write_tree(root)
+    body = "if path.name == '002.jpg': raise SystemExit(7)"
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, body))
+    reasons = {reason for _, reason in scan_images(root, workers=1).bad}
+    assert reasons == {"crash: the decoder ended with exit code 7"}
+
+
+@pytest.mark.parametrize(
+    ("kills", "why"),
+    [([3, 3, 3, 3], "by SIGKILL, not by this scan"), ([3, 4, 5, 6], "because the")],
+)
+def test_the_memory_is_blamed_only_when_it_was_full(kills, why, tmp_path, monkeypatch):
+    root, counts = tmp_path / "root", iter(kills)
+    write_tree(root, classes=["ant"], each=1)
+    body = "os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, body))
+    monkeypatch.setattr(child, "_kills_for_memory", lambda: next(counts))
+    ((_, reason),) = scan_images(root, workers=1).bad
+    assert reason.startswith(f"crash: the decoder was killed {why}")
+
+
+def test_a_file_that_wants_all_the_memory_is_bad_and_ends_nothing(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    write_tree(root)
+    body = "if path.name == '002.jpg': held = bytearray(16 * 2**30)"
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, body))
+    reasons = {reason for _, reason in scan_images(root, workers=1).bad}
+    assert reasons == {"crash: the decoder ended with exit code 1"}
+
+
 def test_a_bystander_of_a_full_memory_gets_a_second_chance(tmp_path, monkeypatch):
     root = tmp_path / "root"
     write_tree(root)

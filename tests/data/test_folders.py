@@ -1,14 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import VOCDetection
 from torchvision.ops import masks_to_boxes
 
+from labs.data import RobustImageDataset, faults
 from labs.data.augment import letterboxed
 from labs.data.folders import VOC_CLASSES, VocFolder, coco_folder
 from labs.data.scenes import collate
+from labs.imagefile import BadImageError
 from labs.metrics import coco_map
 
 # ---------------------------------------------------------------------------------- Pascal VOC
@@ -90,8 +93,8 @@ def test_voc_classes_of_ones_own_and_png(tmp_path):
         (voc_object("dgo", (1, 1, 5, 5)), r"a\.xml, object 1: .* got 'dgo'; did you mean 'dog'"),
         (voc_object("dog", (1, 1, 25, 5)), r"x2 in \[0, 20\].* got the box \[0.0, 0.0, 25.0, 5.0"),
         (voc_object("dog", (9, 1, 5, 5)), "expected x1 <= x2"),
-        (voc_object("dog", ("nan", 1, 5, 5)), "got the box"),
-        ("<object><name>dog</name></object>", "got no <bndbox><xmin>"),
+        (voc_object("dog", ("nan", 1, 5, 5)), r"a\.xml, object 1: .* finite number for <xmin>"),
+        ("<object><name>dog</name></object>", "expected one <bndbox>, got none"),
         ("<object>", "expected a VOC annotation, got mismatched tag"),
     ],
     ids=["class", "outside", "inside out", "nan", "no box", "damaged"],
@@ -99,6 +102,112 @@ def test_voc_classes_of_ones_own_and_png(tmp_path):
 def test_voc_annotations_that_are_wrong(tmp_path, thing, message):
     with pytest.raises(ValueError, match=message):
         VocFolder(write_voc(tmp_path, [("a", (20, 20), [thing])]), "val")
+
+
+def opened_voc(tmp_path, body, size="<size><width>20</width><height>20</height></size>"):
+    folder = write_voc(tmp_path, [("a", (20, 20), [])])
+    text = f"<annotation>{size}{body}</annotation>" if isinstance(body, str) else body
+    raw = text if isinstance(text, bytes) else text.encode()
+    (folder / "Annotations" / "a.xml").write_bytes(raw)
+    return VocFolder(folder, "val")
+
+
+DOG = voc_object("dog", (1, 1, 5, 5))
+BOMB = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
+FILE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (voc_object("dog", ("", 1, 5, 5)), "object 1: .* finite number for <xmin>, got ''"),
+        (voc_object("dog", (1, 1, "5px", 5)), "object 1: .* finite number for <xmax>, got '5px'"),
+        (voc_object("dog", (1, 1, "1e999", 5)), "finite number for <xmax>, got '1e999'"),
+        (voc_object("dog", (1, 1, 5, 5), "yes"), "<difficult> to be 0 or 1, got 'yes'"),
+        (DOG.replace("<name>", "<name>cat</name><name>"), "expected one <name>, got 2"),
+        (DOG.replace("</object>", "<bndbox/></object>"), "expected one <bndbox>, got 2"),
+        (DOG.replace("<xmin>1</xmin>", ""), "expected one <xmin>, got none"),
+        (DOG + "<object/>", "object 2: expected one <name>, got none"),
+        (BOMB.encode(), "expected no document type, got <!DOCTYPE x>; remove it"),
+        (BOMB.encode("utf-16"), "expected no document type"),
+        (FILE.encode(), "expected no document type"),
+        (b"", "got an empty file"),
+        (b"<annotation>\xe9</annotation>", "it is not UTF-8: save it so, or let its first line"),
+        (b'<?xml version="1.0" encoding="gb2312"?><annotation/>', "save the file as UTF-8"),
+        (b'<?xml version="1.0" encoding="no"?><annotation/>', "unknown encoding.*as UTF-8"),
+        (b"<html/>", "expected <annotation>, got <html>"),
+        (b"<a>" * 100_000, "is the file complete"),
+        ("<x> & </x>", "is & written as &amp;"),
+    ],
+)
+def test_what_an_xml_file_says_is_checked(body, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"a\.xml.*{message}"):
+        opened_voc(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("<size><width>x</width><height>20</height></size>", "finite number for <width>, got 'x'"),
+        ("<size><width>-1</width><height>20</height></size>", "height and width above 0"),
+        ("<size><width>2.5</width><height>20</height></size>", "expected integers"),
+        ("<size><width>1e9</width><height>1e9</height></size>", "100,000,000 pixels at most"),
+    ],
+)
+def test_a_size_that_cannot_be(size, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"a\.xml, size: .*{message}"):
+        opened_voc(tmp_path, DOG, size)
+
+
+@pytest.mark.parametrize("size", ["", "<size/>", "<size><width>0</width><height>0</height></size>"])
+def test_a_size_that_is_not_known_is_the_pictures(size, tmp_path):
+    with pytest.warns(UserWarning, match=r"1 x size taken from the picture \(a\.xml\)"):
+        data = opened_voc(tmp_path, DOG, size)
+    assert data[0][0].shape == (3, 20, 20)
+    assert data[0][1]["boxes"].tolist() == [[0, 0, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'<annotation xmlns="http://x/y">{DOG}</annotation>'.encode(),
+        f'<v:annotation xmlns:v="u">{DOG}</v:annotation>'.encode(),
+        f"<annotation>{DOG}</annotation>".encode("utf-8-sig"),
+        f"<annotation>{DOG}</annotation>".encode("utf-16"),
+        DOG.replace("</name>", "</name><part><name>head</name><bndbox/></part>"),
+        DOG.replace("<difficult>0</difficult>", "<difficult/>"),
+    ],
+    ids=["namespace", "prefix", "mark", "utf-16", "parts", "difficult"],
+)
+@pytest.mark.filterwarnings("ignore:.*size taken")
+def test_xml_that_leaves_no_doubt_is_read(body, tmp_path):
+    assert opened_voc(tmp_path, body)[0][1]["boxes"].tolist() == [[0, 0, 5, 5]]
+
+
+def test_voc_boxes_that_are_fractions(tmp_path):
+    with pytest.raises(ValueError, match=r"expected boxes in pixels, .* multiply fractions"):
+        opened_voc(tmp_path, voc_object("dog", (0.1, 0.2, 0.6, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"a\na\n", "expected every name once, got 'a' 2 times"),
+        (b"../a\n", r"expected the name of a file in .*got '../a\.xml'"),
+        (b"/etc/a\n", "expected the name of a file in"),
+        (b"\xe9\n", "expected UTF-8"),
+    ],
+)
+def test_names_in_a_voc_list_that_cannot_be(lines, message, voc):
+    (voc / "ImageSets" / "Main" / "val.txt").write_bytes(lines)
+    with pytest.raises(ValueError, match=message):
+        VocFolder(voc, "val")
+
+
+def test_names_in_a_voc_list_may_hold_spaces_and_a_flag(tmp_path):
+    folder = write_voc(tmp_path, [("my photo", (20, 20), [])])
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("my photo -1\n")
+    assert VocFolder(folder, "val").names == ("my photo",)
 
 
 def test_voc_files_that_are_missing(voc):
@@ -183,9 +292,15 @@ def test_boxes_at_the_border_are_clipped_and_those_without_area_left_out(tmp_pat
         POLYGON | {"bbox": [50.0, 5.0, 10.4, 10.0]},
         POLYGON | {"id": 9, "bbox": [5.0, 5.0, 0.0, 10.0]},
     ]
-    _, target = coco_folder(write_coco(tmp_path, notes), "val2017", masks=False)[0]
+    folder = write_coco(tmp_path, notes)
+    with pytest.warns(
+        UserWarning, match=r"1 x box without area left out \(annotation 9\); `\.noti"
+    ):
+        data = coco_folder(folder, "val2017", masks=False)
+    _, target = data[0]
     assert target["boxes"].tolist() == [[50, 5, 60, 15]]
     assert "masks" not in target
+    assert data.notices == ("annotation 9: box without area left out",)
 
 
 def test_pictures_of_all_sizes_make_a_batch(tmp_path):
@@ -239,4 +354,37 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
     folder = write_coco(tmp_path, [])
     Image.new("RGB", (10, 10)).save(folder / "val2017" / "000139.jpg")
     with pytest.raises(ValueError, match=r"width \(40, 60\) as annotated, got \(10, 10\)"):
+        coco_folder(folder, "val2017", masks=False)[0]
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def test_deep_pictures_are_what_the_robust_data_set_reads(tmp_path):
+    ramp = np.linspace(0, 65_535, 2400).astype(np.uint16).reshape(40, 60)
+    folder = write_coco(tmp_path, [])
+    path = folder / "val2017" / "000139.jpg"
+    for array, format in ((ramp, "PNG"), (ramp.astype(">u2"), "TIFF"), (ramp, "TIFF")):
+        Image.fromarray(array).save(path, format)
+        image, _ = coco_folder(folder, "val2017", masks=False)[0]
+        assert torch.equal(image, RobustImageDataset([path], labels=[0])[0].image)
+        assert image.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("damage", [faults.html, faults.empty, faults.zeroed])
+def test_a_picture_that_gives_no_pixels_is_named(damage, tmp_path):
+    folder = write_coco(tmp_path, [])
+    damage(folder / "val2017" / "000139.jpg")
+    with pytest.raises(BadImageError, match=r"000139\.jpg: expected a picture, got a file that gi"):
+        coco_folder(folder, "val2017", masks=False)[0]
+
+
+def test_pictures_are_upright_and_labels_of_stored_ones_refused(tmp_path):
+    folder, exif = write_coco(tmp_path, []), Image.Exif()
+    exif[0x0112] = 6
+    path = folder / "val2017" / "000139.jpg"
+    Image.new("RGB", (40, 60)).save(path, exif=exif)  # lies on its side; upright it is 60 x 40
+    assert coco_folder(folder, "val2017", masks=False)[0][0].shape == (3, 40, 60)
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    with pytest.raises(ValueError, match=r"000139\.jpg.*its EXIF tag turns it, .* remove the tag"):
         coco_folder(folder, "val2017", masks=False)[0]

@@ -1,4 +1,5 @@
 import gc
+import random
 from collections import Counter
 
 import numpy as np
@@ -85,8 +86,9 @@ def test_sixteen_bits_keep_their_range():
 
 
 def test_a_mode_without_a_white_is_refused():
-    with pytest.raises(BadImageError, match=r"unknown range: mode F .* convert"):
-        to_tensor(Image.new("F", (2, 2)))
+    image = Image.new("F", (2, 2), 7)
+    with pytest.raises(BadImageError, match=r"unknown range: mode F .* from 7 to 7, expected 0 to"):
+        to_tensor(image)
 
 
 def test_labels_may_be_given(tmp_path):
@@ -257,6 +259,35 @@ def test_replace_keeps_the_class_balance_and_tells_which_samples_came_twice(work
     for failure in epoch.failures:
         assert failure.action == f"replaced by sample {epoch.indices[failure.index]}"
     assert repr(epoch) == "Epoch(12 samples delivered, 4 of them again, 4 failed)"
+
+
+@WORKERS
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+def test_every_epoch_has_the_same_replacements(workers, shuffle, tmp_path):
+    write_tree(tmp_path, classes=["ant"], each=30)
+    for path in sorted((tmp_path / "ant").iterdir())[::3]:
+        faults.html(path)
+    watched = loader_of(RobustImageDataset(tmp_path, on_error="replace"), workers, shuffle=shuffle)
+    for _ in range(3):
+        list(watched)
+    first, *others = [epoch.table() for epoch in watched.epochs]
+    assert len(first) == 10
+    assert first["action"].nunique() > 3  # the peers are many, so a new draw would be another one
+    assert all(other.equals(first) for other in others)
+
+
+def test_a_replacement_hangs_on_no_random_state(tmp_path):
+    write_tree(tmp_path, classes=["ant"], each=30)
+    for path in sorted((tmp_path / "ant").iterdir())[::3]:
+        faults.html(path)
+    data = RobustImageDataset(tmp_path, on_error="replace")
+    drawn = []
+    for seed in range(3):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        drawn.append([data[index].index for index in range(0, 30, 3)])
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 def test_a_replacement_has_the_pixels_it_claims_and_is_the_same_in_every_epoch(tmp_path):

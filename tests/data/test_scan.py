@@ -6,6 +6,7 @@ import pytest
 
 from labs.data import faults
 from labs.data.scan import list_files, scan_images
+from labs.imagefile import FileReport
 from tests.data.trees import as_plain_user, kinds_of, smooth_picture, write_tree, written
 
 SINGLE = [kind for kind in faults.FAULTS if kind is not faults.swapped_label]
@@ -92,6 +93,17 @@ def test_a_checksum_kept_from_before_finds_the_rot_that_decodes(tmp_path):
     assert (before != after).pipe(lambda changed: changed[changed].index.tolist()) == [
         "ant/000.jpg"
     ]
+
+
+def test_problems_count_files_not_warnings(tmp_path, monkeypatch):
+    smooth_picture(0).save(tmp_path / "a.png")
+
+    def talkative(path, rules):
+        return FileReport(path, warnings=("decoder's warning: a", "decoder's warning: b"))
+
+    monkeypatch.setattr("labs.data.scan.check_file", talkative)
+    (row,) = scan_images(tmp_path, workers=0).problems().to_numpy().tolist()
+    assert row == ["warning", "decoder's warning", 1]
 
 
 # Ten thousand files

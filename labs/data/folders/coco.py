@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labs.data.folders.pictures import Target, checked_box, read_picture
-from labs.extras import optional
+from labs.data.folders.fields import (
+    Row,
+    identity,
+    is_number,
+    numbers,
+    read_lists,
+    refuse_twice,
+    text,
+)
+from labs.data.folders.masks import Code, checked_code, mask_codec, to_masks
+from labs.data.folders.notices import Notices
+from labs.data.folders.pictures import (
+    Target,
+    checked_box,
+    checked_size,
+    inside,
+    looks_normalised,
+    picture_size,
+    read_picture,
+    shown,
+)
 
-Note = dict[str, Any]
+__all__ = ["CocoFolder", "coco_folder", "mask_codec"]
+
+
+@dataclass(frozen=True)
+class _Image:
+    path: Path
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Note:
+    corners: list[float]
+    label: int
+    iscrowd: bool
+    area: float
+    code: Code | None
 
 
 class CocoFolder(Dataset[tuple[Tensor, Target]]):
@@ -24,23 +56,28 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
     A truth has ``boxes``, ``labels``, ``iscrowd`` [n], bool, ``area`` [n], float32 in square pixels
     as annotated (what COCO calls small is decided by it), and ``masks`` [n,H,W], bool, from
     polygons and run lengths. Category ids may have gaps: a label is the place of its id among all
-    ids. Boxes that reach at most one pixel beyond the picture are clipped, and those without area
-    are left out. Pictures without an object are served as well.
+    ids. Pictures without an object are served as well.
+
+    All that the file says is checked when it is opened; see :mod:`labs.data.folders` for what is
+    an error and what is repaired. What may be missing: ``iscrowd`` (then 0), ``area`` (then the
+    box's), the ``id`` of an annotation, and the size of a picture.
 
     Args:
         images: The folder of the pictures.
         annotations: The JSON file.
         split: A name for this part of the data.
-        masks: Whether truths have masks; without them pycocotools is not needed.
+        masks: Whether truths have masks; without them ``segmentation`` is not looked at.
 
     Attributes:
         classes: The class names, in the order of their category ids.
+        notices: What was repaired or left out, one line each.
 
     Raises:
-        FileNotFoundError: When the file or the folder is missing.
+        FileNotFoundError: When the file or the folder is missing, or a picture whose size the file
+            does not tell.
         ValueError: When the file is no ``instances`` file, or an annotation has an unknown image,
-            an unknown category, or a box outside of its picture.
-        ImportError: On the first picture, when pycocotools is needed and not installed.
+            an unknown category, a box outside of its picture, or a damaged mask.
+        ImportError: On the first picture with polygons, when pycocotools is not installed.
     """
 
     def __init__(
@@ -48,50 +85,102 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.split, self.masks = split, masks
-        content = _content(self.images, self.annotations)
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.classes = tuple(category["name"] for category in categories)
-        self._label = {category["id"]: k for k, category in enumerate(categories)}
-        self._images = sorted(content["images"], key=lambda image: image["id"])
-        self._notes: dict[int, list[Note]] = {row["id"]: [] for row in self._images}
-        sizes = {row["id"]: (row["height"], row["width"]) for row in self._images}
-        for note in content["annotations"]:
-            box = self._checked(note, sizes)
-            if box is not None:
-                self._notes[note["image_id"]].append(note | {"corners": box})
+        _refuse_missing(self.images, self.annotations)
+        content = read_lists(
+            self.annotations,
+            ("annotations", "categories", "images"),
+            "take an instances file (a test set has no annotations)",
+        )
+        notices = Notices()
+        ids, self.classes = self._categories(content["categories"])
+        self._label = {key: k for k, key in enumerate(ids)}
+        self._images = self._checked_images(content["images"], notices)
+        self._notes: dict[int | str, list[_Note]] = {key: [] for key in self._images}
+        self._keys = list(self._images)
+        self._read_notes(content["annotations"], notices)
+        self.notices = notices.lines()
+        notices.warn(self.annotations)
 
-    def _checked(self, note: Note, sizes: dict[int, tuple[int, int]]) -> list[float] | None:
-        where = f"{self.annotations}, annotation {note.get('id')}"
-        if note["image_id"] not in sizes:
-            raise ValueError(f"{where}: expected the id of an image, got {note['image_id']}")
-        if note["category_id"] not in self._label:
+    def _categories(self, rows: list[Row]) -> tuple[list[int | str], tuple[str, ...]]:
+        found = []
+        for place, row in enumerate(rows):
+            where = f"{self.annotations}, categories[{place}]"
+            found.append((identity(row, "id", where), text(row, "name", where)))
+        refuse_twice([key for key, _ in found], "id of a category", self.annotations)
+        refuse_twice([name for _, name in found], "name of a category", self.annotations)
+        found.sort(key=lambda pair: pair[0])
+        return [key for key, _ in found], tuple(name for _, name in found)
+
+    def _checked_images(self, rows: list[Row], notices: Notices) -> dict[int | str, _Image]:
+        found: list[tuple[int | str, _Image]] = []
+        for place, row in enumerate(rows):
+            key = identity(row, "id", f"{self.annotations}, images[{place}]")
+            where = f"{self.annotations}, image {shown(key)}"
+            path = inside(self.images, text(row, "file_name", where), where)
+            found.append((key, _Image(path, _size(row, path, where, notices))))
+        refuse_twice([key for key, _ in found], "id of an image", self.annotations)
+        return dict(sorted(found, key=lambda pair: pair[0]))
+
+    def _read_notes(self, rows: list[Row], notices: Notices) -> None:
+        ids, fractions, boxes = [], [], 0
+        for place, row in enumerate(rows):
+            name = f"annotations[{place}]"
+            if row.get("id") is not None:
+                ids.append(identity(row, "id", f"{self.annotations}, {name}"))
+                name = f"annotation {shown(ids[-1])}"
+            key, note = self._checked(row, f"{self.annotations}, {name}", notices)
+            if note is None:
+                notices.add("box without area left out", name)
+                continue
+            boxes += 1
+            self._notes[key].append(note)
+            if looks_normalised(note.corners):
+                fractions.append(name)
+                notices.add("box inside the first pixel kept, a fraction of the picture?", name)
+        refuse_twice(ids, "id of an annotation", self.annotations)
+        if boxes and len(fractions) == boxes:
+            raise ValueError(
+                f"{self.annotations}, {fractions[0]}: expected boxes in pixels, got fractions of "
+                "the picture in all of them; multiply by its width and height"
+            )
+
+    def _checked(self, row: Row, where: str, notices: Notices) -> tuple[int | str, _Note | None]:
+        key, category = identity(row, "image_id", where), identity(row, "category_id", where)
+        if key not in self._images:
+            raise ValueError(f"{where}: expected the id of an image, got {shown(key)}")
+        if category not in self._label:
             known = ", ".join(f"{key} {self.classes[k]}" for key, k in self._label.items())
             raise ValueError(
-                f"{where}: expected a category id of {known}, got {note['category_id']}"
+                f"{where}: expected a category id of {known or 'none'}, got {shown(category)}"
             )
-        x, y, w, h = note["bbox"]
-        return checked_box([x, y, x + w, y + h], sizes[note["image_id"]], where)
+        size = self._images[key].size
+        x, y, w, h = numbers(row, "bbox", 4, where)
+        corners = checked_box([x, y, x + w, y + h], size, where)
+        if corners is None:
+            return key, None
+        crowd, area = _flag(row, "iscrowd", where), _area(row, w * h, where)
+        code = row.get("segmentation")
+        checked = checked_code(code, size, where, notices) if self.masks else None
+        return key, _Note(corners, self._label[category], crowd, area, checked)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._keys)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        row = self._images[index]
-        notes, size = self._notes[row["id"]], (row["height"], row["width"])
-        corners = torch.tensor([note["corners"] for note in notes], dtype=torch.float64)
-        areas = [n.get("area", n["bbox"][2] * n["bbox"][3]) for n in notes]
+        image, notes = self._images[self._keys[index]], self._notes[self._keys[index]]
+        picture = read_picture(image.path, image.size)
+        corners = torch.tensor([note.corners for note in notes], dtype=torch.float64)
         target = {
             "boxes": corners.view(-1, 4).float(),
-            "labels": torch.tensor([self._label[n["category_id"]] for n in notes]).long(),
-            "iscrowd": torch.tensor([n.get("iscrowd", 0) for n in notes]).bool(),
-            "area": torch.tensor(areas, dtype=torch.float32),
+            "labels": torch.tensor([note.label for note in notes]).long(),
+            "iscrowd": torch.tensor([note.iscrowd for note in notes]).bool(),
+            "area": torch.tensor([note.area for note in notes], dtype=torch.float32),
         }
         if self.masks:
-            masks = np.zeros((len(notes), *size), bool)
-            for mask, note in zip(masks, notes, strict=True):
-                mask[:] = _decoded(note, size)
-            target["masks"] = torch.from_numpy(masks)
-        return read_picture(self.images / row["file_name"], size), target
+            codes = [note.code for note in notes if note.code is not None]
+            where = f"{self.annotations}, {image.path.name}"
+            target["masks"] = torch.from_numpy(to_masks(codes, image.size, where))
+        return picture, target
 
     def __repr__(self) -> str:
         count = sum(map(len, self._notes.values()))
@@ -114,16 +203,7 @@ def coco_folder(folder: str | Path, split: str, masks: bool = True) -> CocoFolde
     return CocoFolder(Path(folder) / split, annotations, split, masks)
 
 
-def mask_codec() -> Any:
-    """Return the module of pycocotools that codes masks.
-
-    Raises:
-        ImportError: When it is not installed.
-    """
-    return optional("pycocotools.mask", "masks of COCO folders")
-
-
-def _content(images: Path, annotations: Path) -> dict[str, list[Note]]:
+def _refuse_missing(images: Path, annotations: Path) -> None:
     if not annotations.is_file():
         raise FileNotFoundError(
             f"CocoFolder: expected the annotations {annotations}, got none; files there: "
@@ -131,27 +211,29 @@ def _content(images: Path, annotations: Path) -> dict[str, list[Note]]:
         )
     if not images.is_dir():
         raise FileNotFoundError(f"CocoFolder: expected a folder of pictures {images}, got none")
-    content: dict[str, list[Note]] = json.loads(annotations.read_text(encoding="utf-8"))
-    wanted = {"images", "annotations", "categories"}
-    if not wanted <= content.keys():
-        raise ValueError(
-            f"{annotations}: expected {', '.join(sorted(wanted))}, got {', '.join(content)}; take "
-            "an instances file (a test set has no annotations)"
-        )
-    return content
 
 
-def _decoded(note: Note, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the mask [H,W] of polygons or of run lengths."""
-    codec, code = mask_codec(), note.get("segmentation")
-    if not code:
-        raise ValueError(
-            f"annotation {note.get('id')}: expected a segmentation, got none; open the folder with "
-            "masks=False"
-        )
-    if isinstance(code, list):  # polygons: the parts of one object
-        code = codec.merge(codec.frPyObjects(code, *size))
-    elif isinstance(code["counts"], list):  # run lengths that are not compressed, as of crowds
-        code = codec.frPyObjects(code, *size)
-    mask: NDArray[np.uint8] = codec.decode(code)
-    return mask
+def _size(row: Row, path: Path, where: str, notices: Notices) -> tuple[int, int]:
+    """Return height and width; those of the picture where the file has none, or zero."""
+    sides: list[Any] = [row.get("height"), row.get("width")]
+    if any(side in (None, 0) and side is not False for side in sides):
+        notices.add("size taken from the picture", where.rpartition(", ")[2])
+        return checked_size(*picture_size(path), str(path))
+    for name, side in zip(("height", "width"), sides, strict=True):
+        if not is_number(side) or side != int(side):
+            raise ValueError(f"{where}: expected {name} to be an integer, got {shown(side)}")
+    return checked_size(int(sides[0]), int(sides[1]), where)
+
+
+def _flag(row: Row, key: str, where: str) -> bool:
+    value = row.get(key)
+    if value is None or (type(value) in (int, bool) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"{where}: expected {key} to be 0 or 1, got {shown(value)}")
+
+
+def _area(row: Row, default: float, where: str) -> float:
+    value = default if row.get("area") is None else row["area"]
+    if not is_number(value) or value < 0:
+        raise ValueError(f"{where}: expected area to be a number from 0 on, got {shown(value)}")
+    return float(value)
