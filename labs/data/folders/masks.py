@@ -27,7 +27,7 @@ def mask_codec() -> Any:
     Raises:
         ImportError: When it is not installed.
     """
-    return optional("pycocotools.mask", "masks of COCO folders", "dev")
+    return optional("pycocotools.mask", "masks of COCO folders")
 
 
 def checked_code(code: Any, size: tuple[int, int], where: str, notices: Notices) -> Code:
