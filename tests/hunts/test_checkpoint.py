@@ -149,7 +149,13 @@ def of_name(name):
     return lambda model, state: any(key.startswith(name) for key in state)
 
 
+def note_in_the_state(model, state):
+    remove_prefix(model, state)
+    state["seen"] = torch.ones(1)
+
+
 WRONG = {
+    note_in_the_state: "✓✓✓✓✓✗",
     when(first_of_the_wrapped, no_statistics, remove_prefix): "✗✓✓✓✓✓",
     cut_always: "✓✗✓✓✓✓",
     strip_letters: "✓✓✗✓✓✓",
