@@ -185,7 +185,7 @@ def test_xml_that_leaves_no_doubt_is_read(body, tmp_path):
 
 
 def test_voc_boxes_that_are_fractions(tmp_path):
-    with pytest.raises(ValueError, match="expected boxes in pixels, .* multiply fractions"):
+    with pytest.raises(ValueError, match=r"expected boxes in pixels, .* multiply fractions"):
         opened_voc(tmp_path, voc_object("dog", (0.1, 0.2, 0.6, 0.5)))
 
 
