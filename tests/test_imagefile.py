@@ -264,7 +264,10 @@ def test_a_later_frame_that_is_too_large_is_not_decoded(tmp_path):
     report = report_of(written(tmp_path / "a.gif", gif(20_000)), max_pixels=1_000_000)
     assert report.ok
     (warning,) = [w for w in report.warnings if w.startswith("too many pixels")]
-    assert warning.endswith("this is not the first frame, which is the one that is used")
+    assert warning == (
+        "too many pixels: claims 400,040,001, the limit is 1,000,000; this is not the first frame, "
+        "which is the one that is used"
+    )
 
 
 def test_no_canvas_above_the_limit_is_ever_made(tmp_path, monkeypatch):
