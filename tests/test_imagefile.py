@@ -270,19 +270,6 @@ def test_a_later_frame_that_is_too_large_is_not_decoded(tmp_path):
     )
 
 
-def test_no_canvas_above_the_limit_is_ever_made(tmp_path, monkeypatch):
-    made = []
-    fill, new = Image.core.fill, Image.core.new
-    monkeypatch.setattr(
-        Image.core, "fill", lambda mode, size, *color: made.append(size) or fill(mode, size, *color)
-    )
-    monkeypatch.setattr(Image.core, "new", lambda mode, size: made.append(size) or new(mode, size))
-    report_of(written(tmp_path / "a.gif", gif(20_000)), max_pixels=1_000_000)
-    report_of(written(tmp_path / "b.gif", gif(900)), max_pixels=1_000_000)
-    assert made
-    assert max(w * h for w, h in made) <= 1_000_000
-
-
 def test_a_page_of_a_tiff_that_is_too_large_is_not_decoded(tmp_path):
     pages = [Image.new("L", size) for size in ((10, 10), (200, 100))]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
