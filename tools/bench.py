@@ -16,6 +16,7 @@ from pathlib import Path
 from timeit import timeit
 
 import torch
+from PIL import Image
 from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -51,6 +52,23 @@ def bench_scan() -> Pair:
         for index, picture in enumerate(photos("train", 2000, 128).images):
             to_pil_image(picture).save(root / f"{index}.jpg")
         return pair(lambda: scan_images(root, workers=0), lambda: scan_images(root, workers=2), 3)
+
+
+def bench_scan_small() -> Pair:
+    """Compare a plain loop of Pillow over 400 files, verified and loaded, with a scan of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for index, picture in enumerate(photos("train", 400, 128).images):
+            to_pil_image(picture).save(root / f"{index}.jpg")
+
+        def loop() -> None:
+            for path in root.iterdir():
+                with Image.open(path) as image:
+                    image.verify()
+                with Image.open(path) as image:
+                    image.load()
+
+        return pair(loop, lambda: scan_images(root), 5)
 
 
 def bench_photos() -> Pair:
@@ -92,6 +110,7 @@ BENCHES: dict[str, Callable[[], Pair | Rate]] = {
     "scenes: compose 100, digits and photographs with clutter": bench_scenes,
     "scenes: 128 px, 1 to 4 digits, on one core": bench_scene_rate,
     "scan_images: 2000 files, in-process and two workers": bench_scan,
+    "scan_images: 400 files, a plain loop of Pillow and a scan": bench_scan_small,
 }
 
 

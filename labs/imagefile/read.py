@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 import warnings
@@ -205,5 +206,6 @@ def why_undecoded(error: Exception) -> str:
         return "out of memory: the decoded picture does not fit"
     words = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
-        return f"too many pixels: {words}"
+        claimed, allowed = (int(float(n)) for n in re.findall(r"[\d.]+", words)[:2])
+        return f"too many pixels: claims {claimed:,}, the limit is {allowed:,}"
     return f"{'truncated' if 'truncat' in words.lower() else 'corrupt'}: {words}"
