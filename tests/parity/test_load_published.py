@@ -274,7 +274,7 @@ def test_a_pickle_of_whole_modules_is_not_opened(tmp_path, monkeypatch):
         torch.save(whole, path)
         message = "got a pickle of other objects.*not opened; in an environment .*torch.save"
         refused(small(), path, "torchvision", message)
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
     refused(small(), tmp_path / "plain.pt", "torchvision", "load_published: expected")
     assert not OPENED
 
