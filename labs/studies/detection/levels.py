@@ -53,6 +53,8 @@ def build(strides: Sequence[int], train: Rendered) -> Detector:
         depths=(1,) * halvings,
         width=0.1875,
         stem_stride=2,
+        eps=1e-3,
+        momentum=0.03,  # statistics that follow within the length of such a training
     )
     return Detector(network, YOLOv3Criterion(anchors, strides), YOLOv3Postprocess(anchors, strides))
 
