@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -51,7 +52,7 @@ class Replay:
     def table(self) -> pd.DataFrame:
         """Return one row per point, each number beside the recorded one."""
         here, recorded = pd.DataFrame(list(self.here)), pd.DataFrame(list(self.recorded))
-        return here.join(recorded, rsuffix=" (recorded)")
+        return here.join(recorded.add_suffix(" (recorded)"))
 
     def __repr__(self) -> str:
         verdict = "agrees" if self.agrees else "differs"
@@ -93,5 +94,6 @@ def _apart(here: Point, recorded: Point) -> float:
     gaps: Sequence[float] = [
         abs(here[name] - recorded[name]) / max(abs(recorded[name]), 1.0) for name in recorded
     ]
-    worst = max(gaps, default=float("inf"))
-    return float("inf") if worst != worst else worst  # NaN is no agreement
+    if any(math.isnan(gap) for gap in gaps):  # a NaN is no agreement, and max may pass it over
+        return float("inf")
+    return max(gaps, default=float("inf"))

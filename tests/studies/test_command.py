@@ -18,7 +18,7 @@ def test_a_study_is_run_listed_and_revalidated(alone, capsys, monkeypatch):
     assert command.main(alone) == 1
     assert "no record" in capsys.readouterr().out
     assert command.main(["small", *alone]) == 0
-    assert "score ↑ by" in capsys.readouterr().out
+    assert "| 0.4 | 1.01e-07" in capsys.readouterr().out
     assert command.main(alone) == 0
     assert "fresh" in capsys.readouterr().out
     hashes = making.hashes
