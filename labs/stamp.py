@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "labs"
+_PACKAGE = "labs"
 
 # Functions of which no output can show the work. A module reached through nothing else is left out
 # of a stamp, unless a cell imports it. What can change a number, a figure or a table is never here.
@@ -45,7 +45,7 @@ def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
         root: The folder that holds the ``labs`` package.
     """
     tree = ast.parse("\n".join(_without_magics(cell) for cell in cells))
-    typed = re.findall(rf"(?<!\S)-m\s+({PACKAGE}(?:\.\w+)*)", "\n".join(cells))
+    typed = re.findall(rf"(?<!\S)-m\s+({_PACKAGE}(?:\.\w+)*)", "\n".join(cells))
     programs = [(_program(name, root), None) for name in (*_programs(tree), *typed)]
     modules = dependencies([*_imports(tree), *programs], root)
     hashes = {name: _summary(_file(name, root)).hash for name in modules}
@@ -90,7 +90,7 @@ def _resolve(
     """Yield the modules that ``from module import name`` runs code of."""
     if f"{module}.{name}" in exempt:
         return
-    if module.split(".")[0] != PACKAGE or _file(module, root) is None:
+    if module.split(".")[0] != _PACKAGE or _file(module, root) is None:
         return
     if name and _file(f"{module}.{name}", root):
         module, name = f"{module}.{name}", None
@@ -135,7 +135,7 @@ def _programs(tree: ast.Module) -> Iterator[str]:
         words = node.elts if isinstance(node, ast.List | ast.Tuple) else ()
         words = node.args if isinstance(node, ast.Call) else words
         for flag, name in pairwise(getattr(word, "value", None) for word in words):
-            if flag == "-m" and isinstance(name, str) and name.split(".")[0] == PACKAGE:
+            if flag == "-m" and isinstance(name, str) and name.split(".")[0] == _PACKAGE:
                 yield name
 
 
@@ -180,7 +180,7 @@ def _parse(path: Path, _modified: int) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise ValueError(
-                f"{path}, line {node.lineno}: expected `from {PACKAGE}… import …`, got a relative "
+                f"{path}, line {node.lineno}: expected `from {_PACKAGE}… import …`, got a relative "
                 "import, which a stamp does not follow; write the whole name"
             )
     return tree

@@ -18,7 +18,7 @@ from labs.data.scenes.things import Thing, classes_of, load_places, load_pool
 
 Pixels = NDArray[np.uint8]
 Path = tuple[tuple[int, int], ...]
-TRIES = 20  # places that are tried before an object is left out
+_TRIES = 20  # places that are tried before an object is left out
 BILINEAR = Image.Resampling.BILINEAR
 
 
@@ -181,7 +181,7 @@ class _Stage:
         pixels = _scaled(thing, _draw_size(self.knobs, rng), rng)
         alpha = pixels[..., 3]
         mask = 2 * alpha.astype(np.int64) > alpha.max()  # the stronger half of something thin
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             path = _path(mask.shape, self.knobs, rng)
             left = self.seen - self._hidden_by(mask, path)
             if (left >= (1 - self.knobs.occlusion) * np.array(self.areas)).all():

@@ -17,11 +17,11 @@ from labs.postprocess import YOLOv3Postprocess
 from labs.studies.detection.learning import drawn, learn, longer
 from labs.studies.experiment import Experiment
 
-BINS = {"8-16 px": (0, 16), "17-32 px": (16, 32), "33-64 px": (32, 128)}
+_BINS = {"8-16 px": (0, 16), "17-32 px": (16, 32), "33-64 px": (32, 128)}
 """Of the longer side of an object, in pixels: above the first number, up to the second."""
 
 
-def train_on(
+def _train_on(
     strides: tuple[int, ...], scenes: int, steps: int, judged: int
 ) -> Iterator[dict[str, float]]:
     """Train with maps of these strides, and yield losses, then ``AP50`` and recall by size.
@@ -33,10 +33,10 @@ def train_on(
         steps: Of 16 scenes each.
         judged: Scenes of the validation split that are scored.
     """
-    train = drawn(lambda seed: scenes_of("train", scenes, seed))
+    train = drawn(lambda seed: _scenes_of("train", scenes, seed))
     val = _val(judged)
     detector = build(strides, train)
-    yield from learn(detector, train, lambda found: by_size(found, val), val.images, steps)
+    yield from learn(detector, train, lambda found: _by_size(found, val), val.images, steps)
 
 
 def build(strides: Sequence[int], train: Rendered) -> Detector:
@@ -57,10 +57,10 @@ def build(strides: Sequence[int], train: Rendered) -> Detector:
     return Detector(network, YOLOv3Criterion(anchors, strides), YOLOv3Postprocess(anchors, strides))
 
 
-def by_size(found: list[Prediction], data: Rendered) -> dict[str, float]:
+def _by_size(found: list[Prediction], data: Rendered) -> dict[str, float]:
     """Return ``AP50``, and the share of the objects of each size that the ten best boxes find."""
     scores = {"AP50": coco_map(found, data.targets, ious=[0.5]).AP}
-    for name, (low, high) in BINS.items():
+    for name, (low, high) in _BINS.items():
         sides = [longer(t["boxes"]) for t in data.targets]
         others = [
             {**t, "ignore": (side <= low) | (side > high)}
@@ -71,7 +71,7 @@ def by_size(found: list[Prediction], data: Rendered) -> dict[str, float]:
     return scores
 
 
-def scenes_of(split: str, n: int, seed: int) -> Rendered:
+def _scenes_of(split: str, n: int, seed: int) -> Rendered:
     """Draw scenes of three to six digits, all of one class."""
     data = Rendered(Scenes(split, n, seed, size=(8, 64), objects=(3, 6), occlusion=0.0))
     for target in data.targets:
@@ -82,13 +82,13 @@ def scenes_of(split: str, n: int, seed: int) -> Rendered:
 
 @cache
 def _val(judged: int) -> Rendered:
-    return scenes_of("val", judged, 0)
+    return _scenes_of("val", judged, 0)
 
 
 EXPERIMENT = Experiment(
     name="levels",
     question="Which sizes of digits does a small YOLOv3 find with one, two and three maps?",
-    run=train_on,
+    run=_train_on,
     base={"strides": (8, 16, 32), "scenes": 2000, "steps": 1000, "judged": 300},
     vary="strides",
     values=((32,), (16,), (16, 32), (8, 16, 32)),
