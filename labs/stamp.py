@@ -34,7 +34,7 @@ PLUMBING = {
     "labs.extras.optional": "imports exactly the module it is given, or says how to install it",
 }
 
-Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
+_Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
 
 
 def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
@@ -47,7 +47,7 @@ def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     tree = ast.parse("\n".join(_without_magics(cell) for cell in cells))
     typed = re.findall(rf"(?<!\S)-m\s+({_PACKAGE}(?:\.\w+)*)", "\n".join(cells))
     programs = [(_program(name, root), None) for name in (*_programs(tree), *typed)]
-    modules = dependencies([*_imports(tree), *programs], root)
+    modules = _dependencies([*_imports(tree), *programs], root)
     hashes = {name: _summary(_file(name, root)).hash for name in modules}
     return {"cells": _hash("\0".join(cells)), **dict(sorted(hashes.items()))}
 
@@ -63,7 +63,7 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return sorted(name for name in names if old.get(name) != new.get(name))
 
 
-def dependencies(imports: Iterable[Import], root: Path = ROOT) -> set[str]:
+def _dependencies(imports: Iterable[_Import], root: Path = ROOT) -> set[str]:
     """Follow imports into the package, and return the names of all modules reached.
 
     Args:
@@ -125,7 +125,7 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[str, str | None, str]]:
             yield from ((node.module, a.name, a.asname or a.name) for a in node.names)
 
 
-def _imports(tree: ast.Module) -> list[Import]:
+def _imports(tree: ast.Module) -> list[_Import]:
     return [(module, name) for module, name, _ in _bindings(tree)]
 
 
@@ -154,7 +154,7 @@ class _Summary(NamedTuple):
     """Hold what a stamp needs to know of one module."""
 
     hash: str
-    imports: tuple[Import, ...]
+    imports: tuple[_Import, ...]
     programs: tuple[str, ...]
 
 
