@@ -69,11 +69,15 @@ def taken(path):
     """
     passes_on = path.name == "__init__.py"
     _, nodes = parsed(path.read_text())
-    imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
-    known = {a.asname or a.name.split(".")[0] for n in imports for a in n.names}
-    found = set()
-    if not passes_on:
-        found |= {a.name for n in imports if isinstance(n, ast.ImportFrom) for a in n.names}
+    aliases = [
+        (alias, getattr(node, "module", None) or alias.name)
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    ours = [alias for alias, module in aliases if module.split(".")[0] == "labs"]
+    known = {alias.asname or alias.name.split(".")[0] for alias in ours}
+    found = set() if passes_on else {alias.name for alias in ours}
     for node in nodes:
         if isinstance(node, ast.Attribute) and is_module(node.value, known):
             found.add(node.attr)
@@ -83,7 +87,7 @@ def taken(path):
 
 
 def is_module(node, known):
-    """Tell whether an expression may be a module: an import, a dotted one, or ``import_module``."""
+    """Tell whether an expression may be a module of ours, or one from ``import_module``."""
     if isinstance(node, ast.Call):
         return getattr(node.func, "id", "") == "import_module"
     while isinstance(node, ast.Attribute):
@@ -326,6 +330,8 @@ def test_what_is_private_raised_linked_or_a_type_of_a_public_name_is_well(tmp_pa
         ("labs/p/__init__", "from labs.a import f", False),
         ("labs/p/__init__", "from labs.a import f\n_found = f()", True),
         ("labs/b", "def _g(f): return f", False),
+        ("labs/b", "from PIL import f", False),
+        ("labs/b", "from PIL import Image\nImage.f", False),
         ("labs/b", "_g = object()\n_g.f", False),
         ("tests/test_a", "from labs.a import f", False),
         ("tools/b", "from labs.a import f", True),

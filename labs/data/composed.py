@@ -33,7 +33,7 @@ _FLOWER_OR_OTHER = {
     "other": tuple(kind for kind in CLASSES if kind != "flowers"),
 }
 
-_BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
+_BICUBIC, _LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 _FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
@@ -239,7 +239,7 @@ def _crop(place: Image.Image, size: int, rng: np.random.Generator) -> Image.Imag
     """Cut a random square, 60 to 100 % of the height, perhaps mirror it, and scale it to size."""
     side = round(rng.uniform(0.6, 1.0) * place.height)
     left, top = (int(rng.integers(whole - side + 1)) for whole in place.size)
-    square = place.resize((size, size), LANCZOS, box=(left, top, left + side, top + side))
+    square = place.resize((size, size), _LANCZOS, box=(left, top, left + side, top + side))
     return square.transpose(_FLIP) if rng.random() < 0.5 else square
 
 
@@ -257,7 +257,7 @@ def _pose(cutout: Image.Image, size: int, rng: np.random.Generator) -> Image.Ima
 
 def _scale(picture: Image.Image, factor: float) -> Image.Image:
     width, height = (max(1, round(factor * side)) for side in picture.size)
-    return picture.resize((width, height), LANCZOS)
+    return picture.resize((width, height), _LANCZOS)
 
 
 # ---------------------------------------------------------------------------------- refusal

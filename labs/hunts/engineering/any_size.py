@@ -19,7 +19,7 @@ from labs.hunts.answer import module_of, tensor_of
 MakeNet = Callable[[], nn.Module]
 _STRIDE = 4
 _SIZES = (3, 32, 32), (1, 30, 30), (2, 29, 38), (3, 40, 27)
-DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 
 
 def check_any_size(net: MakeNet) -> Verdict:
@@ -100,11 +100,11 @@ def _padding_is_small(net: MakeNet) -> str:
 def _file_agrees(example: tuple[int, int], net: MakeNet) -> str:
     module = _build(net)
     with tempfile.TemporaryDirectory() as folder:
-        path = to_onnx(module, torch.rand(2, 1, *example), Path(folder) / "net.onnx", DYNAMIC)
+        path = to_onnx(module, torch.rand(2, 1, *example), Path(folder) / "net.onnx", _DYNAMIC)
         run = session(path, ["CPUExecutionProvider"])
     declared = next(iter(run.inputs.values()))
-    free = [declared[dim] for dim in DYNAMIC]
-    assert free == list(DYNAMIC.values()), f"the file takes {list(declared)} only"
+    free = [declared[dim] for dim in _DYNAMIC]
+    assert free == list(_DYNAMIC.values()), f"the file takes {list(declared)} only"
     for x in _pictures():
         with torch.no_grad():
             _same(run(x)[0], _formula(module, x), x)
