@@ -20,10 +20,10 @@ from labs.machine import ROOT, Facts, look, look_at_provider
 if TYPE_CHECKING:
     import pandas as pd
 
-PYTHONS = (3, 11), (3, 13)  # the oldest and the newest that the book supports, both included
-OLDEST_TORCH = (2, 11)
-LEAST_FREE_GB = 1.0
-NO_NEED = "nothing to mend: every lesson runs on the CPU"
+_PYTHONS = (3, 11), (3, 13)  # the oldest and the newest that the book supports, both included
+_OLDEST_TORCH = (2, 11)
+_LEAST_FREE_GB = 1.0
+_NO_NEED = "nothing to mend: every lesson runs on the CPU"
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def examine_machine() -> Report:
     Returns:
         The report, with ``.ready`` and ``.table()``; its ``repr`` is the table for a terminal.
     """
-    return judge(look())
+    return _judge(look())
 
 
-def judge(facts: Mapping[str, Facts]) -> Report:
+def _judge(facts: Mapping[str, Facts]) -> Report:
     """Turn the facts of :func:`labs.machine.look` into findings, each with its mend."""
     torch, ort, driver = facts["torch"], facts["onnxruntime"], facts["driver"]
     gpu_here = "version" in driver or "name" in facts["gpu"]
@@ -141,9 +141,9 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 def _judge_python(facts: Facts) -> Finding:
-    oldest, newest = (".".join(map(str, version)) for version in PYTHONS)
+    oldest, newest = (".".join(map(str, version)) for version in _PYTHONS)
     seen = f"{'.'.join(map(str, facts['version']))} ({_short(facts['path'])})"
-    if PYTHONS[0] <= tuple(facts["version"][:2]) <= PYTHONS[1]:
+    if _PYTHONS[0] <= tuple(facts["version"][:2]) <= _PYTHONS[1]:
         return Finding("Python", "ok", seen, needed=True)
     mend = f"{_system('python')} (a version from {oldest} to {newest}), then make lab"
     return Finding("Python", "broken", f"{seen}; expected {oldest} to {newest}", mend, needed=True)
@@ -154,9 +154,9 @@ def _judge_torch(facts: Facts) -> Finding:
     if "error" in facts:
         return _failed("PyTorch", "torch", facts, mend, needed=True)
     seen = f"{facts['version']}, {_build(facts)}"
-    if tuple(int(n) for n in re.findall(r"\d+", facts["version"])[:2]) >= OLDEST_TORCH:
+    if tuple(int(n) for n in re.findall(r"\d+", facts["version"])[:2]) >= _OLDEST_TORCH:
         return Finding("PyTorch", "ok", seen, needed=True)
-    seen += f"; expected {'.'.join(map(str, OLDEST_TORCH))} or newer"
+    seen += f"; expected {'.'.join(map(str, _OLDEST_TORCH))} or newer"
     return Finding("PyTorch", "broken", seen, mend, needed=True)
 
 
@@ -170,7 +170,7 @@ def _judge_driver(facts: Facts) -> Finding:
     if "version" in facts:
         return Finding("NVIDIA driver", "ok", facts["version"])
     if "absent" in facts:
-        return Finding("NVIDIA driver", "missing", facts["error"], NO_NEED)
+        return Finding("NVIDIA driver", "missing", facts["error"], _NO_NEED)
     # After an upgrade, the loaded kernel module and the new library disagree until a restart.
     mend = "restart the machine; if that does not help, install the driver again"
     return Finding("NVIDIA driver", "broken", facts["error"], mend)
@@ -185,7 +185,7 @@ def _judge_gpu(facts: Facts, torch: Facts, driver: Facts) -> Finding:
     if "error" in facts:
         return Finding("GPU", "broken", facts["error"], _reinstall_torch())
     if "version" not in driver:
-        mend = NO_NEED if "absent" in driver else "mend the driver first"
+        mend = _NO_NEED if "absent" in driver else "mend the driver first"
         return Finding("GPU", "missing", "PyTorch sees none", mend)
     seen = f"the driver works, but PyTorch sees no GPU. {facts['why_none']}".strip()
     return Finding("GPU", "broken", seen, _mend_unseen_gpu(torch))
@@ -215,7 +215,7 @@ def _judge_provider(provider: str, facts: Facts, gpu_here: bool) -> Finding:
     if facts.get("loaded"):
         return Finding(part, "ok", "loads", needed=needed)
     if name in ("CUDA", "Tensorrt") and not gpu_here:
-        return Finding(part, "missing", "listed, cannot load without a GPU", NO_NEED)
+        return Finding(part, "missing", "listed, cannot load without a GPU", _NO_NEED)
     why = facts.get("error") or _why_not_loaded(facts["stderr"])
     if name == "Tensorrt":
         page = "https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html"
@@ -279,9 +279,9 @@ def _judge_space(part: str, facts: Facts, mend: str) -> Finding:
     if "error" in facts:
         mend = _pip("psutil") if "absent" in facts else "change to a folder that exists"
         return Finding(part, "missing", f"cannot be measured: {facts['error']}", mend)
-    if facts["free_gb"] >= LEAST_FREE_GB:
+    if facts["free_gb"] >= _LEAST_FREE_GB:
         return Finding(part, "ok", f"{facts['free_gb']:.1f} GB", needed=True)
-    seen = f"{facts['free_gb']:.2f} GB; expected at least {LEAST_FREE_GB:.0f} GB"
+    seen = f"{facts['free_gb']:.2f} GB; expected at least {_LEAST_FREE_GB:.0f} GB"
     return Finding(part, "broken", seen, mend, needed=True)
 
 
@@ -305,7 +305,7 @@ def _build(facts: Facts) -> str:
 
 # --- The command that mends it here ------------------------------------------------------------
 
-INSTALLERS = {
+_INSTALLERS = {
     "brew": "brew install {}",
     "winget": "winget install {}",
     "apt-get": "sudo apt-get install {}",
@@ -315,7 +315,7 @@ INSTALLERS = {
     "conda": "conda install -c conda-forge {}",
 }
 # Where a package manager calls it otherwise.
-PACKAGES = {
+_PACKAGES = {
     ("brew", "chromium"): "--cask chromium",
     ("winget", "chromium"): "Google.Chrome",
     ("winget", "graphviz"): "Graphviz.Graphviz",
@@ -328,10 +328,10 @@ PACKAGES = {
 
 
 def _system(package: str) -> str:
-    manager = next(filter(shutil.which, INSTALLERS), None)
+    manager = next(filter(shutil.which, _INSTALLERS), None)
     if manager is None:
         return f"install {package} with your system's package manager"
-    return INSTALLERS[manager].format(PACKAGES.get((manager, package), package))
+    return _INSTALLERS[manager].format(_PACKAGES.get((manager, package), package))
 
 
 def _pip(*packages: str) -> str:

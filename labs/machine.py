@@ -24,12 +24,12 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 
-PATIENCE_SECONDS = 120
-ANSWER = "labs.machine sees "
+_PATIENCE_SECONDS = 120
+_ANSWER = "labs.machine sees "
 ROOT = Path(__file__).resolve().parent.parent
 
 # An ONNX model that returns its input, as bytes: the onnx package may be what is missing.
-IDENTITY_ONNX = bytes.fromhex(
+_IDENTITY_ONNX = bytes.fromhex(
     "08083a370a100a01781201792208 4964656e7469747912 0167"
     "5a0f0a0178120a0a08080112040a020801 620f0a0179120a0a08080112040a020801 42040a001011"
 )
@@ -44,8 +44,8 @@ def look() -> dict[str, Facts]:
         command that is not there, if that was the reason.
     """
     with ThreadPoolExecutor(16) as pool:
-        apart = pool.submit(_ask, *APART), pool.submit(_ask_onnxruntime)
-        here = {name: pool.submit(_guarded, see) for name, see in HERE.items()}
+        apart = pool.submit(_ask, *_APART), pool.submit(_ask_onnxruntime)
+        here = {name: pool.submit(_guarded, see) for name, see in _HERE.items()}
         facts = {name: future.result() for name, future in here.items()}
         for future in apart:
             facts.update(future.result())
@@ -125,7 +125,7 @@ def _see_provider(name: str) -> Facts:
         ort.preload_dlls()  # finds the CUDA libraries that PyTorch brought
     # The list of available providers is what was compiled in. Only a session loads the library,
     # and when it cannot, ONNX Runtime says so on stderr and quietly takes the CPU.
-    session = ort.InferenceSession(IDENTITY_ONNX, providers=[name])
+    session = ort.InferenceSession(_IDENTITY_ONNX, providers=[name])
     return {"loaded": name in session.get_providers()}
 
 
@@ -136,7 +136,7 @@ def _see_kernel() -> Facts:
     return {"starts": spec.argv[0], "folder": spec.resource_dir}
 
 
-LOOKS: Mapping[str, Callable[..., Facts]] = {
+_LOOKS: Mapping[str, Callable[..., Facts]] = {
     "torch": _see_torch,
     "gpu": _see_gpu,
     "torchvision": _see_torchvision,
@@ -144,15 +144,15 @@ LOOKS: Mapping[str, Callable[..., Facts]] = {
     "provider": _see_provider,
     "kernel": _see_kernel,
 }
-APART = "kernel", "torch", "torchvision", "gpu"  # these share one Python, as long as it lives
+_APART = "kernel", "torch", "torchvision", "gpu"  # these share one Python, as long as it lives
 
 
 def _answer(*looks: str) -> None:
     """Print the facts of each look as one line of JSON; runs in the Python that may crash."""
     for asked in looks:
         name, _, argument = asked.partition("=")
-        facts = _guarded(partial(LOOKS[name], *filter(None, [argument])))
-        print(f"\n{ANSWER}{json.dumps({asked: facts})}", flush=True)
+        facts = _guarded(partial(_LOOKS[name], *filter(None, [argument])))
+        print(f"\n{_ANSWER}{json.dumps({asked: facts})}", flush=True)
 
 
 def _guarded(see: Callable[[], Facts]) -> Facts:
@@ -174,9 +174,9 @@ def _ask(*looks: str) -> dict[str, Facts]:
     status, out, err = _run(sys.executable, "-c", code, *looks)
     answers: dict[str, Facts] = {}
     for line in out.splitlines():
-        if line.startswith(ANSWER):  # a library may print lines of its own
+        if line.startswith(_ANSWER):  # a library may print lines of its own
             with suppress(ValueError):  # cut short by the crash
-                answers.update(json.loads(line[len(ANSWER) :]))
+                answers.update(json.loads(line[len(_ANSWER) :]))
     facts: dict[str, Facts] = {
         asked: {"stderr": err, **answers[asked]} for asked in looks if asked in answers
     }
@@ -207,7 +207,7 @@ def _run(*command: str) -> tuple[int, str, str]:
             encoding="utf-8",
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=PATIENCE_SECONDS,
+            timeout=_PATIENCE_SECONDS,
         )
     except (OSError, subprocess.SubprocessError) as error:
         return -1, "", first_line(error)
@@ -262,7 +262,7 @@ def _see_threads() -> Facts:
     return {"cores": len(affinity(0)) if affinity else os.cpu_count() or 1}
 
 
-HERE: Mapping[str, Callable[[], Facts]] = {
+_HERE: Mapping[str, Callable[[], Facts]] = {
     "python": _see_python,
     "driver": _see_driver,
     "graphviz": partial(_see_command, ("dot",), "-V"),

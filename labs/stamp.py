@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "labs"
+_PACKAGE = "labs"
 
 # Functions of which no output can show the work. A module reached through nothing else is left out
 # of a stamp, unless a cell imports it. What can change a number, a figure or a table is never here.
@@ -34,7 +34,7 @@ PLUMBING = {
     "labs.extras.optional": "imports exactly the module it is given, or says how to install it",
 }
 
-Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
+_Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
 
 
 def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
@@ -45,9 +45,9 @@ def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
         root: The folder that holds the ``labs`` package.
     """
     tree = ast.parse("\n".join(_without_magics(cell) for cell in cells))
-    typed = re.findall(rf"(?<!\S)-m\s+({PACKAGE}(?:\.\w+)*)", "\n".join(cells))
+    typed = re.findall(rf"(?<!\S)-m\s+({_PACKAGE}(?:\.\w+)*)", "\n".join(cells))
     programs = [(_program(name, root), None) for name in (*_programs(tree), *typed)]
-    modules = dependencies([*_imports(tree), *programs], root)
+    modules = _dependencies([*_imports(tree), *programs], root)
     hashes = {name: _summary(_file(name, root)).hash for name in modules}
     return {"cells": _hash("\0".join(cells)), **dict(sorted(hashes.items()))}
 
@@ -63,7 +63,7 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return sorted(name for name in names if old.get(name) != new.get(name))
 
 
-def dependencies(imports: Iterable[Import], root: Path = ROOT) -> set[str]:
+def _dependencies(imports: Iterable[_Import], root: Path = ROOT) -> set[str]:
     """Follow imports into the package, and return the names of all modules reached.
 
     Args:
@@ -90,7 +90,7 @@ def _resolve(
     """Yield the modules that ``from module import name`` runs code of."""
     if f"{module}.{name}" in exempt:
         return
-    if module.split(".")[0] != PACKAGE or _file(module, root) is None:
+    if module.split(".")[0] != _PACKAGE or _file(module, root) is None:
         return
     if name and _file(f"{module}.{name}", root):
         module, name = f"{module}.{name}", None
@@ -125,7 +125,7 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[str, str | None, str]]:
             yield from ((node.module, a.name, a.asname or a.name) for a in node.names)
 
 
-def _imports(tree: ast.Module) -> list[Import]:
+def _imports(tree: ast.Module) -> list[_Import]:
     return [(module, name) for module, name, _ in _bindings(tree)]
 
 
@@ -135,7 +135,7 @@ def _programs(tree: ast.Module) -> Iterator[str]:
         words = node.elts if isinstance(node, ast.List | ast.Tuple) else ()
         words = node.args if isinstance(node, ast.Call) else words
         for flag, name in pairwise(getattr(word, "value", None) for word in words):
-            if flag == "-m" and isinstance(name, str) and name.split(".")[0] == PACKAGE:
+            if flag == "-m" and isinstance(name, str) and name.split(".")[0] == _PACKAGE:
                 yield name
 
 
@@ -154,7 +154,7 @@ class _Summary(NamedTuple):
     """Hold what a stamp needs to know of one module."""
 
     hash: str
-    imports: tuple[Import, ...]
+    imports: tuple[_Import, ...]
     programs: tuple[str, ...]
 
 
@@ -180,7 +180,7 @@ def _parse(path: Path, _modified: int) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise ValueError(
-                f"{path}, line {node.lineno}: expected `from {PACKAGE}… import …`, got a relative "
+                f"{path}, line {node.lineno}: expected `from {_PACKAGE}… import …`, got a relative "
                 "import, which a stamp does not follow; write the whole name"
             )
     return tree

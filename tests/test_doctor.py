@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labs import __main__, doctor, machine
-from labs.doctor import Finding, Report, judge
+from labs.doctor import Finding, Report, _judge
 
 LIBRARIES = {
     "torch": {"version": "2.14.1+cu130", "cuda": "13.0", "threads": 8},
@@ -62,7 +62,7 @@ def project(tmp_path, monkeypatch):
 
 
 def find(part, **changed) -> Finding:
-    report = judge({**HEALTHY, **changed})
+    report = _judge({**HEALTHY, **changed})
     return next(f for f in report.findings if f.part.strip() == part)
 
 
@@ -76,7 +76,7 @@ AGAIN = f"{PIP} uninstall --yes torch torchvision; {PINS}"
 
 
 def test_a_healthy_machine_is_all_ok():
-    report = judge(HEALTHY)
+    report = _judge(HEALTHY)
     assert {finding.status for finding in report.findings} == {"ok"}
     assert report.ready
     assert not any(finding.mend for finding in report.findings)
@@ -84,11 +84,11 @@ def test_a_healthy_machine_is_all_ok():
 
 def test_no_gpu_is_no_failure():
     lost = {**NO_GPU, "provider=CUDAExecutionProvider": NOT_LOADED}
-    report = judge({**HEALTHY, **lost})
+    report = _judge({**HEALTHY, **lost})
     assert report.ready
     for part in "NVIDIA driver", "GPU", "CUDA provider":
         finding = find(part, **lost)
-        assert (finding.status, finding.mend) == ("missing", doctor.NO_NEED)
+        assert (finding.status, finding.mend) == ("missing", doctor._NO_NEED)
 
 
 NMS = {"error": "RuntimeError: operator torchvision::nms does not exist"}
@@ -171,7 +171,7 @@ INSTALL_KERNEL = ".venv/bin/python -m ipykernel install --sys-prefix"
 def test_what_stops_a_lesson(part, changed, status, mend):
     finding = find(part, **changed)
     assert (finding.status, finding.mend) == (status, mend)
-    assert part in [name.strip() for name in judge({**HEALTHY, **changed}).stoppers]
+    assert part in [name.strip() for name in _judge({**HEALTHY, **changed}).stoppers]
 
 
 TORCH_12 = {**LIBRARIES["torch"], "version": "2.11.0+cu126", "cuda": "12.6"}
@@ -257,7 +257,7 @@ STALE_DRIVER = {"error": "nvidia-smi: Failed to initialize NVML: Driver/library 
 def test_what_stops_no_lesson(part, changed, status, mend):
     finding = find(part, **changed)
     assert (finding.status, finding.mend) == (status, mend)
-    assert judge({**HEALTHY, **changed}).ready
+    assert _judge({**HEALTHY, **changed}).ready
 
 
 def test_hidden_gpu_is_told_from_an_old_driver(monkeypatch):
@@ -344,7 +344,7 @@ def test_a_path_with_a_space_is_quoted(project, monkeypatch):
 def test_whatever_fails_there_is_a_report(lost):
     if lost == "python":
         return  # it is what runs this
-    report = judge({**HEALTHY, lost: {"error": "ValueError: ünexpected"}})
+    report = _judge({**HEALTHY, lost: {"error": "ValueError: ünexpected"}})
     assert len(report.findings) >= len(MACHINE)
     assert any(f.status != "ok" for f in report.findings)
 
@@ -400,9 +400,9 @@ def test_limits_are_those_of_the_package():
     project = tomllib.loads((machine.ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
         "project"
     ]
-    (_, low), (_, high) = doctor.PYTHONS
+    (_, low), (_, high) = doctor._PYTHONS
     assert project["requires-python"] == f">=3.{low},<3.{high + 1}"
-    assert f"torch>={'.'.join(map(str, doctor.OLDEST_TORCH))}" in project["dependencies"]
+    assert f"torch>={'.'.join(map(str, doctor._OLDEST_TORCH))}" in project["dependencies"]
 
 
 @pytest.mark.parametrize("module", ["__init__", "__main__", "doctor", "machine"])

@@ -96,7 +96,7 @@ def test_a_crash_is_a_fact_and_takes_no_other_fact_along(library):
 
 
 def test_what_a_library_prints_is_not_taken_for_an_answer(library):
-    library("torch", f"print('hello\\n{machine.ANSWER}cut')\nraise ImportError('no')")
+    library("torch", f"print('hello\\n{machine._ANSWER}cut')\nraise ImportError('no')")
     assert machine._ask("torch")["torch"]["error"] == "ImportError: no"
 
 
@@ -111,7 +111,7 @@ def test_each_provider_is_loaded_by_itself(library):
 
 
 def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(machine, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "_PATIENCE_SECONDS", 0.1)
     status, _, err = machine._run(sys.executable, "-c", "import time; time.sleep(60)")
     assert status == -1
     assert err.startswith("TimeoutExpired")
@@ -150,7 +150,7 @@ def test_a_tool_is_known_by_what_it_says(tmp_path, monkeypatch, script, facts):
     (tmp_path / "magick").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "magick").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.HERE["imagemagick"]() == facts
+    assert machine._HERE["imagemagick"]() == facts
 
 
 def test_first_line_drops_colours_and_names_errors():

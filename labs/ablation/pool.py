@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def processes(workers: int | None = None) -> ProcessPoolExecutor:
@@ -45,7 +45,7 @@ def processes(workers: int | None = None) -> ProcessPoolExecutor:
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _prepare_worker, (threads,))
-    with _environment(dict.fromkeys(THREAD_SETTINGS, str(threads))):
+    with _environment(dict.fromkeys(_THREAD_SETTINGS, str(threads))):
         for _ in range(workers):  # libraries read the environment once, when they are loaded
             pool.submit(os.getpid)
     return pool

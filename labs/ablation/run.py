@@ -15,7 +15,7 @@ Point = Mapping[str, float]
 Score = float | Point | Iterator[Point]
 SEED, ERROR = "seed", "error"
 """The names of columns, which a metric cannot have."""
-STEP = "step"
+_STEP = "step"
 """Where on its curve a point lies: no metric."""
 
 # The random state is one for all threads of a process, so a process makes one run at a time. The
@@ -84,7 +84,7 @@ def execute(fn: Callable[..., Score], settings: Mapping[str, Any], vary: str, se
     points = tuple(_metrics(point, vary) for point in curve)
     if isinstance(result, Iterator):
         last = points[-1] if points else {}
-        metrics = _metrics({name: x for name, x in last.items() if name != STEP}, vary)
+        metrics = _metrics({name: x for name, x in last.items() if name != _STEP}, vary)
     else:
         metrics = _metrics(result, vary)
     return Run(settings[vary], seed, metrics, seconds=took, curve=points)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-LEVEL = 0.05
+_LEVEL = 0.05
 """Below this probability a difference counts as one, after division by the number of arms."""
 
 
@@ -45,7 +45,7 @@ def differs(row: Mapping[str, Any], comparisons: int) -> bool:
         comparisons: With how many arms the reference is compared. Of twenty arms without any
             effect one has p < 0.05 by luck, so the level is divided by their number (Bonferroni).
     """
-    return bool(row["p"] < LEVEL / comparisons)
+    return bool(row["p"] < _LEVEL / comparisons)
 
 
 def detectable(std: float, n: int, comparisons: int, power: float = 0.8) -> float:
@@ -68,7 +68,7 @@ def detectable(std: float, n: int, comparisons: int, power: float = 0.8) -> floa
     if n < 2 or not std > 0:
         return np.nan
     free = 2 * n - 2
-    limit = stats.t.ppf(1 - LEVEL / comparisons / 2, free)
+    limit = stats.t.ppf(1 - _LEVEL / comparisons / 2, free)
 
     def missing(effect: float) -> float:
         found = stats.nct.sf(limit, free, effect * (n / 2) ** 0.5)

@@ -12,7 +12,7 @@ from typing import Any
 
 from labs.ablation.run import Run
 
-PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0
 """How long to wait for another study: a killed one may leave data-loading processes behind."""
 
 
@@ -109,7 +109,7 @@ def open_store(
     study = {"fn": canonical(fn), "vary": vary, "base": fixed}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=PATIENCE_SECONDS)  # ends with the process
+    lock = FileLock(folder / "lock", timeout=_PATIENCE_SECONDS)  # ends with the process
     try:
         lock.acquire()
     except Timeout as problem:

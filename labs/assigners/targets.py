@@ -13,7 +13,7 @@ from labs.near_miss import did_you_mean
 Target = Mapping[str, Tensor]
 """Of an image: ``boxes`` [n,4], xyxy in pixels, ``labels`` [n], and perhaps ``masks`` [n,H,W]."""
 
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_forms(who: str, targets: Sequence[Target]) -> None:
@@ -41,7 +41,7 @@ def check_forms(who: str, targets: Sequence[Target]) -> None:
         if labels.shape != boxes.shape[:1]:
             told = "give each box a label, and take boxes and labels away together"
             _refuse(who, image, f"labels [{len(boxes)}]", f"{list(labels.shape)}", told)
-        if labels.dtype not in WHOLE and len(labels):
+        if labels.dtype not in _WHOLE and len(labels):
             told = "a label is the index of a class; use labels.long()"
             _refuse(who, image, "labels of whole numbers", f"{labels.dtype}", told)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 Anchors = Tensor | Sequence[Sequence[Sequence[float]]]
 """Width and height in pixels, level by level, finest first: [L,A,2], as a tensor or in tuples."""
 
-SMALLEST = 2.0  # pixels; what is thinner cannot be told from a mistake in the labels
+_SMALLEST = 2.0  # pixels; what is thinner cannot be told from a mistake in the labels
 
 
 def auto_anchor(
@@ -221,10 +221,10 @@ def _checked(shapes: Tensor) -> Tensor:
 
 def _large_enough(shapes: Tensor) -> Tensor:
     """Leave out what is thinner than two pixels, with a warning; refuse when that is most."""
-    large = (shapes >= SMALLEST).all(1)
+    large = (shapes >= _SMALLEST).all(1)
     thin = len(shapes) - int(large.sum())
     fault = (
-        f"auto_anchor: {thin} of {len(shapes)} shapes are thinner than {SMALLEST:g} pixels; are "
+        f"auto_anchor: {thin} of {len(shapes)} shapes are thinner than {_SMALLEST:g} pixels; are "
         "they in pixels of the network's input?"
     )
     if 2 * thin > len(shapes):

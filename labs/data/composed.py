@@ -28,13 +28,13 @@ from labs.data.images import ImageSet
 from labs.near_miss import did_you_mean
 
 Weights = Mapping[str, Mapping[str, float]]
-FLOWER_OR_OTHER = {
+_FLOWER_OR_OTHER = {
     "flower": ("flowers",),
     "other": tuple(kind for kind in CLASSES if kind != "flowers"),
 }
 
-BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
-FLIP = Image.Transpose.FLIP_LEFT_RIGHT
+_BICUBIC, _LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
+_FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def flowers_with_masks(
     backgrounds: Weights | None = None,
 ) -> Composed:
     """Compose the pictures of :func:`flowers`, and return masks and backgrounds with them."""
-    return _compose(FLOWER_OR_OTHER, split, n, size, seed, backgrounds)
+    return _compose(_FLOWER_OR_OTHER, split, n, size, seed, backgrounds)
 
 
 class _Plan(NamedTuple):
@@ -239,16 +239,16 @@ def _crop(place: Image.Image, size: int, rng: np.random.Generator) -> Image.Imag
     """Cut a random square, 60 to 100 % of the height, perhaps mirror it, and scale it to size."""
     side = round(rng.uniform(0.6, 1.0) * place.height)
     left, top = (int(rng.integers(whole - side + 1)) for whole in place.size)
-    square = place.resize((size, size), LANCZOS, box=(left, top, left + side, top + side))
-    return square.transpose(FLIP) if rng.random() < 0.5 else square
+    square = place.resize((size, size), _LANCZOS, box=(left, top, left + side, top + side))
+    return square.transpose(_FLIP) if rng.random() < 0.5 else square
 
 
 def _pose(cutout: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
     """Mirror, turn and scale an object: 50 to 75 % of the picture wide, and always inside it."""
     cutout = _scale(cutout, min(1.0, 1.25 * size / max(cutout.size)))  # turning is what takes time
     if rng.random() < 0.5:
-        cutout = cutout.transpose(FLIP)
-    turned = cutout.rotate(rng.uniform(-25, 25), BICUBIC, expand=True)
+        cutout = cutout.transpose(_FLIP)
+    turned = cutout.rotate(rng.uniform(-25, 25), _BICUBIC, expand=True)
     turned = turned.crop(turned.getchannel("A").getbbox())
     # A long thin object gets the area of a square one, as far as it fits.
     wanted = rng.uniform(0.5, 0.75) * size / (turned.width * turned.height) ** 0.5
@@ -257,7 +257,7 @@ def _pose(cutout: Image.Image, size: int, rng: np.random.Generator) -> Image.Ima
 
 def _scale(picture: Image.Image, factor: float) -> Image.Image:
     width, height = (max(1, round(factor * side)) for side in picture.size)
-    return picture.resize((width, height), LANCZOS)
+    return picture.resize((width, height), _LANCZOS)
 
 
 # ---------------------------------------------------------------------------------- refusal

@@ -17,7 +17,7 @@ from PIL import Image
 
 from labs.data.shipped import read_asset
 
-SHA256 = {
+_SHA256 = {
     "cutouts.zip": "8de723378799d664873fd1b2232478090739b79406cc13630992ed70e975c212",
     "backgrounds.zip": "e5cf69651a7ec4238611643ea7035af09918ccac8afe005def1daad656fdedff",
 }
@@ -98,7 +98,7 @@ def load_backgrounds() -> tuple[Background, ...]:
 
 
 def _read(name: str, mode: str) -> list[tuple[dict[str, Any], Image.Image]]:
-    with zipfile.ZipFile(io.BytesIO(read_asset(name, SHA256[name]))) as archive:
+    with zipfile.ZipFile(io.BytesIO(read_asset(name, _SHA256[name]))) as archive:
         return [
             (row, Image.open(io.BytesIO(archive.read(row["file"]))).convert(mode))
             for row in json.loads(archive.read("index.json"))

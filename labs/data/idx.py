@@ -31,16 +31,16 @@ CLOTHES = (
     "bag",
     "ankle boot",
 )
-SHA256 = {
+_SHA256 = {
     "digits-train.npz.xz": "4569e0af02b6c3f598e3b26609d4908b35d97f2858be7d5f5708fda0195ebff2",
     "digits-test.npz.xz": "809afca88f84b34dc728519af01d491a57492889a7db88b766e178a21e1878dc",
     "clothes-train.npz.xz": "090fcd9ffbc19bf105e61368720931e6e0b89d97e3d1d8f7f0dc40b015916c5b",
     "clothes-test.npz.xz": "a2d0e170b77e2d37e508c208f5d039f9b0c864066ed1f4f633b1f51c847b2868",
 }
-PREFIX = {"train": "train", "test": "t10k"}  # the published file names
-TEST_OFFSET = 60_000  # sources: rows of the training file, then those of the test file
+_PREFIX = {"train": "train", "test": "t10k"}  # the published file names
+_TEST_OFFSET = 60_000  # sources: rows of the training file, then those of the test file
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]
 
 
 def digits(split: str = "train", n: int | None = None, root: str | Path | None = None) -> ImageSet:
@@ -101,7 +101,7 @@ def _load(
     n: int | None,
     root: str | Path | None,
 ) -> ImageSet:
-    if split not in PREFIX:
+    if split not in _PREFIX:
         raise ValueError(f"{name}: expected split 'train' or 'test', got {split!r}")
     if root is None:
         images, labels, rows = _shipped(f"{name}-{split}.npz.xz")
@@ -120,16 +120,16 @@ def _load(
     )
 
 
-def _shipped(file: str) -> Arrays:
-    content = lzma.decompress(read_asset(file, SHA256[file]))
+def _shipped(file: str) -> _Arrays:
+    content = lzma.decompress(read_asset(file, _SHA256[file]))
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"], arrays["rows"]
 
 
-def _published(folders: list[Path], split: str) -> Arrays:
-    images = _read_idx(_find(folders, f"{PREFIX[split]}-images-idx3-ubyte"), ndim=3)
-    labels = _read_idx(_find(folders, f"{PREFIX[split]}-labels-idx1-ubyte"), ndim=1)
-    first = TEST_OFFSET if split == "test" else 0
+def _published(folders: list[Path], split: str) -> _Arrays:
+    images = _read_idx(_find(folders, f"{_PREFIX[split]}-images-idx3-ubyte"), ndim=3)
+    labels = _read_idx(_find(folders, f"{_PREFIX[split]}-labels-idx1-ubyte"), ndim=1)
+    first = _TEST_OFFSET if split == "test" else 0
     return images, labels, np.arange(first, first + len(labels), dtype=np.int32)
 
 

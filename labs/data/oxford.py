@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from labs.data.images import ImageSet
 
-FIRST_SOURCE = {"train": 0, "val": 1020, "test": 2040}  # the splits hold 1,020, 1,020 and 6,149
+_FIRST_SOURCE = {"train": 0, "val": 1020, "test": 2040}  # the splits hold 1,020, 1,020 and 6,149
 
 
 def flowers102(
@@ -34,7 +34,7 @@ def flowers102(
         FileNotFoundError: When ``root`` does not hold the set.
         ValueError: When the split is unknown or ``n`` is out of range.
     """
-    if split not in FIRST_SOURCE:
+    if split not in _FIRST_SOURCE:
         raise ValueError(f"flowers102: expected split 'train', 'val' or 'test', got {split!r}")
     scale = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
     try:
@@ -52,5 +52,5 @@ def flowers102(
         torch.stack(images).float().div_(255),
         torch.tensor(labels),
         tuple(Flowers102.classes),
-        rows + FIRST_SOURCE[split],
+        rows + _FIRST_SOURCE[split],
     )

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("assets")
-MEND = "restore it with `git checkout labs/data/assets`, or reinstall cv-debugged"
+_MEND = "restore it with `git checkout labs/data/assets`, or reinstall cv-debugged"
 
 
 class DamagedAssetError(Exception):
@@ -28,10 +28,10 @@ def read_asset(name: str, digest: str) -> bytes:
     """
     path = FOLDER / name
     if not path.is_file():
-        raise DamagedAssetError(f"asset {name}: expected the file {path}, got none; {MEND}")
+        raise DamagedAssetError(f"asset {name}: expected the file {path}, got none; {_MEND}")
     content = path.read_bytes()
     if (got := sha256(content).hexdigest()) != digest:
         raise DamagedAssetError(
-            f"asset {name}: expected SHA-256 {digest}, got {got} ({len(content):,} bytes); {MEND}"
+            f"asset {name}: expected SHA-256 {digest}, got {got} ({len(content):,} bytes); {_MEND}"
         )
     return content

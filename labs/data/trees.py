@@ -18,8 +18,8 @@ from labs.data.scenes.knobs import is_integer, refuse_unknown
 from labs.data.shipped import read_asset
 from labs.imagefile import decode
 
-SHA256 = "46ccb715afab5bd307257124883122d052b1b017e318e52d6caaa815e95a0f1d"
-MIN_VISIBLE = 0.3  # of a tree at the edge of a tile
+_SHA256 = "46ccb715afab5bd307257124883122d052b1b017e318e52d6caaa815e95a0f1d"
+_MIN_VISIBLE = 0.3  # of a tree at the edge of a tile
 
 
 class AerialTrees(Dataset[Example]):
@@ -53,7 +53,7 @@ class AerialTrees(Dataset[Example]):
         return len(self.corners)
 
     def __getitem__(self, index: int) -> Example:
-        image, target = cut(self._photograph, self.corners[index], min_visible=MIN_VISIBLE)
+        image, target = cut(self._photograph, self.corners[index], min_visible=_MIN_VISIBLE)
         return image.clone(), target
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ def _starts(whole: int, part: int) -> list[int]:
 
 @cache
 def _load() -> dict[str, tuple[str, Example]]:
-    with zipfile.ZipFile(io.BytesIO(read_asset("trees.zip", SHA256))) as archive:
+    with zipfile.ZipFile(io.BytesIO(read_asset("trees.zip", _SHA256))) as archive:
         rows = json.loads(archive.read("index.json"))
         return {row["split"]: (row["file"][:-5], _example(archive, row)) for row in rows}
 

@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from labs.repro import device
 
-POLL = 0.01  # seconds between two looks into the store
+_POLL = 0.01  # seconds between two looks into the store
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def join(store: dist.Store | None = None, timeout: float = 1800) -> Iterator[Pla
         torch.cuda.set_device(place.device)
     if store is None:
         shared, *_ = next(rendezvous("env://", place.rank, place.world_size, timeout=patience))
-        store = unused_part(shared, place.rank, place.world_size, timeout)
+        store = _unused_part(shared, place.rank, place.world_size, timeout)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=store,
@@ -82,7 +82,7 @@ def join(store: dist.Store | None = None, timeout: float = 1800) -> Iterator[Pla
     dist.destroy_process_group()
 
 
-def unused_part(store: dist.Store, rank: int, world_size: int, timeout: float) -> dist.Store:
+def _unused_part(store: dist.Store, rank: int, world_size: int, timeout: float) -> dist.Store:
     """Agree on a part of the store that no earlier attempt has written to.
 
     ``torchrun`` keeps one store through all restarts. A rank that starts faster than rank 0 would
@@ -119,7 +119,7 @@ def unused_part(store: dist.Store, rank: int, world_size: int, timeout: float) -
                 store.set(f"answer/{store.get(f'question/{other}').decode()}", name)
             if store.check([f"heard/{name}/{other}"]):
                 missing.remove(other)
-        time.sleep(POLL)
+        time.sleep(_POLL)
     return dist.PrefixStore(name, store)
 
 

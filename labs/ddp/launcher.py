@@ -22,10 +22,10 @@ import torch
 from labs.ddp.outcome import Failure, RankFailed, crash, failure_of, hang, status_of
 from labs.ddp.rank import MAIN
 
-POLL = 0.02  # seconds between two looks at the ranks
-GRACE = 3.0  # seconds in which the rank that made another lose its peer must show up
-ANSWER = 2.0  # seconds in which a hanging rank must say where it is
-PROGRAM = (
+_POLL = 0.02  # seconds between two looks at the ranks
+_GRACE = 3.0  # seconds in which the rank that made another lose its peer must show up
+_ANSWER = 2.0  # seconds in which a hanging rank must say where it is
+_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from pathlib import Path; "
     "from labs.ddp.rank import main; main(Path(sys.argv[2]), float(sys.argv[3]))"
 )
@@ -118,7 +118,7 @@ def _start(folder: Path, rank: int, world_size: int, timeout: float) -> Popen:
     }
     with (folder / f"output-{rank}").open("wb") as output:
         return Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps(sys.path), str(folder), str(timeout)],
+            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(folder), str(timeout)],
             stdin=subprocess.PIPE,  # its end of file tells the rank that we are gone
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -133,7 +133,7 @@ def _wait(folder: Path, ranks: Sequence[Popen], deadline: float, timeout: float)
             raise crash(_settled(folder, ranks), folder, len(ranks))
         if time.monotonic() > deadline:
             raise hang(_stacks(folder, ranks), folder, len(ranks), timeout)
-        time.sleep(POLL)
+        time.sleep(_POLL)
 
 
 def _failures(folder: Path, ranks: Sequence[Popen]) -> list[Failure]:
@@ -143,13 +143,13 @@ def _failures(folder: Path, ranks: Sequence[Popen]) -> list[Failure]:
 
 def _settled(folder: Path, ranks: Sequence[Popen]) -> list[Failure]:
     """Return the failures once one of them is a cause, or none can come any more."""
-    until = time.monotonic() + GRACE
+    until = time.monotonic() + _GRACE
     while True:
         alive = any(status_of(rank) is None for rank in ranks)
         failures = _failures(folder, ranks)
         if not (alive and all(f.lost_peer for f in failures) and time.monotonic() < until):
             return failures
-        time.sleep(POLL)
+        time.sleep(_POLL)
 
 
 def _stacks(folder: Path, ranks: Sequence[Popen]) -> dict[int, str | None]:
@@ -159,10 +159,10 @@ def _stacks(folder: Path, ranks: Sequence[Popen]) -> dict[int, str | None]:
     asked = [rank for rank in running if files[rank].exists()]
     for rank in asked:
         os.kill(ranks[rank].pid, signal.SIGUSR1)
-    until = time.monotonic() + ANSWER
+    until = time.monotonic() + _ANSWER
     while not all(files[r].stat().st_size for r in asked) and time.monotonic() < until:
-        time.sleep(POLL)
-    time.sleep(POLL)  # the last lines of the last answer
+        time.sleep(_POLL)
+    time.sleep(_POLL)  # the last lines of the last answer
     return {rank: files[rank].read_text() if rank in asked else None for rank in running}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-LAST_OUTPUT = 2000  # characters of a failed rank's output that its error shows
+_LAST_OUTPUT = 2000  # characters of a failed rank's output that its error shows
 
 
 class RankFailed(Exception):
@@ -81,14 +81,14 @@ def _ended(status: int) -> str:
     return f"its process was killed by {name}{hint}"
 
 
-def guilty(failures: Sequence[Failure]) -> Failure:
+def _guilty(failures: Sequence[Failure]) -> Failure:
     """Choose the failure that came first, among those that no other rank's end explains."""
     return min(failures, key=lambda failure: (failure.lost_peer, failure.when))
 
 
 def crash(failures: Sequence[Failure], folder: Path, world_size: int) -> RankFailed:
     """Make the error for ranks that failed."""
-    worst = guilty(failures)
+    worst = _guilty(failures)
     lines = [f"rank {worst.rank} of {world_size} failed: {worst.reason}"]
     if worst.text:
         lines += ["", worst.text.rstrip()]
@@ -148,4 +148,4 @@ def _where(stack: str | None) -> list[str]:
 
 def _output(folder: Path, rank: int) -> list[str]:
     text = (folder / f"output-{rank}").read_text(errors="replace").strip()
-    return ["", f"Last output of rank {rank}:", text[-LAST_OUTPUT:]] if text else []
+    return ["", f"Last output of rank {rank}:", text[-_LAST_OUTPUT:]] if text else []

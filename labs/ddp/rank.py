@@ -45,13 +45,13 @@ def main(folder: Path, timeout: float) -> None:
         # Longer than the launcher waits: it, and not a waiting rank, decides that a rank hangs.
         with join(store, timeout + 60):
             result = worker(rank, *args)
-        write_whole(folder / f"result-{rank}", _pickled(result))
+        _write_whole(folder / f"result-{rank}", _pickled(result))
     except BaseException as error:  # sys.exit too: a rank that ends without a result has failed
-        write_whole(folder / f"failure-{rank}", json.dumps(_describe(error)).encode())
+        _write_whole(folder / f"failure-{rank}", json.dumps(_describe(error)).encode())
         sys.exit(1)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     """Write a file that others see complete or not at all."""
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content)

@@ -14,7 +14,7 @@ What is learnt is a :class:`Task`; without one, it is the digits.
 """
 
 from labs.ddp_train.checkpoint import load, save
-from labs.ddp_train.loop import learning_rate, take_step, train, train_epoch
+from labs.ddp_train.loop import take_step, train
 from labs.ddp_train.options import add_options, how_to_go_on, settings_of
 from labs.ddp_train.state import Run, Settings, build
 from labs.ddp_train.task import Task, digit_task, measure
@@ -27,12 +27,10 @@ __all__ = [
     "build",
     "digit_task",
     "how_to_go_on",
-    "learning_rate",
     "load",
     "measure",
     "save",
     "settings_of",
     "take_step",
     "train",
-    "train_epoch",
 ]

@@ -70,13 +70,13 @@ def train(
                 raise KeyboardInterrupt
 
         for epoch in range(len(run.scores), _epochs(settings, task)):
-            loss = train_epoch(run, settings, place, task, epoch, after_step, progress)
+            loss = _train_epoch(run, settings, place, task, epoch, after_step, progress)
             _finish_epoch(run, place, task, loss)
             keep()
     return run
 
 
-def train_epoch(
+def _train_epoch(
     run: Run,
     settings: Settings,
     place: Place,
@@ -124,7 +124,7 @@ def train_epoch(
             run.scaler.scale(loss).backward()
             loss_here += loss.detach()
             if micro.last:
-                rate = learning_rate(run.batches, total, settings.lr, settings.warm_up)
+                rate = _learning_rate(run.batches, total, settings.lr, settings.warm_up)
                 take_step(run, rate, settings.clip)
                 run.loss_sum += mean_over_ranks(loss_here)
                 bar.update()
@@ -175,7 +175,7 @@ def _step_unless_skipped(run: Run) -> bool:
     return any(stepped)
 
 
-def learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:
+def _learning_rate(step: int, total: int, peak: float, warm_up: float = Settings.warm_up) -> float:
     """Return the rate of a step: a line up to ``peak``, then half a cosine down to zero.
 
     It depends on the step alone, so there is nothing to save.
@@ -208,14 +208,14 @@ def _batches(
 
 def _finish_epoch(run: Run, place: Place, task: Task, loss: float) -> None:
     score = {"epoch": len(run.scores) + 1, "step": run.step, "loss": loss}
-    take_buffers_of_first(run.best_guess)
+    _take_buffers_of_first(run.best_guess)
     run.scores.append(score | dict(task.score(run.best_guess, place)))
     run.loss_sum.zero_()
     if place.first:
         print(*(f"{name} {value:.6g}" for name, value in run.scores[-1].items()), flush=True)
 
 
-def take_buffers_of_first(network: nn.Module) -> None:
+def _take_buffers_of_first(network: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, whose weights are the ones that are saved.
 
     Batch norms count what their own rank saw.

@@ -13,8 +13,8 @@ from labs.extras import optional
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
-FILL = "#9ecae1"
-SIZES = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's layer for arithmetic on sizes
+_FILL = "#9ecae1"
+_SIZES = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's layer for arithmetic on sizes
 
 
 def draw(path: str | Path, depth: int = 1, layer: str = "") -> graphviz.Digraph:
@@ -45,7 +45,7 @@ def draw(path: str | Path, depth: int = 1, layer: str = "") -> graphviz.Digraph:
         raise ValueError(f"draw: expected depth >= 1, got {depth}")
     proto = onnx_file.read(path)
     picture = optional("graphviz", "labs.export").Digraph(
-        node_attr={"shape": "box", "style": "filled,rounded", "fillcolor": FILL, "height": "0.2"}
+        node_attr={"shape": "box", "style": "filled,rounded", "fillcolor": _FILL, "height": "0.2"}
     )
     boxes = _boxes(proto, depth, layer)
     if not boxes:
@@ -84,7 +84,7 @@ def _boxes(proto: Any, depth: int, layer: str) -> dict[int, str]:
 def _label(box: str, operators: Counter[str]) -> str:
     counted = [op if n == 1 else f"{n} {op}" for op, n in operators.most_common()]
     said = ", ".join(counted[:4]) + (", ..." if len(counted) > 4 else "")
-    layer = box.removeprefix("layer ").replace(SIZES, "sizes")
+    layer = box.removeprefix("layer ").replace(_SIZES, "sizes")
     return f"{layer}\n{said}" if box.startswith("layer ") else said
 
 

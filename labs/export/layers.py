@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-SCOPES = "pkg.torch.onnx.name_scopes"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 # Rounding in float32 stays below the first number, and grows from layer to layer by less than the
 # second; a fault does not.
-NOISE, JUMP = 1e-6, 10
+_NOISE, _JUMP = 1e-6, 10
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class LayerErrors:
         The fault lies in that layer, or in the code between it and the last layer that agrees.
         ``None`` when no layer stands out.
         """
-        worst = NOISE
+        worst = _NOISE
         for row in self.rows:
-            if not row.relative <= worst * JUMP:  # also true of NaN
+            if not row.relative <= worst * _JUMP:  # also true of NaN
                 return row
             worst = max(worst, row.relative)
         return None
@@ -197,7 +197,7 @@ def _users(proto: Any) -> dict[str, set[int]]:
 
 def scopes(node: Any) -> tuple[str, ...]:
     """Return the layers around a node, outermost first; the last scope noted is its operator."""
-    noted = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     with suppress(ValueError, SyntaxError):  # another tool may write anything there
         return tuple(ast.literal_eval(noted)[:-1])
     return ()

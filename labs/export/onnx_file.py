@@ -13,8 +13,8 @@ from typing import Any
 
 from labs.extras import optional
 
-NOTE = "labs.export"
-LARGEST_SINGLE_FILE = 2_000_000_000  # protobuf cannot hold a message of 2 GiB
+_NOTE = "labs.export"
+_LARGEST_SINGLE_FILE = 2_000_000_000  # protobuf cannot hold a message of 2 GiB
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write(model: Any, path: str | Path) -> Path:
     Whoever opens ``path`` meanwhile sees the old file or the new one, and never half of one.
     """
     path = Path(path)
-    apart = _weight_bytes(model) >= LARGEST_SINGLE_FILE
+    apart = _weight_bytes(model) >= _LARGEST_SINGLE_FILE
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         new, weights = Path(folder) / path.name, f"{path.name}.data"
         optional("onnx", "labs.export").save(
@@ -80,7 +80,7 @@ def write(model: Any, path: str | Path) -> Path:
 @contextmanager
 def loadable(model: Any) -> Iterator[bytes | str]:
     """Yield what ONNX Runtime can load: bytes, or a temporary file when it is too large."""
-    if _weight_bytes(model) < LARGEST_SINGLE_FILE:
+    if _weight_bytes(model) < _LARGEST_SINGLE_FILE:
         yield model.SerializeToString()
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -94,9 +94,9 @@ def note(model: Any) -> Note | None:
 
 def read_note(metadata: Mapping[str, str]) -> Note | None:
     """Read the note in the metadata of a model, as ONNX Runtime gives them too."""
-    if NOTE not in metadata:
+    if _NOTE not in metadata:
         return None
-    facts = json.loads(metadata[NOTE])
+    facts = json.loads(metadata[_NOTE])
     dynamic = {n: {int(d): s for d, s in dims.items()} for n, dims in facts["dynamic"].items()}
     example = {name: tuple(shape) for name, shape in facts["example"].items()}
     return Note(**{**facts, "dynamic": dynamic, "example": example})
@@ -104,7 +104,7 @@ def read_note(metadata: Mapping[str, str]) -> Note | None:
 
 def write_note(model: Any, facts: Note) -> None:
     """Add the note to the metadata of a model in memory."""
-    model.metadata_props.add(key=NOTE, value=json.dumps(vars(facts)))
+    model.metadata_props.add(key=_NOTE, value=json.dumps(vars(facts)))
 
 
 def shapes(values: Any) -> dict[str, tuple[int | str, ...]]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Tensor], Tensor]
 # ONNX Runtime computes a convolution with int8 weights alone more slowly than in float32.
-DYNAMIC_OPERATORS = ["MatMul", "Gemm", "Attention", "LSTM", "Gather"]
+_DYNAMIC_OPERATORS = ["MatMul", "Gemm", "Attention", "LSTM", "Gather"]
 
 _PRODUCTS = ("MatMul", "Gemm", "Gather", "Conv", "ConvTranspose", "Attention")
 
@@ -101,7 +101,7 @@ def _quantized(proto: Any, batches: list[dict[str, Any]] | None, options: dict[s
         _prepare(proto, ready)
         quantization = optional("onnxruntime.quantization", "labs.export")
         if batches is None:
-            dynamic = {**options, "op_types_to_quantize": DYNAMIC_OPERATORS}
+            dynamic = {**options, "op_types_to_quantize": _DYNAMIC_OPERATORS}
             quantization.quantize_dynamic(ready, small, **dynamic)
         else:
             quantization.quantize_static(ready, small, _reader(batches), **options)

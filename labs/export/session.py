@@ -179,10 +179,12 @@ def session(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no ONNX file at {path}; write it with to_onnx(model, ...)")
-    return start(str(path), (CUDA,) if providers is None else providers, threads)
+    return _start(str(path), (CUDA,) if providers is None else providers, threads)
 
 
-def start(model: bytes | str, providers: Sequence[str] = (), threads: int | None = None) -> Session:
+def _start(
+    model: bytes | str, providers: Sequence[str] = (), threads: int | None = None
+) -> Session:
     """Load a model from a path or from its bytes; see :func:`session`."""
     threads = torch.get_num_threads() if threads is None else threads
     if threads < 1:
@@ -245,4 +247,4 @@ def _trouble(provider: str) -> str:
 def load(model: Any) -> Session:
     """Load an ``onnx.ModelProto`` on the CPU, where the reference of every comparison runs."""
     with onnx_file.loadable(model) as source:
-        return start(source)
+        return _start(source)

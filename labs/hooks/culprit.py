@@ -22,7 +22,7 @@ from labs.hooks.ranks import refuse_sharded
 from labs.hooks.values import numbers
 from labs.repro import random_state_kept
 
-LOSS = "(loss)"
+_LOSS = "(loss)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,7 +151,7 @@ class _Trace:
     def __init__(self, parameters: Mapping[Tensor, str]) -> None:
         self.culprit: Culprit | None = None
         self._parameters = parameters
-        self._outside = _Run(LOSS, 0, "function", _Census())
+        self._outside = _Run(_LOSS, 0, "function", _Census())
         self._running = [self._outside]
         self._calls: Counter[str] = Counter()
         self._maker: dict[Node, _Run] = {}

@@ -20,7 +20,7 @@ from labs.hooks.scaling import LossScale, loss_scale
 Edit = Callable[[list[Tensor]], list[Tensor]]
 """From the gradients of all parameters under one key, in the order of the model, to new ones."""
 
-AFTER_BACKWARD = (
+_AFTER_BACKWARD = (
     "change .grad after backward(), for example with torch.nn.utils.clip_grad_norm_; to freeze, "
     "use requires_grad_(False) before the model is wrapped"
 )
@@ -129,11 +129,11 @@ def edit_gradients(
             optimizer takes ``.grad`` away before the pass is complete.
     """
     network = bare(model)
-    refuse_sharded("edit_gradients", network, AFTER_BACKWARD)
+    refuse_sharded("edit_gradients", network, _AFTER_BACKWARD)
     loss_scale(scale)  # a wrong one is refused here, and not in the middle of backward()
     steps = _steps(network, edits)
     edited = (parameter for _, under, _ in steps for parameter in under)
-    refuse_averaged("edit_gradients", edited, AFTER_BACKWARD)
+    refuse_averaged("edit_gradients", edited, _AFTER_BACKWARD)
     with _Editor(steps, scale).watching():
         yield
 

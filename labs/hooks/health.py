@@ -14,7 +14,7 @@ from labs.hooks.ranks import refuse_flattened
 from labs.hooks.scaling import LossScale, loss_scale
 from labs.hooks.values import norm_of, numbers
 
-BELOW_MEDIAN = 1e-5  # a float32 sum whose terms cancel leaves 1e-7 to 1e-6 of them
+_BELOW_MEDIAN = 1e-5  # a float32 sum whose terms cancel leaves 1e-7 to 1e-6 of them
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _verdict(zeros: float, finite: bool, norm: float, exploding: float) -> str:
 def _without_small(rows: list[ParameterHealth], vanishing: float) -> list[ParameterHealth]:
     """Call vanishing what is too small, by itself or beside the others; see gradient_health."""
     judged = [row for row in rows if row.verdict in ("ok", "exploding") and row.zeros >= 0]
-    usual = BELOW_MEDIAN * median(row.grad_norm for row in judged) if judged else 0.0
+    usual = _BELOW_MEDIAN * median(row.grad_norm for row in judged) if judged else 0.0
     reached = next((i for i, row in enumerate(judged) if row.grad_norm >= vanishing), len(judged))
     small = {row.parameter for row in judged[:reached]}
     small |= {row.parameter for row in judged if row.grad_norm < min(usual, vanishing)}

@@ -25,7 +25,7 @@ def find_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
         KeyError: When there is no such layer; the message names the nearest ones.
         TypeError: When a name is not a string, or the layer runs where no hook can see it.
     """
-    refuse_other(model)
+    _refuse_other(model)
     _refuse_replicas(model)
     known, names = dict(bare(model).named_modules(remove_duplicate=False)), list(names)
     for name in names:
@@ -59,7 +59,7 @@ def bare(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: When it is no module.
     """
-    refuse_other(model)
+    _refuse_other(model)
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return bare(model.module)
     original = getattr(model, "_orig_mod", None)  # set by torch.compile
@@ -73,7 +73,7 @@ def eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def refuse_other(model: object) -> None:
+def _refuse_other(model: object) -> None:
     """Raise when this is no module.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Reshape = Callable[[Tensor], Tensor]
-FAR = 2.0  # how far h:w of the maps may be from H:W of the images, where neither reading fits
+_FAR = 2.0  # how far h:w of the maps may be from H:W of the images, where neither reading fits
 
 
 def from_nhwc(maps: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _same_form(size: Sequence[int], images: torch.Size) -> bool:
 def _far(size: Sequence[int], images: torch.Size) -> bool:
     (h, w), (height, width) = size, images[2:]
     least, most = h / (w + 1), (h + 1) / w
-    return most * FAR < height / width or height / width < least / FAR
+    return most * _FAR < height / width or height / width < least / _FAR
 
 
 def _four(maps: Any, n: int) -> bool:

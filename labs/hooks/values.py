@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
-PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def numbers(tensor: Tensor) -> Numbers | None:
     return found
 
 
-def shape_of(tensor: Tensor) -> tuple[int | None, ...]:
+def _shape_of(tensor: Tensor) -> tuple[int | None, ...]:
     """Return the shape of a tensor, with ``None`` where the parts of a nested one differ."""
     if not tensor.is_nested:
         return tuple(tensor.shape)
@@ -63,7 +63,7 @@ def describe(tensor: Tensor) -> dict[str, Any]:
         share of exact zeros in [0, 1]. Complex values have no order and no real mean, so theirs
         are only ``std`` (of the distance from the mean) and ``zeros``.
     """
-    row: dict[str, Any] = {"shape": shape_of(tensor)}
+    row: dict[str, Any] = {"shape": _shape_of(tensor)}
     with torch.no_grad():
         found = numbers(tensor)
         if found is None or found.count == 0:
@@ -94,12 +94,12 @@ def _read(tensor: Tensor) -> Numbers:
     elif tensor.is_nested:
         parts = [part.flatten() for part in tensor.unbind()]
         tensor = torch.cat(parts) if parts else torch.zeros(0)
-    elif tensor.layout == torch.sparse_coo or tensor.layout in COMPRESSED:
+    elif tensor.layout == torch.sparse_coo or tensor.layout in _COMPRESSED:
         stored = (tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor).values()
         tensor, absent = stored, tensor.numel() - stored.numel()
     elif tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    if tensor.is_floating_point() and tensor.dtype not in PLAIN:  # float8
+    if tensor.is_floating_point() and tensor.dtype not in _PLAIN:  # float8
         tensor = tensor.float()
     return Numbers(
         tensor.to(torch.complex64) if tensor.dtype == torch.complex32 else tensor, absent

@@ -15,8 +15,8 @@ from labs.hunts.answer import refusal
 from labs.hunts.fix import Fix
 from labs.repro import random_state_kept, seed_everything
 
-WIDTH = 86  # columns, as many as a cell of a lesson has
-LONGEST = 160  # letters of an answer
+_WIDTH = 86  # columns, as many as a cell of a lesson has
+_LONGEST = 160  # letters of an answer
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def _told(error: BaseException) -> str:
     own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
     # The first frame that is not a checker's is the reader's; what it calls is of a library.
     where = f" (from line {own[0].lineno} of {own[0].name})" if own else ""
-    return f"expected an answer, got {what[: LONGEST - len(where) - 25]}{where}"
+    return f"expected an answer, got {what[: _LONGEST - len(where) - 25]}{where}"
 
 
-def _one_line(message: str, longest: int = LONGEST) -> str:
+def _one_line(message: str, longest: int = _LONGEST) -> str:
     text = " ".join(message.split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _wrapped(line: str) -> str:
-    return textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    ")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-HERE = Path(__file__).resolve().parent
-LESSONS = HERE.parent.parent / "lessons"
+_HERE = Path(__file__).resolve().parent
+_LESSONS = _HERE.parent.parent / "lessons"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Hunts:
 
 def hunts() -> Hunts:
     """Read which hunts there are; nothing is imported, so it takes no time."""
-    lessons = {path: path.read_text(encoding="utf-8") for path in sorted(LESSONS.glob("*/*.py"))}
+    lessons = {path: path.read_text(encoding="utf-8") for path in sorted(_LESSONS.glob("*/*.py"))}
     found = [_hunt(path, name, what, lessons) for path, name, what in _checks()]
     return Hunts(tuple(sorted(found, key=lambda hunt: hunt.lesson)))
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def _checks() -> Iterator[tuple[Path, str, str]]:
     """Yield the file, the name and the first words of each function that checks a hunt."""
-    for path in sorted(HERE.rglob("*.py")):
+    for path in sorted(_HERE.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
                 said = ast.get_docstring(node) or ""
@@ -75,8 +75,8 @@ def _checks() -> Iterator[tuple[Path, str, str]]:
 
 
 def _hunt(path: Path, check: str, what: str, lessons: dict[Path, str]) -> Hunt:
-    stage = path.parent.name if path.parent != HERE else path.stem
+    stage = path.parent.name if path.parent != _HERE else path.stem
     holding = [lesson for lesson, text in lessons.items() if f"{check}(" in text]
     lesson = f"{holding[0].parent.name}/{holding[0].stem}" if holding else f"stage {stage}"
-    module = ".".join(path.with_suffix("").relative_to(HERE.parent.parent).parts)
+    module = ".".join(path.with_suffix("").relative_to(_HERE.parent.parent).parts)
     return Hunt(path.stem, lesson, f"from {module} import {check}", what)

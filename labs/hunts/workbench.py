@@ -14,12 +14,12 @@ from labs.hunts import Verdict, examine
 
 ShrinkPhoto = Callable[[Path, Path, int], object]
 
-ORIENTATION = 0x0112  # the EXIF tag that says how the stored pixels have to be turned
-LONGEST = 48
-TOLERANCE = 12.0  # mean grey levels: JPEG and the filter cost at most 7, a wrong turn 38 or more
+_ORIENTATION = 0x0112  # the EXIF tag that says how the stored pixels have to be turned
+_LONGEST = 48
+_TOLERANCE = 12.0  # mean grey levels: JPEG and the filter cost at most 7, a wrong turn 38 or more
 
 # How a camera stores an upright picture under each tag: the inverse of what a reader must do.
-STORED = {
+_STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,11 +44,11 @@ def take_photo(path: Path, size: tuple[int, int], orientation: int | None = None
     """
     corners = np.array([[(230, 40, 40), (40, 200, 60)], [(40, 70, 220), (240, 220, 60)]], np.uint8)
     upright = Image.fromarray(corners).resize(size, Image.Resampling.NEAREST)
-    turn = STORED[orientation or 1]
+    turn = _STORED[orientation or 1]
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
     if orientation is not None:
-        exif[ORIENTATION] = orientation
+        exif[_ORIENTATION] = orientation
     stored.save(path, quality=95, exif=exif)
     return upright
 
@@ -78,7 +78,7 @@ def check_shrink_photo(shrink_photo: ShrinkPhoto) -> Verdict:
 def _shrunk(shrink_photo: ShrinkPhoto, source: Path) -> Image.Image:
     target = source.with_name("small.jpg")
     target.unlink(missing_ok=True)
-    shrink_photo(source, target, LONGEST)
+    shrink_photo(source, target, _LONGEST)
     assert target.is_file(), f"expected a file {target.name}, got none: nothing was saved there"
     with Image.open(target) as small:
         small.load()
@@ -88,7 +88,7 @@ def _shrunk(shrink_photo: ShrinkPhoto, source: Path) -> Image.Image:
 def _difference(small: Image.Image, upright: Image.Image) -> float:
     """Return the mean difference in grey levels, or infinity when the shapes differ."""
     wanted = upright.copy()
-    wanted.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
+    wanted.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
     if max(abs(a - b) for a, b in zip(small.size, wanted.size, strict=True)) > 1:
         return float("inf")
     pixels = [np.asarray(i.convert("RGB").resize(wanted.size), float) for i in (small, wanted)]
@@ -100,7 +100,7 @@ def _same_picture(shrink_photo: ShrinkPhoto, size: tuple[int, int]) -> str:
         source = Path(folder, "photo.jpg")
         upright = take_photo(source, size)
         off = _difference(_shrunk(shrink_photo, source), upright)
-    assert off < TOLERANCE, f"{off:.0f} grey levels off"
+    assert off < _TOLERANCE, f"{off:.0f} grey levels off"
     return "it does"
 
 
@@ -108,9 +108,9 @@ def _upright(shrink_photo: ShrinkPhoto, size: tuple[int, int]) -> str:
     wrong = []
     with TemporaryDirectory() as folder:
         source = Path(folder, "photo.jpg")
-        for tag in STORED:
+        for tag in _STORED:
             upright = take_photo(source, size, tag)
-            if _difference(_shrunk(shrink_photo, source), upright) >= TOLERANCE:
+            if _difference(_shrunk(shrink_photo, source), upright) >= _TOLERANCE:
                 wrong.append(str(tag))
     assert not wrong, f"wrong for tag {', '.join(wrong)}"
     return "they do"
@@ -120,7 +120,7 @@ def _not_turned_again(shrink_photo: ShrinkPhoto) -> str:
     with TemporaryDirectory() as folder:
         source = Path(folder, "photo.jpg")
         take_photo(source, (96, 64), 6)
-        tag = _shrunk(shrink_photo, source).getexif().get(ORIENTATION, 1)
+        tag = _shrunk(shrink_photo, source).getexif().get(_ORIENTATION, 1)
     assert tag == 1, f"the copy carries tag {tag}: who reads tags sees another picture"
     return "it carries no turn"
 
@@ -132,7 +132,7 @@ def _fits(shrink_photo: ShrinkPhoto) -> str:
         long = _shrunk(shrink_photo, source).size
         take_photo(source, (30, 20))
         tiny = _shrunk(shrink_photo, source).size
-    assert max(long) == LONGEST, f"a long photo became {long[0]}x{long[1]}, asked for {LONGEST}"
+    assert max(long) == _LONGEST, f"a long photo became {long[0]}x{long[1]}, asked for {_LONGEST}"
     assert tiny == (30, 20), f"a photo of 30x20 became {tiny[0]}x{tiny[1]}"
     return "they fit"
 
@@ -143,7 +143,7 @@ def _takes_png(shrink_photo: ShrinkPhoto) -> str:
         Image.new("RGBA", (96, 64), (200, 30, 30, 255)).save(source)
         colour = np.asarray(_shrunk(shrink_photo, source).convert("RGB"), float).mean((0, 1))
     off = np.abs(colour - (200, 30, 30)).max()
-    assert off < TOLERANCE, f"red is {off:.0f} grey levels off"
+    assert off < _TOLERANCE, f"red is {off:.0f} grey levels off"
     return "it can"
 
 

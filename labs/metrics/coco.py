@@ -15,7 +15,7 @@ from labs.extras import optional
 from labs.metrics.average_precision import AREAS, AveragePrecision
 from labs.metrics.detections import Detections, Image, Objects, checked, names
 
-COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+_COCO_IOUS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """The ten IoU thresholds over which COCO averages."""
 
 
@@ -24,7 +24,7 @@ def coco_map(
     targets: Sequence[Image],
     classes: Sequence[str] | None = None,
     iou_type: Literal["bbox", "segm"] = "bbox",
-    ious: Sequence[float] = COCO_IOUS,
+    ious: Sequence[float] = _COCO_IOUS,
     max_detections: Sequence[int] = (1, 10, 100),
 ) -> AveragePrecision:
     """Score predictions against targets as COCO does (Lin et al., 2014).

@@ -23,7 +23,7 @@ ERRORS = {
     "missed": "an object without any of the predictions above",
 }
 """The kinds of error, each with what it means."""
-FOUND, IGNORED = "found", "ignored"
+_FOUND, _IGNORED = "found", "ignored"
 _MENDABLE = ("localisation", "classification")
 _EMPTY = pd.DataFrame(
     columns=["image", "prediction", "label", "score", "verdict", "object", "true_label"]
@@ -146,7 +146,7 @@ def _judge(
     verdicts = [_verdict(*row, counted, ious) for row in zip(matches, own, other, strict=True)]
     kinds = np.array([kind for kind, _ in verdicts], dtype=object)
     objects = np.array([j for _, j in verdicts], dtype=np.int64)
-    helped = {j for kind, j in verdicts if kind in (FOUND, *_MENDABLE)}
+    helped = {j for kind, j in verdicts if kind in (_FOUND, *_MENDABLE)}
     missed = [int(true_labels[j]) for j in np.flatnonzero(counted) if j not in helped]
     rows = {
         "image": image,
@@ -169,7 +169,7 @@ def _verdict(
 ) -> tuple[str, int]:
     """Judge one prediction by its overlap [m] with the objects of its own and of other classes."""
     if matched >= 0:
-        return (FOUND if counted[matched] else IGNORED), int(matched)
+        return (_FOUND if counted[matched] else _IGNORED), int(matched)
     enough, little = ious
     most, most_other = own.max(initial=0), other.max(initial=0)
     if little <= most < enough:
@@ -191,18 +191,18 @@ def _mended_ap(
         return _mean_ap(verdicts[~wrong], objects)
     # A prediction becomes right when it has the highest score of those that want its object,
     # and nothing has found the object yet. The order of the rows within an image is by score.
-    wanted = verdicts[wrong | (verdicts["verdict"] == FOUND)]
+    wanted = verdicts[wrong | (verdicts["verdict"] == _FOUND)]
     taken = (
-        wanted["verdict"].eq(FOUND).groupby([wanted["image"], wanted["object"]]).transform("any")
+        wanted["verdict"].eq(_FOUND).groupby([wanted["image"], wanted["object"]]).transform("any")
     )
     claims = wanted[~taken].drop_duplicates(["image", "object"])
-    mended = claims.assign(verdict=FOUND, label=claims["true_label"])
+    mended = claims.assign(verdict=_FOUND, label=claims["true_label"])
     return _mean_ap(pd.concat([verdicts[~wrong], mended]).sort_index(), objects)
 
 
 def _mean_ap(verdicts: pd.DataFrame, objects: Counter[int]) -> float:
     """Return the mean over classes of the precision averaged over COCO's 101 recalls."""
-    judged = verdicts[verdicts["verdict"] != IGNORED]
+    judged = verdicts[verdicts["verdict"] != _IGNORED]
     scores = [_ap(judged[judged["label"] == label], count) for label, count in objects.items()]
     return float(np.mean(scores)) if scores else float("nan")
 
@@ -211,7 +211,7 @@ def _ap(verdicts: pd.DataFrame, objects: int) -> float:
     if objects == 0:
         return 1.0  # all were taken away as missed: full recall before the first prediction
     ranked = verdicts.sort_values("score", ascending=False, kind="stable")
-    hits = ranked["verdict"].eq(FOUND).to_numpy().cumsum()
+    hits = ranked["verdict"].eq(_FOUND).to_numpy().cumsum()
     precision = hits / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     ranks = np.searchsorted(hits / objects, np.linspace(0, 1, 101))

@@ -26,8 +26,8 @@ class RepConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, identity: bool = True) -> None:
         super().__init__()
-        self.wide = linear(c_in, c_out, 3)
-        self.narrow = linear(c_in, c_out, 1)
+        self.wide = _linear(c_in, c_out, 3)
+        self.narrow = _linear(c_in, c_out, 1)
         with_identity = identity and c_in == c_out
         self.identity = norm(c_in) if with_identity else None
         self.act = nn.SiLU()
@@ -53,7 +53,7 @@ class RepConv(nn.Module):
         return nn.Sequential(one, still.act)
 
 
-def linear(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
+def _linear(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
     """Make a convolution and its batch norm without an activation."""
     conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(conv, norm(c_out))

@@ -14,10 +14,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from labs.data.shipped import read_asset
 
-SHA256 = "98159cb902782f59bb1a43391dd659e9c59ef5b8a7409c81d7031a527a80bb3e"
+_SHA256 = "98159cb902782f59bb1a43391dd659e9c59ef5b8a7409c81d7031a527a80bb3e"
 
 
-class Normalize(nn.Module):
+class _Normalize(nn.Module):
     """Bring images in [0,1] to the mean and deviation that the ImageNet weights were trained at."""
 
     mean: Tensor
@@ -48,7 +48,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         reference = torchvision.models.mobilenet_v2(num_classes=num_classes)
-        self.normalize = Normalize()
+        self.normalize = _Normalize()
         self.features = reference.features
         self.classifier = reference.classifier
 
@@ -77,7 +77,7 @@ def mobilenet_v2(pretrained: bool = True, num_classes: int = 1000) -> MobileNetV
     """
     model = MobileNetV2(num_classes)
     if pretrained:
-        state = load(read_asset("mobilenet_v2.safetensors", SHA256))
+        state = load(read_asset("mobilenet_v2.safetensors", _SHA256))
         if num_classes != 1000:
             state |= {f"classifier.{name}": t for name, t in model.classifier.state_dict().items()}
         model.load_state_dict(state)  # copying into float32 parameters casts

@@ -27,7 +27,9 @@ class BasicBlock(nn.Module):
         in_channels: Channels of the input.
         channels: Channels inside and at the output.
         stride: Of the first convolution; 2 halves height and width.
-        shortcut: How the input reaches the addition; see :func:`make_shortcut`.
+        shortcut: How the input reaches the addition where the shapes differ: by a 1x1 convolution
+            and a batch norm (``project``, option B) or beside zeros (``pad``, option A); ``none``:
+            not at all, in any block.
     """
 
     expansion = 1  # output channels = channels * expansion
@@ -41,7 +43,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = make_shortcut(in_channels, channels, stride, shortcut)
+        self.downsample = _make_shortcut(in_channels, channels, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N,in_channels,H,W] to [N,channels,H/stride,W/stride], rounded up."""
@@ -62,7 +64,9 @@ class Bottleneck(nn.Module):
         in_channels: Channels of the input.
         channels: Channels of the 3x3 convolution; the output has four times as many.
         stride: Of the 3x3 convolution; 2 halves height and width.
-        shortcut: How the input reaches the addition; see :func:`make_shortcut`.
+        shortcut: How the input reaches the addition where the shapes differ: by a 1x1 convolution
+            and a batch norm (``project``, option B) or beside zeros (``pad``, option A); ``none``:
+            not at all, in any block.
     """
 
     expansion = 4
@@ -79,7 +83,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU()
-        self.downsample = make_shortcut(in_channels, out_channels, stride, shortcut)
+        self.downsample = _make_shortcut(in_channels, out_channels, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N,in_channels,H,W] to [N,4*channels,H/stride,W/stride], rounded up."""
@@ -91,7 +95,7 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
-class ZeroPad(nn.Module):
+class _ZeroPad(nn.Module):
     """Carry the input over without parameters: take every ``stride``-th pixel, add zero channels.
 
     It is option A of the paper, used in its CIFAR-10 networks, so that a residual network and its
@@ -110,7 +114,7 @@ class ZeroPad(nn.Module):
         return nn.functional.pad(x, (0, 0, 0, 0, 0, self.extra))
 
 
-def make_shortcut(
+def _make_shortcut(
     in_channels: int, out_channels: int, stride: int, shortcut: Shortcut
 ) -> nn.Module | None:
     """Make the path around a block: the identity wherever the shapes allow it.
@@ -132,7 +136,7 @@ def make_shortcut(
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if shortcut == "pad":
-        return ZeroPad(in_channels, out_channels, stride)
+        return _ZeroPad(in_channels, out_channels, stride)
     convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
@@ -146,7 +150,7 @@ class ResNet(nn.Module):
         num_classes: Outputs of the last layer.
         in_channels: Channels of the images.
         width: Channels of the first stage (64 for ImageNet, 16 for CIFAR in the paper).
-        shortcut: See :func:`make_shortcut`; ``none`` gives the plain twin.
+        shortcut: As the blocks take it; ``none`` gives the plain twin.
         stem: ``imagenet``: 7x7 convolution and max pooling, which make the image four times
             smaller. ``cifar``: one 3x3 convolution, which keeps its size; for images below 64 px.
     """
@@ -179,14 +183,14 @@ class ResNet(nn.Module):
         stages, channels = [], width
         for index, depth in enumerate(depths):
             inner, stride = width * 2**index, 1 if index == 0 else 2
-            stages.append(make_stage(block, depth, channels, inner, stride, shortcut))
+            stages.append(_make_stage(block, depth, channels, inner, stride, shortcut))
             channels = inner * block.expansion
         self.layer1, self.layer2, self.layer3 = stages[:3]
         self.layer4 = stages[3] if len(depths) == 4 else nn.Identity()
 
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
-        self.apply(init_weights)
+        self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [N,in_channels,H,W] to logits [N,num_classes]."""
@@ -196,7 +200,7 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
-def make_stage(
+def _make_stage(
     block: type[BasicBlock | Bottleneck],
     depth: int,
     in_channels: int,
@@ -210,7 +214,7 @@ def make_stage(
     return nn.Sequential(first, *others)
 
 
-def init_weights(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """Draw convolution weights from N(0, 2/fan_out) (He et al. 2015, arXiv:1502.01852)."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -66,11 +66,11 @@ class YOLOv1(nn.Module):
         counts = {"num_classes": num_classes, "stride": stride, "boxes": boxes}
         refuse_counts("YOLOv1", counts | ({} if hidden is None else {"hidden": hidden}))
         refuse_factors("YOLOv1", {"width": width})
-        refuse_bad_sizes(image_size, stride, reduction, hidden)
+        _refuse_bad_sizes(image_size, stride, reduction, hidden)
         self.image_size, self.stride = image_size, stride
         self.grid = image_size[0] // stride, image_size[1] // stride
         self.boxes, self.num_classes = boxes, num_classes
-        self.features = make_features(width, pairs, reduction, norm)
+        self.features = _make_features(width, pairs, reduction, norm)
         pixels = image_size[0] * image_size[1] // reduction**2
         per_cell = boxes * 5 + num_classes
         last = scale(1024, width)
@@ -84,7 +84,7 @@ class YOLOv1(nn.Module):
                 nn.Dropout(dropout),
                 nn.Linear(hidden, per_cell * self.grid[0] * self.grid[1]),
             )
-        self.apply(init_weights)
+        self.apply(_init_weights)
         self.init_outputs()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
@@ -114,14 +114,14 @@ class YOLOv1(nn.Module):
             last.bias.copy_(cell.repeat_interleave(len(last.bias) // len(cell)))
 
 
-def make_features(
+def _make_features(
     width: float, pairs: tuple[int, int], reduction: int, norm: bool
 ) -> nn.Sequential:
     """Stack the 24 convolutions; the comments give the sizes at 448x448 and width 1."""
 
     def conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
         c_in = c_in if c_in == 3 else scale(c_in, width)
-        return convolve(c_in, scale(c_out, width), kernel, stride, norm)
+        return _convolve(c_in, scale(c_out, width), kernel, stride, norm)
 
     first = [layer for _ in range(pairs[0]) for layer in (conv(512, 256, 1), conv(256, 512, 3))]
     second = [layer for _ in range(pairs[1]) for layer in (conv(1024, 512, 1), conv(512, 1024, 3))]
@@ -140,7 +140,7 @@ def make_features(
     )
 
 
-def convolve(c_in: int, c_out: int, kernel: int, stride: int, norm: bool) -> nn.Sequential:
+def _convolve(c_in: int, c_out: int, kernel: int, stride: int, norm: bool) -> nn.Sequential:
     """Convolve and activate with a leak of 0.1: [N,c_in,H,W] to [N,c_out,H/stride,W/stride]."""
     layers: list[nn.Module] = [
         nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=not norm)
@@ -155,13 +155,13 @@ def scale(channels: int, width: float) -> int:
     return max(4, round(channels * width))
 
 
-def init_weights(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """Draw weights so that 24 layers without batch norm keep the signal's size (He et al. 2015)."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")
 
 
-def refuse_bad_sizes(
+def _refuse_bad_sizes(
     image_size: tuple[int, int], stride: int, reduction: int, hidden: int | None
 ) -> None:
     """Raise unless both sides divide into cells and into places of the last map."""

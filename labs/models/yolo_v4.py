@@ -135,7 +135,7 @@ class PAN(nn.Module):
         halves = [c // 2 for c in channels]
         pairs = list(pairwise(halves))  # finer and coarser
         self.channels = tuple(halves)  # of the maps that come out
-        self.top = make_top(channels[-1], activation)
+        self.top = _make_top(channels[-1], activation)
         self.lead = nn.ModuleList(Conv(b, a, 1, activation=activation()) for a, b in pairs)
         self.lateral = nn.ModuleList(Conv(2 * a, a, 1, activation=activation()) for a, _ in pairs)
         self.up = nn.ModuleList(convolve_five(2 * a, a, activation) for a, _ in pairs)
@@ -216,7 +216,7 @@ class YOLOv4(nn.Module):
         return tuple(head(x) for head, x in zip(self.head, maps, strict=True))
 
 
-def make_top(channels: int, activation: Activation) -> nn.Sequential:
+def _make_top(channels: int, activation: Activation) -> nn.Sequential:
     """Convolve, pool at several sizes, convolve: [N,C,H,W] to [N,C/2,H,W]."""
     half = channels // 2
     return nn.Sequential(

@@ -41,7 +41,7 @@ COCO_ANCHORS = (
     ((142, 110), (192, 243), (459, 401)),
 )
 # At each stride: channels inside and at the end of the backbone's ELAN, and at the end of the neck.
-CHANNELS = {4: (64, 256, 64), 8: (128, 512, 128), 16: (256, 1024, 256), 32: (256, 1024, 512)}
+_CHANNELS = {4: (64, 256, 64), 8: (128, 512, 128), 16: (256, 1024, 256), 32: (256, 1024, 512)}
 
 
 Block = Callable[..., nn.Module]  # ELAN or ExtendedELAN
@@ -337,10 +337,10 @@ class YOLOv7(nn.Module):
         def scaled(counts: Iterable[int]) -> list[int]:
             return [8 * math.ceil(count * width / 8) for count in counts]
 
-        below = [stride for stride in CHANNELS if stride <= strides[-1]]
-        hidden, inside = (scaled(CHANNELS[stride][i] for stride in below) for i in (0, 1))
+        below = [stride for stride in _CHANNELS if stride <= strides[-1]]
+        hidden, inside = (scaled(_CHANNELS[stride][i] for stride in below) for i in (0, 1))
         # Each level of the neck has exactly twice the channels of the finer one.
-        finest = scaled([CHANNELS[strides[0]][2]])[0]
+        finest = scaled([_CHANNELS[strides[0]][2]])[0]
         channels = [finest * 2**i for i in range(len(strides))]
         self.backbone = Backbone(scaled([32])[0], hidden, inside, depth, block, in_channels)
         self.neck = Neck(inside[-len(strides) :], channels, depth, block)

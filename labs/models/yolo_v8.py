@@ -148,7 +148,7 @@ class Neck(nn.Module):
         return out
 
 
-class Branch(nn.Sequential):
+class _Branch(nn.Sequential):
     """Answer one question at each cell of one level: two 3x3 convolutions and a linear one."""
 
     def __init__(self, c_in: int, hidden: int, c_out: int) -> None:
@@ -170,8 +170,8 @@ class Head(nn.Module):
         super().__init__()
         for_sides = max(16, channels[0] // 4, 4 * reg_max)
         for_classes = max(channels[0], min(num_classes, 100))
-        self.sides = nn.ModuleList(Branch(c, for_sides, 4 * reg_max) for c in channels)
-        self.classes = nn.ModuleList(Branch(c, for_classes, num_classes) for c in channels)
+        self.sides = nn.ModuleList(_Branch(c, for_sides, 4 * reg_max) for c in channels)
+        self.classes = nn.ModuleList(_Branch(c, for_classes, num_classes) for c in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Map feature maps to logits [N, 4*reg_max + C, H, W]."""
@@ -203,7 +203,7 @@ class MaskHead(nn.Module):
             Conv(hidden, prototypes),
         )
         mixing = max(channels[0] // 4, prototypes)
-        self.coefficients = nn.ModuleList(Branch(c, mixing, prototypes) for c in channels)
+        self.coefficients = nn.ModuleList(_Branch(c, mixing, prototypes) for c in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return the coefficients of each level, [N,M,H,W], and prototypes [N,M,2H_0,2W_0]."""

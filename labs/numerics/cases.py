@@ -11,10 +11,10 @@ from torch import Tensor
 
 from labs.near_miss import did_you_mean
 
-ALLOWS = ("finite", "infinite", "nan")
-MANY = 70_000  # the values in a huge batch: more than float16 can count (65504)
-INF = float("inf")
-ROUND_NUMBERS = (0.0, 1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0)
+_ALLOWS = ("finite", "infinite", "nan")
+_MANY = 70_000  # the values in a huge batch: more than float16 can count (65504)
+_INF = float("inf")
+_ROUND_NUMBERS = (0.0, 1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class Case:
     simpler: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.allows not in ALLOWS:
+        if self.allows not in _ALLOWS:
             raise ValueError(
-                f"case {self.name!r}: expected allows to be one of {ALLOWS}, got {self.allows!r}"
+                f"case {self.name!r}: expected allows to be one of {_ALLOWS}, got {self.allows!r}"
             )
         for index in self.wrt:
             known = -len(self.inputs) <= index < len(self.inputs)
@@ -91,15 +91,15 @@ def _logits() -> tuple[Case, ...]:
         ("ten thousand classes", torch.zeros(1, 10_000), wrong, "finite"),
         ("one sample", torch.tensor([[1.0, 2.0, 3.0]]), wrong, "finite"),
         ("no samples", torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "finite"),
-        ("huge batch", _pattern(MANY, 2), torch.arange(MANY) % 2, "finite"),
-        ("another class at -inf", torch.tensor([[0.0, 1.0, -INF]]), right, "finite"),
+        ("huge batch", _pattern(_MANY, 2), torch.arange(_MANY) % 2, "finite"),
+        ("another class at -inf", torch.tensor([[0.0, 1.0, -_INF]]), right, "finite"),
         ("one of two ignored", torch.zeros(2, 3), torch.tensor([0, -100]), "finite"),
         ("all ignored", torch.zeros(2, 3), torch.tensor([-100, -100]), "finite"),
-        ("target at -inf", torch.tensor([[-INF, 1.0, 0.0]]), right, "infinite"),
-        ("one at +inf", torch.tensor([[INF, 0.0, 0.0]]), right, "nan"),
-        ("all at -inf", torch.full((1, 3), -INF), right, "nan"),
+        ("target at -inf", torch.tensor([[-_INF, 1.0, 0.0]]), right, "infinite"),
+        ("one at +inf", torch.tensor([[_INF, 0.0, 0.0]]), right, "nan"),
+        ("all at -inf", torch.full((1, 3), -_INF), right, "nan"),
     ]
-    return tuple(Case(name, (x, y), allows, simpler=ROUND_NUMBERS) for name, x, y, allows in table)
+    return tuple(Case(name, (x, y), allows, simpler=_ROUND_NUMBERS) for name, x, y, allows in table)
 
 
 def _binary() -> tuple[Case, ...]:
@@ -112,16 +112,21 @@ def _binary() -> tuple[Case, ...]:
         ("100 and wrong", -100 * sign, target, "finite"),
         ("20 and right", 20 * sign, target, "finite"),
         *_plain_masks(0.0, -1e4, 1e4),
-        ("huge batch", _pattern(MANY // 16 + 1, 1, 4, 4), _checkerboard(MANY // 16 + 1), "finite"),
-        ("at ±inf and right", INF * sign, target, "nan"),
-        ("at ±inf and wrong", -INF * sign, target, "nan"),
+        (
+            "huge batch",
+            _pattern(_MANY // 16 + 1, 1, 4, 4),
+            _checkerboard(_MANY // 16 + 1),
+            "finite",
+        ),
+        ("at ±inf and right", _INF * sign, target, "nan"),
+        ("at ±inf and wrong", -_INF * sign, target, "nan"),
     ]
-    return tuple(Case(name, (x, y), allows, simpler=ROUND_NUMBERS) for name, x, y, allows in pairs)
+    return tuple(Case(name, (x, y), allows, simpler=_ROUND_NUMBERS) for name, x, y, allows in pairs)
 
 
 def _probabilities() -> tuple[Case, ...]:
     target = _checkerboard()
-    many = _checkerboard(MANY // 16 + 1)
+    many = _checkerboard(_MANY // 16 + 1)
     pairs = [
         ("all one half", torch.full((2, 1, 4, 4), 0.5), target, "finite"),
         ("exactly 0 and 1, and right", target, target, "finite"),
@@ -159,7 +164,7 @@ def _boxes() -> tuple[Case, ...]:
         ("prediction inside out", [30.0, 60.0, 10.0, 20.0], unit),
     ]
     small = tuple(Case(name, (torch.tensor([a]), torch.tensor([b]))) for name, a, b in pairs)
-    corner = 100 * _pattern(MANY // 4, 2).abs()
+    corner = 100 * _pattern(_MANY // 4, 2).abs()
     many = torch.cat([corner, corner + 50], dim=1)
     return (
         *small,
@@ -183,11 +188,11 @@ def _elementwise() -> tuple[Case, ...]:
         ("too large to be squared", torch.tensor([1e30]), "finite"),
         ("too negative to be squared", torch.tensor([-1e30]), "finite"),
         ("no values", torch.zeros(0), "finite"),
-        ("huge batch", _pattern(MANY), "finite"),
-        ("+inf", torch.tensor([INF]), "nan"),
-        ("-inf", torch.tensor([-INF]), "nan"),
+        ("huge batch", _pattern(_MANY), "finite"),
+        ("+inf", torch.tensor([_INF]), "nan"),
+        ("-inf", torch.tensor([-_INF]), "nan"),
     ]
-    return tuple(Case(name, (x,), allows, simpler=ROUND_NUMBERS) for name, x, allows in values)
+    return tuple(Case(name, (x,), allows, simpler=_ROUND_NUMBERS) for name, x, allows in values)
 
 
 def _plain_masks(unsure: float, no: float, yes: float) -> list[tuple[str, Tensor, Tensor, str]]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from labs.hooks.layers import named_inputs
 from labs.numerics.double import DoubleRun
 
-FAILING = ("no gradient", "not finite", "wrong")  # from the worst to the least bad
-SEVERITY = (*FAILING, "kink", "ok", "unused")
+_FAILING = ("no gradient", "not finite", "wrong")  # from the worst to the least bad
+_SEVERITY = (*_FAILING, "kink", "ok", "unused")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GradientCheck:
     @property
     def failures(self) -> tuple[InputGradient, ...]:
         """Return what has a wrong gradient, one that is not finite, or none where one is due."""
-        return tuple(row for row in self.inputs if row.verdict in FAILING)
+        return tuple(row for row in self.inputs if row.verdict in _FAILING)
 
     @property
     def kinks(self) -> tuple[InputGradient, ...]:
@@ -179,14 +179,14 @@ def _check(run: DoubleRun, name: str, gradient: Tensor | None, limits: _Limits) 
         numeric = (right - left) / (2 * limits.step)
         verdict = _verdict(gradient is None, analytic, numeric, slopes, limits)
         found.append(
-            (SEVERITY.index(verdict), -_error(analytic, numeric), place, analytic, numeric)
+            (_SEVERITY.index(verdict), -_error(analytic, numeric), place, analytic, numeric)
         )
     if not found:  # nothing in it
         return InputGradient(name, tuple(leaf.shape), 0, (), math.nan, math.nan, 0.0, "ok")
     rank, error, place, analytic, numeric = min(found, key=lambda row: row[:2])
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), leaf.shape))
     return InputGradient(
-        name, tuple(leaf.shape), len(places), index, analytic, numeric, -error, SEVERITY[rank]
+        name, tuple(leaf.shape), len(places), index, analytic, numeric, -error, _SEVERITY[rank]
     )
 
 

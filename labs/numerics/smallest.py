@@ -11,8 +11,8 @@ from torch import Tensor
 
 from labs.numerics.cases import Case
 
-TRIES = 200  # calls of the loss that one failing input may cost at most,
-NUMBERS = 4_000_000  # and how many numbers they may be given in all
+_TRIES = 200  # calls of the loss that one failing input may cost at most,
+_NUMBERS = 4_000_000  # and how many numbers they may be given in all
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,7 +77,7 @@ class _Trial:
 
     @property
     def spent(self) -> bool:
-        return self.tries >= TRIES or self.numbers >= NUMBERS
+        return self.tries >= _TRIES or self.numbers >= _NUMBERS
 
     def __call__(self, inputs: tuple[Any, ...]) -> bool:
         if self.spent:

@@ -16,7 +16,7 @@ from labs.numerics.cases import Case, cases
 from labs.numerics.smallest import Smallest, shrink
 from labs.repro import random_state_kept
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def stress(
     loss_fn: Callable[..., Tensor],
     cases_or_family: str | Iterable[Case],
     *,
-    dtypes: Iterable[torch.dtype] = DTYPES,
+    dtypes: Iterable[torch.dtype] = _DTYPES,
     device: torch.device | str = "cpu",
 ) -> StressReport:
     """Call a loss with extreme inputs, and report each value or gradient that is not finite.

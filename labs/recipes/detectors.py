@@ -26,9 +26,9 @@ from labs.postprocess import (
 STRIDES = (8, 16)
 ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
 """Shapes of digits in training scenes, by k-means: width and height in pixels, for each stride."""
-BALANCE = (4.0, 1.0)
+_BALANCE = (4.0, 1.0)
 """Weight of the objectness of each level in v5 and v7: a finer level has more to get wrong."""
-EPS, MOMENTUM = 1e-3, 0.03
+_EPS, _MOMENTUM = 1e-3, 0.03
 """Of every batch norm, also in v3 and v4: their own momentum of 0.01 suits longer trainings."""
 
 
@@ -64,8 +64,8 @@ def mini_yolo_v3(num_classes: int) -> Detector:
             depths=(1, 1, 1),
             width=0.25,
             stem_stride=2,
-            eps=EPS,
-            momentum=MOMENTUM,
+            eps=_EPS,
+            momentum=_MOMENTUM,
         ),
         YOLOv3Criterion(ANCHORS, STRIDES),
         YOLOv3Postprocess(ANCHORS, STRIDES),
@@ -84,8 +84,8 @@ def mini_yolo_v4(num_classes: int) -> Detector:
             depths=(1, 1, 1),
             width=0.25,
             stem_stride=2,
-            eps=EPS,
-            momentum=MOMENTUM,
+            eps=_EPS,
+            momentum=_MOMENTUM,
         ),
         tricks,
         YOLOv3Postprocess(ANCHORS, STRIDES),
@@ -96,7 +96,7 @@ def mini_yolo_v5(num_classes: int) -> Detector:
     """Build a :class:`labs.models.YOLOv5` of two levels, as wide and as deep as scale ``"n"``."""
     return Detector(
         YOLOv5(num_classes, strides=STRIDES, image_size=128),
-        YOLOv5Criterion(ANCHORS, STRIDES, balance=BALANCE),
+        YOLOv5Criterion(ANCHORS, STRIDES, balance=_BALANCE),
         YOLOv5Postprocess(ANCHORS, STRIDES),
     )
 
@@ -105,7 +105,7 @@ def mini_yolo_v7(num_classes: int) -> Detector:
     """Build a :class:`labs.models.YOLOv7` of two levels; it reads boxes as v5 does."""
     return Detector(
         YOLOv7(num_classes, width=0.125, strides=STRIDES, image_size=128),
-        YOLOv7Criterion(ANCHORS, STRIDES, balance=BALANCE),
+        YOLOv7Criterion(ANCHORS, STRIDES, balance=_BALANCE),
         YOLOv5Postprocess(ANCHORS, STRIDES),
     )
 

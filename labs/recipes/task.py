@@ -16,16 +16,16 @@ from labs.ddp_train import Task
 from labs.detection import Detector, Prediction
 from labs.metrics import coco_map
 
-ENDLESS = 2**40  # scenes are drawn when they are asked for
+_ENDLESS = 2**40  # scenes are drawn when they are asked for
 TEST: Mapping[str, Any] = {"split": "test", "n": 500, "seed": 0}
 """The scenes that decide what is claimed about a checkpoint."""
 VAL: Mapping[str, Any] = {"split": "val", "n": 200, "seed": 0}
 """The scenes that each epoch is scored on."""
-BATCH = 64  # images that are judged at a time
+_BATCH = 64  # images that are judged at a time
 
 
 @dataclass(frozen=True)
-class Stretch:
+class _Stretch:
     """Cut the ``n`` scenes from ``start`` out of a data set, with boxes and labels alone."""
 
     scenes: Scenes
@@ -55,7 +55,7 @@ def detection_task(
         limit: Use at most so many scenes in an epoch, and for scoring.
     """
     each = scenes if limit is None else min(scenes, limit)
-    world, judged = Scenes("train", ENDLESS, data_seed), held_out(VAL, limit)
+    world, judged = Scenes("train", _ENDLESS, data_seed), held_out(VAL, limit)
 
     def score(network: nn.Module, place: Place) -> dict[str, float]:
         found = measure(replace(detector, network=network), judged, place)
@@ -64,7 +64,7 @@ def detection_task(
     return Task(
         # The memory order in which convolutions are fastest, on a CPU and on a GPU.
         detector.network.to(memory_format=torch.channels_last),
-        lambda epoch: Stretch(world, epoch * each, each),
+        lambda epoch: _Stretch(world, epoch * each, each),
         detector.loss,
         score,
         collate,
@@ -85,7 +85,7 @@ def measure(detector: Detector, data: Rendered, place: Place) -> dict[str, float
     """
     mine = torch.tensor(shard(len(data), place.rank, place.world_size), dtype=torch.int64)
     found: list[Prediction] = []
-    for part in mine.split(BATCH):
+    for part in mine.split(_BATCH):
         found += detector.detect(data.images[part].float().div_(255)) if len(part) else []
     parts: list[Any] = [found]
     if dist.is_initialized():

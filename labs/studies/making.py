@@ -33,7 +33,7 @@ def make(
     Returns:
         The record; ``None`` when Ctrl-C ended the study: the same call goes on.
     """
-    code = hashes(experiment)  # before the runs: an edit made meanwhile must count as stale
+    code = _hashes(experiment)  # before the runs: an edit made meanwhile must count as stale
     e = experiment
     study = ablate(e.run, e.base, e.vary, e.values, e.seeds, executor=executor, store=store)
     if study.interrupted:
@@ -56,7 +56,7 @@ def make(
 
 def stale(experiment: Experiment, record: Record) -> list[str]:
     """Name what changed since the record was made or revalidated: the ``plan``, or modules."""
-    return changed(dict(record.code), hashes(experiment))
+    return changed(dict(record.code), _hashes(experiment))
 
 
 def revalidate(experiment: Experiment, record: Record, folder: Path = FOLDER) -> tuple[Replay, ...]:
@@ -76,7 +76,7 @@ def revalidate(experiment: Experiment, record: Record, folder: Path = FOLDER) ->
     Raises:
         ValueError: When the plan is another one: then only new runs will do.
     """
-    now = hashes(experiment)
+    now = _hashes(experiment)
     if now["plan"] != record.code["plan"]:
         raise ValueError(
             f"study {experiment.name!r}: other settings, values or seeds than its record; make it "
@@ -90,7 +90,7 @@ def revalidate(experiment: Experiment, record: Record, folder: Path = FOLDER) ->
     return replays
 
 
-def hashes(experiment: Experiment) -> dict[str, str]:
+def _hashes(experiment: Experiment) -> dict[str, str]:
     """Return a hash of the plan, and one of every module that a run of the study can reach."""
     code = stamp([f"import {experiment.run.__module__}"])
     code["plan"] = stamp([f"PLAN = {plan(experiment)!r}"])["cells"]
@@ -100,4 +100,4 @@ def hashes(experiment: Experiment) -> dict[str, str]:
 
 def store_of(experiment: Experiment, caches: Path) -> Path:
     """Name the folder of the finished runs of a study and of exactly this code."""
-    return caches / experiment.name / stamp([repr(hashes(experiment))])["cells"]
+    return caches / experiment.name / stamp([repr(_hashes(experiment))])["cells"]

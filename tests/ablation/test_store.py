@@ -109,7 +109,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
 
 
 def test_a_store_in_use_is_refused_and_free_again_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(store, "_PATIENCE_SECONDS", 0.05)
     refused = pytest.raises(RuntimeError, match="in use by another study")
     with open_for_noisy(tmp_path), refused, open_for_noisy(tmp_path):
         pass

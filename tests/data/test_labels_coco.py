@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from labs.data.folders import CocoFolder
-from labs.data.folders.masks import MAX_OUTLINE, to_masks
+from labs.data.folders.masks import _MAX_OUTLINE, to_masks
 
 IMAGE = {"id": 1, "file_name": "a.png", "width": 40, "height": 30}
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -121,7 +121,7 @@ def test_masks_that_would_fill_the_memory_are_refused():
 
 def test_the_longest_outline_that_is_drawn_takes_little_memory():
     pytest.importorskip("pycocotools")
-    zigzag = [0, 0, 1000, 1000] * (MAX_OUTLINE // 2000)
+    zigzag = [0, 0, 1000, 1000] * (_MAX_OUTLINE // 2000)
     assert to_masks([[zigzag]], (1000, 1000), "a").shape == (1, 1000, 1000)
 
 

@@ -11,7 +11,7 @@ from torchvision.models import mobilenet_v3_small, resnet18
 from labs.data import digits
 from labs.ddp import Place, accumulate, gather_exact, mean_over_ranks, shard
 from labs.ddp.group import current_place
-from labs.ddp_train import Settings, build, digit_task, loop, measure, train, train_epoch
+from labs.ddp_train import Settings, build, digit_task, loop, measure, train
 from labs.models import DigitNet
 from labs.repro import seed_everything
 from labs.train import cross_entropy
@@ -128,7 +128,7 @@ def short_run(rank, settings):
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     task = replace(digit_task(limit=32), network=network)
     run = build(settings, place, network)
-    loss = train_epoch(run, settings, place, task, 0)
+    loss = loop._train_epoch(run, settings, place, task, 0)
     return [p.detach() for p in run.network.parameters()], loss
 
 
@@ -138,7 +138,7 @@ def measured(rank, n):
     seed_everything(0)
     network = DigitNet()
     network.bn1.running_mean.fill_(float(rank))
-    loop.take_buffers_of_first(network)
+    loop._take_buffers_of_first(network)
     return measure(network, digits("test", n), place)
 
 

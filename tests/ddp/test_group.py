@@ -3,16 +3,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from labs.ddp.group import unused_part
+from labs.ddp.group import _unused_part
 
 
 def meet(store, world_size=3):
     """Let all ranks agree, each in a thread; the others come before rank 0 does."""
     with ThreadPoolExecutor(world_size) as pool:
         others = [
-            pool.submit(unused_part, store, rank, world_size, 10) for rank in range(1, world_size)
+            pool.submit(_unused_part, store, rank, world_size, 10) for rank in range(1, world_size)
         ]
-        first = unused_part(store, 0, world_size, 10)
+        first = _unused_part(store, 0, world_size, 10)
         return [first, *(other.result() for other in others)]
 
 
@@ -35,9 +35,9 @@ def test_questions_of_an_attempt_that_broke_off_are_not_mistaken_for_new_ones():
 
 def test_rank_0_names_who_did_not_come():
     with pytest.raises(TimeoutError, match=r"ranks \[1, 2\] did not come within 0\.05 s"):
-        unused_part(dist.HashStore(), 0, 3, 0.05)
+        _unused_part(dist.HashStore(), 0, 3, 0.05)
 
 
 def test_the_others_do_not_wait_for_ever_either():
     with pytest.raises(dist.DistError):
-        unused_part(dist.HashStore(), 1, 2, 0.05)
+        _unused_part(dist.HashStore(), 1, 2, 0.05)

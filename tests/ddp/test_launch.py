@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labs.ddp import RankFailed, launch
-from labs.ddp.outcome import Failure, guilty
+from labs.ddp.outcome import Failure, _guilty
 from tests.ddp import workers
 from tests.waiting import HANG, alive, until
 
@@ -142,8 +142,8 @@ def test_what_cannot_be_launched_is_refused(worker, keywords, error, message):
 def test_a_lost_connection_is_never_blamed_before_what_caused_it():
     victim = Failure(0, 1.0, "connection closed", lost_peer=True)
     late, early = Failure(1, 3.0, "killed"), Failure(2, 2.0, "raised")
-    assert guilty([victim, late, early]) is early
-    assert guilty([victim]) is victim
+    assert _guilty([victim, late, early]) is early
+    assert _guilty([victim]) is victim
 
 
 PARENT = (

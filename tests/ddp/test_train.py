@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from labs.ddp import Place, launch
-from labs.ddp_train import Run, Settings, build, learning_rate, loop, take_step, train
+from labs.ddp_train import Run, Settings, build, loop, take_step, train
 from labs.ddp_train.__main__ import main
 from labs.models import DigitNet
 from tests.ddp import sharing
@@ -42,7 +42,7 @@ def assert_same(a, b):
 
 
 def test_the_rate_rises_and_falls_to_almost_nothing():
-    rates = [learning_rate(step, 100, 0.1) for step in range(100)]
+    rates = [loop._learning_rate(step, 100, 0.1) for step in range(100)]
     assert max(rates) == rates[30] == pytest.approx(0.1)
     assert rates == sorted(rates[:30]) + sorted(rates[30:], reverse=True)
     assert 0 < rates[-1] < 1e-4

@@ -214,7 +214,7 @@ def test_a_drawing_opens_layers_as_deep_as_asked(exported):
 
 def test_a_drawing_names_the_arithmetic_on_sizes(path):
     proto = onnx_file.read(path)
-    (noted,) = [e for e in proto.graph.node[0].metadata_props if e.key == layers.SCOPES]
+    (noted,) = [e for e in proto.graph.node[0].metadata_props if e.key == layers._SCOPES]
     noted.value = str(["_empty_nn_module_stack_from_metadata_hook", "node"])
     onnx_file.write(proto, path)
     pytest.importorskip("graphviz")

@@ -112,7 +112,7 @@ def test_a_failed_write_keeps_the_old_file(path, exported, monkeypatch):
 
 
 def test_large_weights_go_to_a_file_beside_it(path, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "LARGEST_SINGLE_FILE", 100)
+    monkeypatch.setattr(onnx_file, "_LARGEST_SINGLE_FILE", 100)
     monkeypatch.setattr("onnx.save", lambda m, f, **o: _save(m, f, size_threshold=200, **o))
     onnx_file.write(onnx_file.read(exported[1]), path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from labs.hooks import capture, first_bad, gradient_health
-from labs.hooks.values import describe, norm_of, numbers, shape_of
+from labs.hooks.values import _shape_of, describe, norm_of, numbers
 from tests.models import Returns
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of prototypes in PyTorch
@@ -50,7 +50,7 @@ def test_of_a_nested_tensor_all_parts_count_and_the_size_that_differs_is_none(la
     if layout is torch.jagged:
         nested = torch.nested.as_nested_tensor(list(nested.unbind()), layout=layout)
     row = describe(nested)
-    assert row.pop("shape") == shape_of(nested) == (2, None)
+    assert row.pop("shape") == _shape_of(nested) == (2, None)
     assert row == pytest.approx(SAID)
 
 

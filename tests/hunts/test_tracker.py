@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labs.hunts.engineering import check_tracker
-from labs.hunts.engineering.tracker import OfflineRun
+from labs.hunts.engineering.tracker import _OfflineRun
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks, seen
 from tests.waiting import HANG
@@ -237,7 +237,7 @@ def offline(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_stand_in_keeps_the_rows_that_wandb_keeps(offline, tmp_path, seed):
-    chance, stand_in = random.Random(seed), OfflineRun()
+    chance, stand_in = random.Random(seed), _OfflineRun()
     with offline() as run:
         for value in range(40):
             step = chance.choice([None, stand_in.step + chance.randrange(-2, 3)])

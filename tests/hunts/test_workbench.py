@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image, ImageOps
 
-from labs.hunts.workbench import ORIENTATION, check_shrink_photo, take_photo
+from labs.hunts.workbench import _ORIENTATION, check_shrink_photo, take_photo
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import failed, marks, seen, when
 
@@ -26,7 +26,7 @@ def turn_and_copy_the_tag(source, target, longest):
     """Turn the pixels and keep the note, so that a viewer turns them twice."""
     with Image.open(source) as photo:
         exif = Image.Exif()
-        exif[ORIENTATION] = photo.getexif().get(ORIENTATION, 1)
+        exif[_ORIENTATION] = photo.getexif().get(_ORIENTATION, 1)
         save_small(ImageOps.exif_transpose(photo), target, longest, exif=exif)
 
 
@@ -39,7 +39,7 @@ def forget_the_result(source, target, longest):
 def know_three_turns(source, target, longest):
     """Turn by the tags that phones write, and forget the four mirrored ones."""
     with Image.open(source) as photo:
-        degrees = {3: 180, 6: 270, 8: 90}.get(photo.getexif().get(ORIENTATION), 0)
+        degrees = {3: 180, 6: 270, 8: 90}.get(photo.getexif().get(_ORIENTATION), 0)
         save_small(photo.rotate(degrees, expand=True), target, longest)
 
 
@@ -82,7 +82,7 @@ def right(source, target, longest):
 
 def tag_of(source):
     with Image.open(source) as photo:
-        return photo.getexif().get(ORIENTATION), photo.size
+        return photo.getexif().get(_ORIENTATION), photo.size
 
 
 def untagged(source, target, longest):

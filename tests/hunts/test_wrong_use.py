@@ -10,7 +10,7 @@ from torch import nn
 
 import labs.hunts.detection as detection
 import labs.hunts.foundations as foundations
-from labs.hunts import WIDTH, examine
+from labs.hunts import _WIDTH, examine
 from labs.hunts.answer import (
     close,
     described,
@@ -53,7 +53,7 @@ def checkers(makers):
 def lines(verdict):
     assert not verdict
     shown = repr(verdict).splitlines()
-    assert all(len(line) <= WIDTH for line in shown)
+    assert all(len(line) <= _WIDTH for line in shown)
     return " ".join(probe.seen for probe in verdict.probes)
 
 
@@ -198,7 +198,7 @@ def test_a_verdict_stays_short_and_wraps():
 
     verdict = examine("hunt", lambda: 0, {"first question": long, "second": lambda _: "yes"})
     shown = repr(verdict).splitlines()
-    assert max(map(len, shown)) <= WIDTH
+    assert max(map(len, shown)) <= _WIDTH
     assert [line[:3] for line in shown[1:]] == ["  ✗", "   ", "   ", "  ✓"]
     assert marks(verdict) == "✗✓"
 

@@ -8,7 +8,7 @@ from labs.data import shipped
 from labs.data.cutouts import load_cutouts
 from labs.data.shipped import DamagedAssetError
 from labs.evaluate import predict
-from labs.models.mobilenet import Normalize, mobilenet_v2
+from labs.models.mobilenet import _Normalize, mobilenet_v2
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -62,7 +62,7 @@ def test_embedding_is_what_the_classifier_is_given():
 
 
 def test_normalisation_follows_the_model():
-    assert not Normalize().state_dict()
+    assert not _Normalize().state_dict()
     doubled = mobilenet_v2(pretrained=False).double()
     assert predict(doubled, torch.rand(1, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
 

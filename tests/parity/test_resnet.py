@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from labs.models import BasicBlock, Bottleneck, resnet18, resnet34, resnet50, resnet_cifar
-from labs.models.resnet import ZeroPad, make_shortcut
+from labs.models.resnet import _make_shortcut, _ZeroPad
 
 PAIRS = {
     "resnet18": (resnet18, torchvision.models.resnet18),
@@ -96,7 +96,7 @@ def test_the_stride_is_on_the_first_3x3():
 
 def test_option_a_takes_every_second_pixel_and_adds_zero_channels():
     x = torch.randn(2, 3, 5, 4)
-    out = make_shortcut(3, 5, 2, "pad")(x)
+    out = _make_shortcut(3, 5, 2, "pad")(x)
     torch.testing.assert_close(out[:, :3], x[:, :, ::2, ::2], rtol=0, atol=0)
     assert out[:, 3:].eq(0).all()
     assert out.shape == (2, 5, 3, 2)
@@ -105,7 +105,7 @@ def test_option_a_takes_every_second_pixel_and_adds_zero_channels():
 def test_shortcuts_are_identities_wherever_shapes_allow():
     model = resnet_cifar(20)
     kinds = [type(m.downsample) for m in model.modules() if isinstance(m, BasicBlock)]
-    assert kinds == [nn.Identity] * 3 + [ZeroPad, nn.Identity, nn.Identity] * 2
+    assert kinds == [nn.Identity] * 3 + [_ZeroPad, nn.Identity, nn.Identity] * 2
     plain = resnet_cifar(20, shortcut=False)
     assert all(m.downsample is None for m in plain.modules() if isinstance(m, BasicBlock))
     assert plain.state_dict().keys() == model.state_dict().keys()

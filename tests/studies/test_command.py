@@ -21,8 +21,8 @@ def test_a_study_is_run_listed_and_revalidated(alone, capsys, monkeypatch):
     assert "| 0.4 | 1.01e-07" in capsys.readouterr().out
     assert command.main(alone) == 0
     assert "fresh" in capsys.readouterr().out
-    hashes = making.hashes
-    monkeypatch.setattr(making, "hashes", lambda e: {**hashes(e), "labs.train": "new"})
+    hashes = making._hashes
+    monkeypatch.setattr(making, "_hashes", lambda e: {**hashes(e), "labs.train": "new"})
     assert command.main(alone) == 1
     assert "stale: 1 parts changed" in capsys.readouterr().out
     assert command.main(["--revalidate", *alone]) == 0

@@ -8,7 +8,7 @@ import torch
 from labs.repro import seed_everything
 from labs.studies import Experiment, read_record, replay
 from labs.studies.catalogue import STUDIES, find
-from labs.studies.making import hashes, make, revalidate, stale, store_of
+from labs.studies.making import _hashes, make, revalidate, stale, store_of
 from labs.studies.record import write_record
 from tests.studies import small
 from tests.studies.small import EXPERIMENT, PLAN
@@ -121,7 +121,7 @@ def test_a_changed_module_makes_a_record_stale_and_agreeing_steps_renew_it(
 
     write_record(older, EXPERIMENT, tmp_path)
     changed = replace(EXPERIMENT, run=other)
-    monkeypatch.setattr("labs.studies.making.hashes", lambda experiment: dict(record.code))
+    monkeypatch.setattr("labs.studies.making._hashes", lambda experiment: dict(record.code))
     replays = revalidate(changed, older, tmp_path)
     assert [one.agrees for one in replays] == [True, False]
     assert read_record("small", tmp_path).code["labs.repro"] == "0"
@@ -207,7 +207,7 @@ def test_what_is_no_study_is_refused_before_an_hour_is_spent(wrong, error, messa
 
 
 def test_the_hashes_cover_what_a_run_reaches():
-    code = hashes(find("levels"))
+    code = _hashes(find("levels"))
     assert {"plan", "labs.models.yolo_v3", "labs.criteria.yolo_v3", "labs.train"} <= code.keys()
     assert "labs.models.yolo_v8" not in code
 

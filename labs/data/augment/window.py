@@ -11,13 +11,13 @@ from torch.nn.functional import interpolate, pad
 from labs.data.scenes.truth import Target, tight_boxes
 
 Example = tuple[Tensor, Target]
-FOLLOWING = ("boxes", "labels", "masks", "track_ids", "iscrowd", "ignore")
+_FOLLOWING = ("boxes", "labels", "masks", "track_ids", "iscrowd", "ignore")
 GREY = 114 / 255  # what fills the room around a picture; a common choice, near a mean photograph
 
 
 def following(target: Target) -> Target:
     """Return the part of a truth that follows its objects; each entry has one row per object."""
-    return {name: target[name] for name in FOLLOWING if name in target}
+    return {name: target[name] for name in _FOLLOWING if name in target}
 
 
 def chosen(target: Target, keep: Tensor) -> Target:

@@ -17,8 +17,8 @@ from labs.data.folders.pictures import SLACK, shown
 from labs.extras import optional
 
 Code = list[list[float]] | NDArray[np.int64]  # polygons, or run lengths
-MAX_MASK_BYTES = 4 * 2**30
-MAX_OUTLINE = 2_000_000  # pixels; 40 bytes are needed for each
+_MAX_MASK_BYTES = 4 * 2**30
+_MAX_OUTLINE = 2_000_000  # pixels; 40 bytes are needed for each
 
 
 def mask_codec() -> Any:
@@ -57,9 +57,9 @@ def checked_code(code: Any, size: tuple[int, int], where: str, notices: Notices)
         )
     for part in code:
         _check_polygon(part, size, where)
-    if (outline := sum(map(_outline, code))) > MAX_OUTLINE:
+    if (outline := sum(map(_outline, code))) > _MAX_OUTLINE:
         raise ValueError(
-            f"{where}: expected an outline of {MAX_OUTLINE:,} pixels at most, got {outline:,.0f}; "
+            f"{where}: expected an outline of {_MAX_OUTLINE:,} pixels at most, got {outline:,.0f}; "
             "the memory that drawing takes grows with it"
         )
     whole = [part for part in code if len(part) >= 6]
@@ -81,9 +81,9 @@ def to_masks(codes: Sequence[Code], size: tuple[int, int], where: str) -> NDArra
         ImportError: When there are polygons, and pycocotools is not installed.
     """
     h, w = size
-    if len(codes) * h * w > MAX_MASK_BYTES:
+    if len(codes) * h * w > _MAX_MASK_BYTES:
         raise ValueError(
-            f"{where}: expected masks of {MAX_MASK_BYTES:,} bytes at most, got {len(codes)} of "
+            f"{where}: expected masks of {_MAX_MASK_BYTES:,} bytes at most, got {len(codes)} of "
             f"{h} x {w} pixels; open the folder with masks=False"
         )
     masks = np.zeros((len(codes), h, w), bool)

@@ -20,7 +20,7 @@ from labs.data.folders.pictures import Target, read_picture, shown
 from labs.imagefile.report import SUFFIXES
 from labs.near_miss import did_you_mean
 
-SLACK_SHARE = 0.005  # of the picture: tools round, so a box may reach so far beyond it
+_SLACK_SHARE = 0.005  # of the picture: tools round, so a box may reach so far beyond it
 _CLASSES = "classes.txt"
 
 
@@ -174,7 +174,7 @@ def _thing(cells: Sequence[str], classes: Sequence[str], where: str) -> _Thing |
             f"got {len(values)}{hint}"
         )
     label, rest = _label(values[0], classes, where), values[1:]
-    if max(rest) > 1 + SLACK_SHARE or min(rest) < -SLACK_SHARE:
+    if max(rest) > 1 + _SLACK_SHARE or min(rest) < -_SLACK_SHARE:
         first = next(value for value in rest if not 0 <= value <= 1)
         raise ValueError(
             f"{where}: expected shares of the picture in [0, 1], got {shown(first)}; "
@@ -191,7 +191,7 @@ def _thing(cells: Sequence[str], classes: Sequence[str], where: str) -> _Thing |
 def _box(row: list[float], where: str) -> list[float]:
     cx, cy, w, h = row
     box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
-    if min(w, h) < 0 or min(box) < -SLACK_SHARE or max(box) > 1 + SLACK_SHARE:
+    if min(w, h) < 0 or min(box) < -_SLACK_SHARE or max(box) > 1 + _SLACK_SHARE:
         raise ValueError(
             f"{where}: expected centre, width and height of a box inside the picture, got "
             f"{shown(row)}; are these corners?"

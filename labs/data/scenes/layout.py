@@ -18,8 +18,8 @@ from labs.data.scenes.things import Thing, classes_of, load_places, load_pool
 
 Pixels = NDArray[np.uint8]
 Path = tuple[tuple[int, int], ...]
-TRIES = 20  # places that are tried before an object is left out
-BILINEAR = Image.Resampling.BILINEAR
+_TRIES = 20  # places that are tried before an object is left out
+_BILINEAR = Image.Resampling.BILINEAR
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def _photograph(
     left = int(rng.integers(place.picture.width - w + 1))
     top = int(rng.integers(place.picture.height - h + 1))
     box = (left, top, left + w, top + h)
-    part = place.picture.resize((width, height), BILINEAR, box, reducing_gap=2.0)
+    part = place.picture.resize((width, height), _BILINEAR, box, reducing_gap=2.0)
     pixels = np.asarray(part)
     return place.name, (pixels[:, ::-1] if rng.integers(2) else pixels).copy()
 
@@ -151,7 +151,7 @@ def _scaled(thing: Thing, longest: int, rng: np.random.Generator) -> Pixels:
     w, h = thing.picture.size
     longer = max(w, h)  # added before the division, to round
     size = [max(1, (2 * side * longest + longer) // (2 * longer)) for side in (w, h)]
-    pixels = np.asarray(thing.picture.resize(size, BILINEAR, reducing_gap=2.0))
+    pixels = np.asarray(thing.picture.resize(size, _BILINEAR, reducing_gap=2.0))
     return pixels[:, ::-1] if rng.integers(2) and thing.kind == "photos" else pixels
 
 
@@ -181,7 +181,7 @@ class _Stage:
         pixels = _scaled(thing, _draw_size(self.knobs, rng), rng)
         alpha = pixels[..., 3]
         mask = 2 * alpha.astype(np.int64) > alpha.max()  # the stronger half of something thin
-        for _ in range(TRIES):
+        for _ in range(_TRIES):
             path = _path(mask.shape, self.knobs, rng)
             left = self.seen - self._hidden_by(mask, path)
             if (left >= (1 - self.knobs.occlusion) * np.array(self.areas)).all():

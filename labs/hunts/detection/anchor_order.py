@@ -12,8 +12,8 @@ from labs.hunts.answer import tensor_of
 
 InCells = Callable[[Tensor, Sequence[int]], Tensor]
 STRIDES = (8, 16, 32)
-COMPACT = torch.tensor([20.0, 40.0, 60.0])[:, None, None].repeat(1, 3, 2)
-WIDE = torch.tensor(
+_COMPACT = torch.tensor([20.0, 40.0, 60.0])[:, None, None].repeat(1, 3, 2)
+_WIDE = torch.tensor(
     [
         [[12.0, 9.0], [14.0, 33.0], [35.0, 20.0]],
         [[28.0, 64.0], [66.0, 41.0], [55.0, 120.0]],
@@ -38,12 +38,12 @@ def check_anchor_order(anchors_in_cells: InCells) -> Verdict:
         "the order of the anchors",
         anchors_in_cells,
         {
-            "anchors that differ much, fine level first": lambda f: _same(f, WIDE),
-            "anchors of 20, 40 and 60 pixels, fine level first": lambda f: _same(f, COMPACT),
-            "anchors that differ much, coarse level first": lambda f: _turned(f, WIDE),
-            "anchors of 20, 40 and 60 pixels, coarse level first": lambda f: _turned(f, COMPACT),
+            "anchors that differ much, fine level first": lambda f: _same(f, _WIDE),
+            "anchors of 20, 40 and 60 pixels, fine level first": lambda f: _same(f, _COMPACT),
+            "anchors that differ much, coarse level first": lambda f: _turned(f, _WIDE),
+            "anchors of 20, 40 and 60 pixels, coarse level first": lambda f: _turned(f, _COMPACT),
             "any anchors, two to four levels, in both orders": _any_anchors,
-            "one level": lambda f: _same(f, WIDE[:1], STRIDES[:1]),
+            "one level": lambda f: _same(f, _WIDE[:1], STRIDES[:1]),
             "the caller's anchors are the same after the call": _input_is_untouched,
         },
     )
@@ -71,7 +71,7 @@ def _any_anchors(f: InCells) -> str:
 
 
 def _input_is_untouched(f: InCells) -> str:
-    for given in (COMPACT, COMPACT.flip(0), WIDE, WIDE.flip(0)):
+    for given in (_COMPACT, _COMPACT.flip(0), _WIDE, _WIDE.flip(0)):
         held = given.clone()
         f(held, STRIDES)
         assert torch.equal(held, given), "its values were overwritten"

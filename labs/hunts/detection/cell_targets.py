@@ -12,12 +12,12 @@ from labs.hunts import Verdict, examine
 from labs.hunts.answer import tensor_of
 
 CellTargets = Callable[[Tensor, int, int, int], Tensor]
-STRIDE = 10
+_STRIDE = 10
 
-CENTRED = (12.0, 11.0, 22.0, 23.0)  # in a grid of 3 x 3: the cell in the middle
-DIAGONAL = (0.0, 1.0, 9.0, 7.0), (21.0, 22.0, 29.0, 30.0)
-UPPER_RIGHT = (22.0, 1.0, 29.0, 9.0)
-LOWER_LEFT = (1.0, 23.0, 7.0, 30.0)
+_CENTRED = (12.0, 11.0, 22.0, 23.0)  # in a grid of 3 x 3: the cell in the middle
+_DIAGONAL = (0.0, 1.0, 9.0, 7.0), (21.0, 22.0, 29.0, 30.0)
+_UPPER_RIGHT = (22.0, 1.0, 29.0, 9.0)
+_LOWER_LEFT = (1.0, 23.0, 7.0, 30.0)
 
 
 def check_cell_targets(cell_targets: CellTargets) -> Verdict:
@@ -33,11 +33,11 @@ def check_cell_targets(cell_targets: CellTargets) -> Verdict:
         The verdict of six probes.
     """
     probes: dict[str, Callable[[CellTargets], str]] = {
-        "an object in the middle is in the middle": partial(_right, boxes=[CENTRED]),
-        "objects on the diagonal are in their cells": partial(_right, boxes=DIAGONAL),
-        "an object in the upper right is there": partial(_right, boxes=[UPPER_RIGHT]),
+        "an object in the middle is in the middle": partial(_right, boxes=[_CENTRED]),
+        "objects on the diagonal are in their cells": partial(_right, boxes=_DIAGONAL),
+        "an object in the upper right is there": partial(_right, boxes=[_UPPER_RIGHT]),
         "several objects are each in their cell": partial(
-            _right, boxes=[CENTRED, UPPER_RIGHT, LOWER_LEFT]
+            _right, boxes=[_CENTRED, _UPPER_RIGHT, _LOWER_LEFT]
         ),
         "a wide and a high image work": _not_square,
         "no object, no target": partial(_right, boxes=[]),
@@ -52,7 +52,7 @@ def _right(
     columns: int = 3,
 ) -> str:
     given = torch.tensor(boxes).reshape(-1, 4)
-    answer = cell_targets(given.clone(), STRIDE, rows, columns)
+    answer = cell_targets(given.clone(), _STRIDE, rows, columns)
     wanted = _expected(given, rows, columns)
     got = tensor_of(answer, wanted.shape, "targets")
     here, there = got[4].nonzero().tolist(), wanted[4].nonzero().tolist()
@@ -76,7 +76,7 @@ def _not_square(cell_targets: CellTargets) -> str:
 def _expected(boxes: Tensor, rows: int, columns: int) -> Tensor:
     target = torch.zeros(5, rows, columns)
     for x1, y1, x2, y2 in boxes.tolist():
-        x, y = (x1 + x2) / 2 / STRIDE, (y1 + y2) / 2 / STRIDE
-        roots = ((x2 - x1) / (columns * STRIDE)) ** 0.5, ((y2 - y1) / (rows * STRIDE)) ** 0.5
+        x, y = (x1 + x2) / 2 / _STRIDE, (y1 + y2) / 2 / _STRIDE
+        roots = ((x2 - x1) / (columns * _STRIDE)) ** 0.5, ((y2 - y1) / (rows * _STRIDE)) ** 0.5
         target[:, int(y), int(x)] = torch.tensor([x % 1, y % 1, *roots, 1.0])
     return target

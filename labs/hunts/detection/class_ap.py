@@ -13,7 +13,7 @@ from labs.metrics import coco_map
 
 Boxes = dict[str, Tensor]
 ClassAP = Callable[[Sequence[Boxes], Sequence[Boxes], float], float]
-SIDE, GAP, BARS = 20.0, 60.0, (0.5, 0.75)
+SIDE, _GAP, _BARS = 20.0, 60.0, (0.5, 0.75)
 
 
 def check_class_ap(ap_of_class: ClassAP) -> Verdict:
@@ -82,7 +82,7 @@ def _ghosts_cost(ap_of_class: ClassAP) -> str:
 
 def _any_predictions(ap_of_class: ClassAP) -> str:
     targets, seen = _targets(count=12), []
-    for bar in BARS:
+    for bar in _BARS:
         found = []
         for target in targets:
             boxes = target["boxes"].repeat(3, 1)
@@ -134,7 +134,7 @@ def _targets(count: int = 6) -> list[Boxes]:
 
 
 def _row_of_objects(count: int) -> Tensor:
-    left = GAP * torch.arange(count)
+    left = _GAP * torch.arange(count)
     top = torch.zeros(count)
     return torch.stack([left, top, left + SIDE, top + 1.5 * SIDE], 1)
 

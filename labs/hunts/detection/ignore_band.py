@@ -12,10 +12,10 @@ from labs.hunts.answer import pair_of, tensor_of
 
 MakeTargets = Callable[..., tuple[Tensor, Tensor]]
 
-STRIDE = 8
+_STRIDE = 8
 ANCHORS = torch.tensor([[12.0, 20.0], [15.0, 18.0], [40.0, 36.0]])
-ONE = torch.tensor([[41.0, 10.0, 55.0, 29.0]])  # fits the first two anchors; column 6, row 2
-MANY = torch.tensor(
+_ONE = torch.tensor([[41.0, 10.0, 55.0, 29.0]])  # fits the first two anchors; column 6, row 2
+_MANY = torch.tensor(
     [[41.0, 10.0, 55.0, 29.0], [43.0, 13.0, 55.0, 33.0], [3.0, 2.0, 18.0, 20.0], [40, 4, 80, 40]]
 )
 
@@ -51,7 +51,7 @@ def _expected(boxes: Tensor, grid: tuple[int, int], ignore: float = 0.5) -> tupl
     wanted = torch.zeros(len(ANCHORS), *grid)
     near = torch.zeros(len(ANCHORS), *grid, dtype=torch.bool)
     for x1, y1, x2, y2 in boxes.tolist():
-        row, column = int((y1 + y2) / 2 // STRIDE), int((x1 + x2) / 2 // STRIDE)
+        row, column = int((y1 + y2) / 2 // _STRIDE), int((x1 + x2) / 2 // _STRIDE)
         fits = []
         for anchor, (w, h) in enumerate(ANCHORS.tolist()):
             shared = min(w, x2 - x1) * min(h, y2 - y1)
@@ -64,15 +64,15 @@ def _expected(boxes: Tensor, grid: tuple[int, int], ignore: float = 0.5) -> tupl
 def _ask(
     targets: MakeTargets, boxes: Tensor, grid: tuple[int, int], ignore: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    answer = targets(boxes.clone(), ANCHORS.clone(), grid, STRIDE, ignore)
+    answer = targets(boxes.clone(), ANCHORS.clone(), grid, _STRIDE, ignore)
     wanted, counted = pair_of(answer, "wanted and counted")
     shape = (len(ANCHORS), *grid)
     return tensor_of(wanted, shape, "wanted").float(), tensor_of(counted, shape, "counted").bool()
 
 
 def _wanted_is_right(targets: MakeTargets) -> str:
-    wanted, _ = _ask(targets, MANY, (7, 13))
-    right, _ = _expected(MANY, (7, 13))
+    wanted, _ = _ask(targets, _MANY, (7, 13))
+    right, _ = _expected(_MANY, (7, 13))
     assert torch.equal(wanted, right), (
         f"of {int(right.sum())} places, {int((wanted * right).sum())} are as they should be, and "
         f"{int((wanted * (1 - right)).sum())} others are wanted"
@@ -81,7 +81,7 @@ def _wanted_is_right(targets: MakeTargets) -> str:
 
 
 def _background_is_counted(targets: MakeTargets) -> str:
-    _, counted = _ask(targets, ONE, (13, 13))
+    _, counted = _ask(targets, _ONE, (13, 13))
     cells = (~counted).any(0)  # [H,W]: something is left out here
     away = int(cells.sum()) - int(cells[2, 6])
     assert away == 0, f"one object, and {away} of the 168 other cells are left out of the loss"
@@ -89,9 +89,9 @@ def _background_is_counted(targets: MakeTargets) -> str:
 
 
 def _near_misses_are_free(targets: MakeTargets) -> str:
-    _, counted = _ask(targets, ONE, (13, 13))
+    _, counted = _ask(targets, _ONE, (13, 13))
     got = (~counted)[:, 2, 6].tolist()
-    right = (~_expected(ONE, (13, 13))[1])[:, 2, 6].tolist()
+    right = (~_expected(_ONE, (13, 13))[1])[:, 2, 6].tolist()
     assert got == right, f"{sum(got)} of the 3 anchors are left out in the object's own cell"
     return "they are not"
 
@@ -99,7 +99,7 @@ def _near_misses_are_free(targets: MakeTargets) -> str:
 def _moves(targets: MakeTargets) -> str:
     left_out = []
     for x, y in ((0, 0), (24, 16), (-32, 24)):
-        moved = ONE + torch.tensor([x, y, x, y])
+        moved = _ONE + torch.tensor([x, y, x, y])
         _, counted = _ask(targets, moved, (7, 13))
         assert torch.equal(counted, _expected(moved, (7, 13))[1]), (
             f"moved by {x}, {y} pixels, it leaves out {int((~counted).sum())} places"
@@ -109,18 +109,18 @@ def _moves(targets: MakeTargets) -> str:
 
 
 def _wanted_is_counted(targets: MakeTargets) -> str:
-    wanted, counted = _ask(targets, MANY, (7, 13))
+    wanted, counted = _ask(targets, _MANY, (7, 13))
     lost = int((wanted.bool() & ~counted).sum())
     assert lost == 0, f"{lost} of {int(wanted.sum())} wanted places are not in the loss"
-    right = _expected(MANY, (7, 13))[1]
+    right = _expected(_MANY, (7, 13))[1]
     assert torch.equal(counted, right), f"{int((counted != right).sum())} places are wrong"
     return "always"
 
 
 def _threshold_counts(targets: MakeTargets) -> str:
     for ignore in (0.05, 0.3, 0.7, 1.0):
-        _, counted = _ask(targets, ONE, (5, 11), ignore)
-        _, right = _expected(ONE, (5, 11), ignore)
+        _, counted = _ask(targets, _ONE, (5, 11), ignore)
+        _, right = _expected(_ONE, (5, 11), ignore)
         assert torch.equal(counted, right), (
             f"at {ignore}, {int((~counted).sum())} places are left out"
         )
@@ -128,7 +128,7 @@ def _threshold_counts(targets: MakeTargets) -> str:
 
 
 def _order_is_free(targets: MakeTargets) -> str:
-    one, other = (_ask(targets, boxes, (7, 13)) for boxes in (MANY, MANY.flip(0)))
+    one, other = (_ask(targets, boxes, (7, 13)) for boxes in (_MANY, _MANY.flip(0)))
     off = sum(int((a != b).sum()) for a, b in zip(one, other, strict=True))
     assert off == 0, f"with the objects turned round, {off} places differ"
     return "nothing"

@@ -17,9 +17,9 @@ from labs.hunts import Verdict, examine
 from labs.hunts.answer import module_of, tensor_of
 
 MakeNet = Callable[[], nn.Module]
-STRIDE = 4
-SIZES = (3, 32, 32), (1, 30, 30), (2, 29, 38), (3, 40, 27)
-DYNAMIC = {0: "batch", 2: "height", 3: "width"}
+_STRIDE = 4
+_SIZES = (3, 32, 32), (1, 30, 30), (2, 29, 38), (3, 40, 27)
+_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 
 
 def check_any_size(net: MakeNet) -> Verdict:
@@ -58,13 +58,13 @@ def _build(net: MakeNet) -> nn.Module:
 
 def _pictures() -> list[Tensor]:
     random = torch.Generator().manual_seed(1)
-    return [torch.rand(n, 1, h, w, generator=random) for n, h, w in SIZES]
+    return [torch.rand(n, 1, h, w, generator=random) for n, h, w in _SIZES]
 
 
 def _formula(module: nn.Module, x: Tensor) -> Tensor:
     down, up = (m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)))
     height, width = x.shape[-2:]
-    whole = pad(x, (0, -width % STRIDE, 0, -height % STRIDE))
+    whole = pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE))
     return up(down(whole).relu())[..., :height, :width]
 
 
@@ -73,7 +73,7 @@ def _size_is_kept(net: MakeNet) -> str:
     module = _build(net)
     for x in _pictures():
         tensor_of(module(x.clone()), x.shape)
-    return f"at {len(SIZES)} sizes"
+    return f"at {len(_SIZES)} sizes"
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def _values_agree(net: MakeNet) -> str:
     module = _build(net)
     for x in _pictures():
         _same(module(x.clone()), _formula(module, x), x)
-    return f"at {len(SIZES)} sizes"
+    return f"at {len(_SIZES)} sizes"
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def _padding_is_small(net: MakeNet) -> str:
     for x in _pictures():
         with capture(module, name) as maps:
             module(x.clone())
-        expected = [-(-side // STRIDE) for side in x.shape[-2:]]
+        expected = [-(-side // _STRIDE) for side in x.shape[-2:]]
         got = list(maps[name].shape[-2:])
         assert got == expected, f"{tuple(x.shape[-2:])} gave {got} cells, {expected} hold it all"
     return "no cell too many"
@@ -100,15 +100,15 @@ def _padding_is_small(net: MakeNet) -> str:
 def _file_agrees(example: tuple[int, int], net: MakeNet) -> str:
     module = _build(net)
     with tempfile.TemporaryDirectory() as folder:
-        path = to_onnx(module, torch.rand(2, 1, *example), Path(folder) / "net.onnx", DYNAMIC)
+        path = to_onnx(module, torch.rand(2, 1, *example), Path(folder) / "net.onnx", _DYNAMIC)
         run = session(path, ["CPUExecutionProvider"])
     declared = next(iter(run.inputs.values()))
-    free = [declared[dim] for dim in DYNAMIC]
-    assert free == list(DYNAMIC.values()), f"the file takes {list(declared)} only"
+    free = [declared[dim] for dim in _DYNAMIC]
+    assert free == list(_DYNAMIC.values()), f"the file takes {list(declared)} only"
     for x in _pictures():
         with torch.no_grad():
             _same(run(x)[0], _formula(module, x), x)
-    return f"at {len(SIZES)} sizes"
+    return f"at {len(_SIZES)} sizes"
 
 
 def _same(answer: Tensor, expected: Tensor, x: Tensor) -> None:

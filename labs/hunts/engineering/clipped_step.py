@@ -17,9 +17,9 @@ TrainStep = Callable[
     [nn.Module, torch.optim.Optimizer, torch.amp.GradScaler, Sequence[Batch], Loss, float], float
 ]
 
-SCALES = (2.0**4, 2.0**10, 2.0**16)
-SIZES = (7, 2, 3)  # uneven, so that a mean of means would show
-RATE = 0.5
+_SCALES = (2.0**4, 2.0**10, 2.0**16)
+_SIZES = (7, 2, 3)  # uneven, so that a mean of means would show
+_RATE = 0.5
 
 
 def check_clipped_step(train_step: TrainStep) -> Verdict:
@@ -55,7 +55,7 @@ def _make() -> tuple[nn.Module, list[Batch]]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     batches = [
         (torch.randn(n, 6, generator=generator), torch.randint(4, (n,), generator=generator))
-        for n in SIZES
+        for n in _SIZES
     ]
     return model, batches
 
@@ -69,12 +69,12 @@ def _gradient() -> tuple[list[Tensor], float]:
 
 
 def _run(
-    train_step: TrainStep, max_norm: float, scale: float = SCALES[-1], steps: int = 1
+    train_step: TrainStep, max_norm: float, scale: float = _SCALES[-1], steps: int = 1
 ) -> tuple[list[Tensor], list[float]]:
     """Return how far each parameter moved down, and what each step returned."""
     model, batches = _make()
     start = [p.detach().clone() for p in model.parameters()]
-    sgd = torch.optim.SGD(model.parameters(), lr=RATE)
+    sgd = torch.optim.SGD(model.parameters(), lr=_RATE)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     told = [train_step(model, sgd, scaler, batches, cross_entropy, max_norm) for _ in range(steps)]
     told = [number_of(norm, "the norm") for norm in told]
@@ -94,25 +94,25 @@ def _long_is_clipped(train_step: TrainStep) -> str:
     gradient, norm = _gradient()
     limit = 0.4 * norm
     moved, _ = _run(train_step, limit)
-    length = _norm(moved) / RATE
+    length = _norm(moved) / _RATE
     assert 0.99 * limit < length < 1.01 * limit, f"limit {limit:.3g}, length {length:.3g}"
-    assert _off(moved, [RATE * 0.4 * g for g in gradient]) < 1e-3, "right length, other direction"
+    assert _off(moved, [_RATE * 0.4 * g for g in gradient]) < 1e-3, "right length, other direction"
     return f"limit {limit:.3g}, length {length:.3g}"
 
 
 def _short_is_kept(train_step: TrainStep) -> str:
     gradient, norm = _gradient()
     moved, _ = _run(train_step, 5 * norm)
-    off = _off(moved, [RATE * g for g in gradient])
-    assert off < 1e-3, f"the step has length {_norm(moved) / RATE:.3g}, the gradient {norm:.3g}"
+    off = _off(moved, [_RATE * g for g in gradient])
+    assert off < 1e-3, f"the step has length {_norm(moved) / _RATE:.3g}, the gradient {norm:.3g}"
     return "it is"
 
 
 def _scale_is_invisible(train_step: TrainStep) -> str:
     _, norm = _gradient()
-    lengths = [_norm(_run(train_step, 0.4 * norm, scale)[0]) / RATE for scale in SCALES]
+    lengths = [_norm(_run(train_step, 0.4 * norm, scale)[0]) / _RATE for scale in _SCALES]
     moves = ", ".join(
-        f"{length:.3g} (scale {s:g})" for length, s in zip(lengths, SCALES, strict=True)
+        f"{length:.3g} (scale {s:g})" for length, s in zip(lengths, _SCALES, strict=True)
     )
     assert min(lengths) > 0.999 * max(lengths) > 0, f"lengths {moves}"
     return "it does not"
@@ -129,12 +129,12 @@ def _overflow_is_skipped(train_step: TrainStep) -> str:
     model, batches = _make()
     batches[1][0][0, 0] = float("inf")
     before = [p.detach().clone() for p in model.parameters()]
-    sgd = torch.optim.SGD(model.parameters(), lr=RATE)
-    scaler = torch.amp.GradScaler("cpu", init_scale=SCALES[-1])
+    sgd = torch.optim.SGD(model.parameters(), lr=_RATE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=_SCALES[-1])
     train_step(model, sgd, scaler, batches, cross_entropy, 1.0)
     same = all(torch.equal(b, p) for b, p in zip(before, model.parameters(), strict=True))
     assert same, "the weights changed"
-    assert scaler.get_scale() < SCALES[-1], "the scale stayed as it was"
+    assert scaler.get_scale() < _SCALES[-1], "the scale stayed as it was"
     return "both"
 
 
@@ -150,10 +150,10 @@ def _steps_are_apart(train_step: TrainStep) -> str:
         shrink = min(1.0, 0.4 * norm / _norm(gradient))
         with torch.no_grad():
             for p, g in zip(model.parameters(), gradient, strict=True):
-                p.sub_(RATE * shrink * g)
+                p.sub_(_RATE * shrink * g)
     expected = [s - p.detach() for s, p in zip(start, model.parameters(), strict=True)]
     # A small scale: a large one would divide away what the first step left behind.
-    moved, _ = _run(train_step, 0.4 * norm, SCALES[0], steps=2)
+    moved, _ = _run(train_step, 0.4 * norm, _SCALES[0], steps=2)
     off = _off(moved, expected)
     assert off < 1e-3, f"after two steps the weights are {off:.0%} of the way off"
     return "it does"

@@ -9,7 +9,7 @@ from labs.hunts import Verdict, examine
 from labs.hunts.answer import described, loss_of, number_of
 from labs.hunts.fix import Fix, Loss, MakeNet
 
-N, SIZE, PARAMETERS, STEPS = 16, 14, 473, 100
+N, _SIZE, _PARAMETERS, _STEPS = 16, 14, 473, 100
 
 
 def check_regression_loss(make_net: MakeNet, loss: Loss) -> Verdict:
@@ -72,14 +72,14 @@ def _gradient_is_right(fix: Fix) -> str:
 def _learns_by_heart(fix: Fix) -> str:
     net, (images, targets) = fix.make_net(), _batch()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         optimizer.zero_grad()
         loss_of(fix.loss(net, (images, targets))).backward()
         optimizer.step()
     with torch.no_grad():
         error = (_answers(net, images) - targets).square().mean().item()
     spread = targets.var().item()
-    seen = f"after {STEPS} steps the mean squared error is {error:.3f}"
+    seen = f"after {_STEPS} steps the mean squared error is {error:.3f}"
     assert error < 0.05 * spread, f"{seen}; the variance of the targets is {spread:.3f}"
     return seen
 
@@ -92,7 +92,7 @@ def _answers_are_as_before(fix: Fix) -> str:
     worst = (together - alone).abs().max().item()
     assert worst < 1e-4, f"an answer changes by up to {worst:.3f} with the rest of the batch"
     parameters = sum(p.numel() for p in net.parameters())
-    assert parameters == PARAMETERS, f"expected {PARAMETERS} parameters, got {parameters}"
+    assert parameters == _PARAMETERS, f"expected {_PARAMETERS} parameters, got {parameters}"
     return "all as before"
 
 
@@ -125,5 +125,5 @@ def _answers(net: nn.Module, images: Tensor) -> Tensor:
 
 def _batch(size: int = N) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(size)
-    images = torch.rand(size, 1, SIZE, SIZE, generator=generator)
+    images = torch.rand(size, 1, _SIZE, _SIZE, generator=generator)
     return images, 3 * torch.randn(size, generator=generator)

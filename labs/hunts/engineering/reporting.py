@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from labs.hunts import Verdict, examine
 from labs.hunts.answer import mapping_of, number_of
 
-VALID_SCORES = (0.30, 0.55, 0.90, 0.60, 0.75, 0.40)
-TEST_SCORES = (0.50, 0.65, 0.40, 0.95, 0.70, 0.60)  # best in another epoch than above
-CHOSEN = 2  # the best of VALID_SCORES
-TRIALS, COIN_EPOCHS, COIN_IMAGES = 8, 30, 200
-MOST_OPTIMISM = 0.035  # chance is 0.5 +- 0.013 over the trials; the best epoch is 0.07 above it
+_VALID_SCORES = (0.30, 0.55, 0.90, 0.60, 0.75, 0.40)
+_TEST_SCORES = (0.50, 0.65, 0.40, 0.95, 0.70, 0.60)  # best in another epoch than above
+_CHOSEN = 2  # the best of _VALID_SCORES
+_TRIALS, _COIN_EPOCHS, _COIN_IMAGES = 8, 30, 200
+_MOST_OPTIMISM = 0.035  # chance is 0.5 +- 0.013 over the trials; the best epoch is 0.07 above it
 
 
 class _Events(list[tuple[str, int, bool]]):
@@ -122,7 +122,7 @@ def _train_one_epoch(net: nn.Module) -> None:
 def _stage(flip_test: bool = False) -> _Stage:
     """Build a run whose accuracies in each epoch are VALID_SCORES and TEST_SCORES."""
     n = 20
-    scores = torch.tensor([VALID_SCORES, TEST_SCORES]).T  # [epochs,2]
+    scores = torch.tensor([_VALID_SCORES, _TEST_SCORES]).T  # [epochs,2]
     right = torch.arange(n) < (scores * n).round()[..., None]  # [epochs,2,n]
     answers = right.flatten(1).long()  # every label is 1
     labels = torch.ones(2 * n, dtype=torch.long)
@@ -133,9 +133,9 @@ def _stage(flip_test: bool = False) -> _Stage:
 
 def _coins(trial: int) -> _Stage:
     generator = torch.Generator().manual_seed(trial)
-    answers = torch.randint(2, (COIN_EPOCHS, 2 * COIN_IMAGES), generator=generator)
-    labels = torch.randint(2, (2 * COIN_IMAGES,), generator=generator)
-    return _with(answers, labels, COIN_IMAGES)
+    answers = torch.randint(2, (_COIN_EPOCHS, 2 * _COIN_IMAGES), generator=generator)
+    labels = torch.randint(2, (2 * _COIN_IMAGES,), generator=generator)
+    return _with(answers, labels, _COIN_IMAGES)
 
 
 def _with(answers: Tensor, labels: Tensor, n: int) -> _Stage:
@@ -145,10 +145,10 @@ def _with(answers: Tensor, labels: Tensor, n: int) -> _Stage:
 
 
 def _no_optimism(report: Report) -> str:
-    reported = [float(_coins(trial).run(report)["test"]) for trial in range(TRIALS)]
-    mean = sum(reported) / TRIALS
-    assert abs(mean - 0.5) < MOST_OPTIMISM, (
-        f"{mean:.1%} over {TRIALS} runs in which there was nothing to learn"
+    reported = [float(_coins(trial).run(report)["test"]) for trial in range(_TRIALS)]
+    mean = sum(reported) / _TRIALS
+    assert abs(mean - 0.5) < _MOST_OPTIMISM, (
+        f"{mean:.1%} over {_TRIALS} runs in which there was nothing to learn"
     )
     return "it is"
 
@@ -161,15 +161,15 @@ def _deaf_to_test(report: Report) -> str:
 
 def _epoch_is_right(report: Report) -> str:
     got = int(_stage().run(report)["epoch"])
-    seen = ", ".join(f"{score:.2f}" for score in VALID_SCORES)
-    assert got == CHOSEN, f"validation scores {seen}: epoch {got} was reported"
+    seen = ", ".join(f"{score:.2f}" for score in _VALID_SCORES)
+    assert got == _CHOSEN, f"validation scores {seen}: epoch {got} was reported"
     return "it is"
 
 
 def _scores_are_right(report: Report) -> str:
     result = _stage().run(report)
     epoch = int(result["epoch"])
-    for name, scores in [("valid", VALID_SCORES), ("test", TEST_SCORES)]:
+    for name, scores in [("valid", _VALID_SCORES), ("test", _TEST_SCORES)]:
         got, expected = float(result[name]), scores[epoch]
         assert abs(got - expected) < 1e-6, (
             f"epoch {epoch} scores {expected:.2f} on the {name} set, but {got:.2f} was reported"

@@ -9,10 +9,10 @@ from labs.hunts import Verdict, examine
 
 Event = tuple[int, float, float | None]  # step, training loss, validation score if there was one
 Row = dict[str, Any]
-LOSS, SCORE = "train/loss", "val/accuracy"
+_LOSS, _SCORE = "train/loss", "val/accuracy"
 
 
-class OfflineRun:
+class _OfflineRun:
     """Keep rows by the rule of ``wandb.Run.log``: one row per step, and steps only go forward.
 
     A test holds it to the rows that wandb itself writes.
@@ -54,7 +54,7 @@ class OfflineRun:
         self._open = {}
 
 
-Follow = Callable[[OfflineRun, Iterable[Event]], object]
+Follow = Callable[[_OfflineRun, Iterable[Event]], object]
 
 
 def check_tracker(follow: Follow) -> Verdict:
@@ -97,7 +97,7 @@ def _training(lengths: Iterable[int], validate_every: int = 1) -> list[Event]:
 
 
 def _record(follow: Follow, events: Iterable[Event]) -> list[Row]:
-    run = OfflineRun()
+    run = _OfflineRun()
     try:
         follow(run, iter(events))
     finally:
@@ -122,7 +122,7 @@ def _expected(events: Iterable[Event]) -> tuple[list[tuple[int, float]], list[tu
 
 def _losses_are_there(follow: Follow) -> str:
     events = _training([4, 4, 4])
-    expected, got = _expected(events)[0], _found(_record(follow, events), LOSS)
+    expected, got = _expected(events)[0], _found(_record(follow, events), _LOSS)
     kept = len(set(expected) & set(got))
     assert kept == len(expected), f"{kept} of {len(expected)}"
     return f"{kept} of {len(expected)}"
@@ -131,7 +131,7 @@ def _losses_are_there(follow: Follow) -> str:
 def _scores_are_there(follow: Follow) -> str:
     events = _training([4, 4, 4])
     expected = [score for _, score in _expected(events)[1]]
-    got = [score for _, score in _found(_record(follow, events), SCORE)]
+    got = [score for _, score in _found(_record(follow, events), _SCORE)]
     kept = len(set(expected) & set(got))
     assert kept == len(expected), f"{kept} of {len(expected)}"
     return f"{kept} of {len(expected)}"
@@ -139,7 +139,7 @@ def _scores_are_there(follow: Follow) -> str:
 
 def _scores_stand_right(follow: Follow) -> str:
     events = _training([4, 4, 4])
-    expected, got = _expected(events)[1], _found(_record(follow, events), SCORE)
+    expected, got = _expected(events)[1], _found(_record(follow, events), _SCORE)
     steps, seen = [step for step, _ in expected], [step for step, _ in got]
     assert got == expected, f"measured in steps {steps}, found in steps {seen}"
     return f"in steps {seen}"
@@ -161,7 +161,7 @@ def _other_plans(follow: Follow) -> str:
 
 
 def _before_a_crash(follow: Follow) -> str:
-    events, run = _training([4, 4, 4]), OfflineRun()
+    events, run = _training([4, 4, 4]), _OfflineRun()
 
     def crashing() -> Iterator[Event]:
         yield from events[:9]
@@ -182,19 +182,19 @@ def _nothing_invented(follow: Follow) -> str:
     events = _training([4, 4, 4])
     rows = _record(follow, events)
     losses, scores = _expected(events)
-    for name, expected in ((LOSS, losses), (SCORE, scores)):
+    for name, expected in ((_LOSS, losses), (_SCORE, scores)):
         values, got = [v for _, v in expected], [v for _, v in _found(rows, name)]
         extra = [v for v in got if v not in values]
         assert not extra, f"{name} holds {extra[0]!r}, which was not measured"
         assert len(got) == len(set(got)), f"{name} holds a value more than once"
     names = {key for row in rows for key in row if not key.endswith("step")}
-    assert names <= {LOSS, SCORE}, f"there is also {sorted(names - {LOSS, SCORE})[0]!r}"
+    assert names <= {_LOSS, _SCORE}, f"there is also {sorted(names - {_LOSS, _SCORE})[0]!r}"
     return "nothing"
 
 
 def _assert_complete(rows: list[Row], events: list[Event], plan: str) -> None:
     losses, scores = _expected(events)
-    for name, expected in ((LOSS, losses), (SCORE, scores)):
+    for name, expected in ((_LOSS, losses), (_SCORE, scores)):
         got = _found(rows, name)
         kept = len([pair for pair in expected if pair in got])
         assert got == expected, (

@@ -16,11 +16,11 @@ Read = Callable[[int], Tensor]
 Loader = Iterable[tuple[Tensor, Tensor]]
 MakeLoader = Callable[[Read, Sequence[int], int], tuple[Loader, Mapping[int, str]]]
 
-BATCH_SIZE = 3
-MOST_READS = 100  # per file and epoch; a patient fix reads twice
-STRANGER = "a picture that is in no file"
+_BATCH_SIZE = 3
+_MOST_READS = 100  # per file and epoch; a patient fix reads twice
+_STRANGER = "a picture that is in no file"
 # Twelve files; batches of three, so one batch here is broken as a whole, and both ends are.
-RUNS = frozenset({0, 3, 4, 5, 8, 11})
+_RUNS = frozenset({0, 3, 4, 5, 8, 11})
 
 
 def check_delivery(make_loader: MakeLoader) -> Verdict:
@@ -80,7 +80,7 @@ class _Folder:
 
     def read(self, index: int) -> Tensor:
         self.reads += 1
-        if self.reads > MOST_READS * self.size:
+        if self.reads > _MOST_READS * self.size:
             raise _EndlessError
         if not 0 <= index < self.size:
             raise IndexError(f"there is no picture {index}; there are {self.size}")
@@ -93,7 +93,7 @@ class _Folder:
         for index in sorted(set(range(self.size)) - self.broken):
             if image.shape == (1, 2, 2) and torch.equal(image.float(), self._pixels(index)):
                 return f"picture {index}"
-        return STRANGER
+        return _STRANGER
 
     def _pixels(self, index: int) -> Tensor:
         return torch.arange(4.0).reshape(1, 2, 2) + 10 * (index + 1)
@@ -104,7 +104,7 @@ def _deliver(
 ) -> tuple[list[Counter[tuple[str, int]]], Mapping[int, str]]:
     """Return, for each epoch, how often each pair of picture and label came; and the report."""
     try:
-        answer = make_loader(folder.read, folder.labels, BATCH_SIZE)
+        answer = make_loader(folder.read, folder.labels, _BATCH_SIZE)
         loader, failed = pair_of(answer, "a loader and a dict")
         mapping_of(failed, "the report")
         return [_epoch(folder, loader) for _ in range(epochs)], failed
@@ -121,7 +121,7 @@ def _epoch(folder: _Folder, loader: Loader) -> Counter[tuple[str, int]]:
         for name, part in (("images", images), ("labels", labels)):
             assert isinstance(part, Tensor), f"expected {name} as a tensor, got {described(part)}"
         assert len(images) == len(labels), f"{len(images)} images and {len(labels)} labels"
-        assert len(images) <= BATCH_SIZE, f"a batch of {len(images)}, batch_size is {BATCH_SIZE}"
+        assert len(images) <= _BATCH_SIZE, f"a batch of {len(images)}, batch_size is {_BATCH_SIZE}"
         names = [folder.name(image) for image in images]
         delivered.update(zip(names, map(int, labels), strict=True))
     return delivered
@@ -141,7 +141,7 @@ def _compare(delivered: Counter[tuple[str, int]], folder: _Folder) -> None:
     wanted = {name for name, _ in folder.expected}
     missing = sorted(wanted - set(counts))
     again = [name for name, times in counts.items() if times > 1]
-    assert STRANGER not in counts, f"delivered {STRANGER}, {counts[STRANGER]} times"
+    assert _STRANGER not in counts, f"delivered {_STRANGER}, {counts[_STRANGER]} times"
     assert not again, f"delivered more than once: {_list(sorted(again))}"
     assert not missing, f"never delivered: {_list(missing)}"
     assert delivered == folder.expected, "pictures and labels do not belong together"
@@ -162,7 +162,7 @@ def _one_broken(make_loader: MakeLoader) -> str:
 
 
 def _many_broken(make_loader: MakeLoader) -> str:
-    return _expect_delivery(make_loader, _Folder(12, RUNS))
+    return _expect_delivery(make_loader, _Folder(12, _RUNS))
 
 
 def _all_broken(make_loader: MakeLoader) -> str:
@@ -170,17 +170,17 @@ def _all_broken(make_loader: MakeLoader) -> str:
 
 
 def _second_epoch(make_loader: MakeLoader) -> str:
-    return _expect_delivery(make_loader, _Folder(12, RUNS), epochs=2)
+    return _expect_delivery(make_loader, _Folder(12, _RUNS), epochs=2)
 
 
 def _report(make_loader: MakeLoader) -> str:
-    for broken in (RUNS, frozenset(range(12)), frozenset[int]()):
+    for broken in (_RUNS, frozenset(range(12)), frozenset[int]()):
         _, failed = _deliver(make_loader, _Folder(12, broken))
         told = sorted(failed)
         assert told == sorted(broken), f"{len(broken)} of 12 broken, reported: {told or 'none'}"
         silent = [index for index in told if not str(failed[index]).strip()]
         assert not silent, f"no reason is given for {silent}"
-    return f"{len(RUNS)} of 12 broken, all reported, each with a reason"
+    return f"{len(_RUNS)} of 12 broken, all reported, each with a reason"
 
 
 def _other_errors(make_loader: MakeLoader) -> str:

@@ -11,7 +11,7 @@ from labs.hunts import Verdict, examine
 from labs.hunts.answer import close, module_of, tensor_of
 
 MakeBlock = Callable[[int], nn.Module]
-CHANNELS = 5
+_CHANNELS = 5
 
 
 def check_skip_connection(block: MakeBlock) -> Verdict:
@@ -39,11 +39,11 @@ def check_skip_connection(block: MakeBlock) -> Verdict:
 
 def _batch() -> Tensor:
     """Draw a batch with negative values; its height and width differ, so a swap would show."""
-    return torch.randn(3, CHANNELS, 6, 7, generator=torch.Generator().manual_seed(0))
+    return torch.randn(3, _CHANNELS, 6, 7, generator=torch.Generator().manual_seed(0))
 
 
 def _built(block: MakeBlock) -> nn.Module:
-    module: nn.Module = module_of(block(CHANNELS), nn.Module, "the block")
+    module: nn.Module = module_of(block(_CHANNELS), nn.Module, "the block")
     return module
 
 

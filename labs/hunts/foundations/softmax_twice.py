@@ -10,7 +10,7 @@ from labs.hunts import Verdict, examine
 from labs.hunts.answer import loss_of, number_of, tensor_of
 from labs.hunts.fix import Fix, Loss, MakeNet
 
-CLASSES, PARAMETERS, N, STEPS = 10, 4_330, 16, 100
+CLASSES, _PARAMETERS, N, _STEPS = 10, 4_330, 16, 100
 
 
 def check_digit_loss(make_net: MakeNet, loss: Loss) -> Verdict:
@@ -71,13 +71,13 @@ def _gradient_is_right(fix: Fix) -> str:
 def _learns_by_heart(fix: Fix) -> str:
     net, batch = fix.make_net(), _batch()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         optimizer.zero_grad()
         loss_of(fix.loss(net, batch)).backward()
         optimizer.step()
     last = number_of(fix.loss(net, batch), "the loss")
-    assert abs(last) < 0.05, f"after {STEPS} steps the loss is {last:.3f}"
-    return f"after {STEPS} steps the loss is {abs(last):.3f}"
+    assert abs(last) < 0.05, f"after {_STEPS} steps the loss is {last:.3f}"
+    return f"after {_STEPS} steps the loss is {abs(last):.3f}"
 
 
 def _rest_is_as_before(fix: Fix) -> str:
@@ -87,7 +87,7 @@ def _rest_is_as_before(fix: Fix) -> str:
     agree = (outputs.argmax(1) == maps[_scoring(net)].argmax(1)).sum().item()
     assert agree == N, f"the largest output names the largest score for {agree} of {N} pictures"
     parameters = sum(p.numel() for p in net.parameters())
-    assert parameters == PARAMETERS, f"expected {PARAMETERS} parameters, got {parameters}"
+    assert parameters == _PARAMETERS, f"expected {_PARAMETERS} parameters, got {parameters}"
     return "all as before"
 
 

@@ -20,31 +20,31 @@ from labs.models.published.layout import Layout
 from labs.models.published.yolo_v3 import order as order_v3
 from labs.models.published.yolo_v4 import order as order_v4
 
-NORMALISED = {
+_NORMALISED = {
     "biases": "bn.bias",
     "scales": "bn.weight",
     "means": "bn.running_mean",
     "variances": "bn.running_var",
     "kernels": "conv.weight",
 }
-PLAIN = {"biases": "bias", "kernels": "weight"}
+_PLAIN = {"biases": "bias", "kernels": "weight"}
 
 
-def named_in_order(order: Callable[..., list[str]]) -> Callable[[nn.Module], Layout]:
+def _named_in_order(order: Callable[..., list[str]]) -> Callable[[nn.Module], Layout]:
     """Return what makes the layout of a network: ``N.biases`` and so on for its convolution N."""
 
     def layout(network: nn.Module) -> Layout:
         names: dict[str, str] = {}
         for i, ours in enumerate(order(network)):
-            parts = NORMALISED if isinstance(network.get_submodule(ours), Conv) else PLAIN
+            parts = _NORMALISED if isinstance(network.get_submodule(ours), Conv) else _PLAIN
             names |= {f"{i}.{theirs}": f"{ours}.{part}" for theirs, part in parts.items()}
         return Layout(names, eps=1e-5)  # src/blas_kernels.cu adds .00001f to the variance
 
     return layout
 
 
-layout_v3 = named_in_order(order_v3)
-layout_v4 = named_in_order(order_v4)
+layout_v3 = _named_in_order(order_v3)
+layout_v4 = _named_in_order(order_v4)
 
 
 def split(

@@ -30,8 +30,8 @@ LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
-SHOWN = 6  # of what does not fit, in an error
-COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
+_SHOWN = 6  # of what does not fit, in an error
+_COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +104,7 @@ def load_published(
     if wrong := _what_is_wrong(model.state_dict(), entries, wanted):
         raise ValueError(
             f"load_published: expected the entries of this {type(model).__name__} as {layout} "
-            f"names them, got {'; '.join(wrong[:SHOWN])}; {len(wrong)} in all do not fit, and "
+            f"names them, got {'; '.join(wrong[:_SHOWN])}; {len(wrong)} in all do not fit, and "
             "nothing was loaded; build the network with the classes and at the scale of the file"
         )
     loaded = {theirs: ours for theirs, ours in wanted.names.items() if theirs in entries}
@@ -157,7 +157,7 @@ def _refuse_unfit(model: nn.Module, wanted: Layout) -> None:
         )
     if any(value.is_meta for value in model.state_dict().values()):
         raise ValueError(f"{what} that holds numbers, got one on the meta device: use to_empty()")
-    mine = {name for name in model.state_dict() if not name.endswith(COUNTED)}
+    mine = {name for name in model.state_dict() if not name.endswith(_COUNTED)}
     if left := sorted(mine - set(wanted.names.values())):
         raise ValueError(f"{what} of published parts alone, got also {', '.join(left[:3])}")
 
@@ -168,12 +168,12 @@ def _what_is_wrong(
     """Name what is missing, unexpected, or of another kind, each with what may be meant."""
     known = wanted.names.keys() | wanted.extras.keys()
     unexpected = [name for name in entries if name not in known]
-    missing = [n for n in wanted.names if n not in entries and not n.endswith(COUNTED)]
+    missing = [n for n in wanted.names if n not in entries and not n.endswith(_COUNTED)]
     # Guessing is slow where hundreds of names do not fit, and only the first few are shown.
-    wrong = [f"no {name}{did_you_mean(name, unexpected)}" for name in missing[:SHOWN]]
-    wrong += [f"no {name}" for name in missing[SHOWN:]]
-    wrong += [f"unexpected {name}{_near(name, missing, known)}" for name in unexpected[:SHOWN]]
-    wrong += [f"unexpected {name}" for name in unexpected[SHOWN:]]
+    wrong = [f"no {name}{did_you_mean(name, unexpected)}" for name in missing[:_SHOWN]]
+    wrong += [f"no {name}" for name in missing[_SHOWN:]]
+    wrong += [f"unexpected {name}{_near(name, missing, known)}" for name in unexpected[:_SHOWN]]
+    wrong += [f"unexpected {name}" for name in unexpected[_SHOWN:]]
     for theirs, ours in wanted.names.items():
         if theirs in entries:
             wrong += _other_kind(theirs, entries[theirs], own[ours])

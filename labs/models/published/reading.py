@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-EXPORT = (
+_EXPORT = (
     "in an environment with that program write its tensors alone, with `torch.save(torch.load("
     'path, weights_only=False)["model"].float().state_dict(), "tensors.pt")`, and load them here'
 )
@@ -53,7 +53,7 @@ def _read(path: Path) -> Any:
     except UnpicklingError as error:
         raise ValueError(
             f"load_published: expected {path} to hold tensors alone, got a pickle of other "
-            f"objects, which may run any code and is not opened; {EXPORT}"
+            f"objects, which may run any code and is not opened; {_EXPORT}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(

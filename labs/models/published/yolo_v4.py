@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labs.models.yolo_v4 import CSPStage, YOLOv4
 
-TOP = ("0", "1", "2.reduce", "2.mix", "3", "4")  # the pools of SPP stand in the middle
+_TOP = ("0", "1", "2.reduce", "2.mix", "3", "4")  # the pools of SPP stand in the middle
 
 
 def order(network: YOLOv4) -> list[str]:
@@ -17,7 +17,7 @@ def order(network: YOLOv4) -> list[str]:
         for block in range(len(stage.blocks)):
             names += [f"{path}.blocks.{block}.squeeze", f"{path}.blocks.{block}.expand"]
         names += [f"{path}.leave", f"{path}.join"]
-    names += [f"neck.top.{part}" for part in TOP]
+    names += [f"neck.top.{part}" for part in _TOP]
     levels = range(len(network.strides))
     for level in reversed(levels[:-1]):  # up, from coarse to fine
         names += [f"neck.lead.{level}", f"neck.lateral.{level}"]

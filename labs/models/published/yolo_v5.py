@@ -6,7 +6,7 @@ from labs.models.blocks import SPPF, Bottleneck
 from labs.models.published.layout import Layout, refuse_other_strides, spell
 from labs.models.yolo_v5 import C3, YOLOv5
 
-ROWS = {
+_ROWS = {
     "model.0": "backbone.stem",
     "model.1": "backbone.stages.0.0",
     "model.2": "backbone.stages.0.1",
@@ -27,7 +27,7 @@ ROWS = {
     "model.23": "neck.merge.1",
     "model.24.m": "head.levels",
 }
-INNER = {
+_INNER = {
     C3: {"inner": "cv1", "around": "cv2", "mix": "cv3", "blocks": "m"},
     Bottleneck: {"first": "cv1", "second": "cv2"},
     SPPF: {"reduce": "cv1", "mix": "cv2"},
@@ -38,7 +38,7 @@ def layout(network: YOLOv5) -> Layout:
     """Return what each entry is called there."""
     refuse_other_strides(network, network.strides)
     return Layout(
-        spell(network, ROWS, INNER),
+        spell(network, _ROWS, _INNER),
         eps=1e-3,
         extras={
             "model.24.anchors": "the anchors, in cells; the postprocess takes them, in pixels",

@@ -10,7 +10,7 @@ from labs.models.fusion import RepConv
 from labs.models.published.layout import Layout, refuse_other_strides, spell
 from labs.models.yolo_v7 import ELAN, SPPCSPC, YOLOv7
 
-ELANS = {  # the row of the first convolution of each, which is ``around``
+_ELANS = {  # the row of the first convolution of each, which is ``around``
     4: "backbone.stages.0",
     17: "backbone.stages.1.1",
     30: "backbone.stages.2.1",
@@ -20,14 +20,14 @@ ELANS = {  # the row of the first convolution of each, which is ``around``
     81: "neck.merge.0",
     94: "neck.merge.1",
 }
-HALVES = {  # the row after each max-pool
+_HALVES = {  # the row after each max-pool
     13: "backbone.stages.1.0",
     26: "backbone.stages.2.0",
     39: "backbone.stages.3.0",
     77: "neck.down.0",
     90: "neck.down.1",
 }
-ROWS = {
+_ROWS = {
     "model.0": "backbone.stem.0",
     "model.1": "backbone.stem.1",
     "model.2": "backbone.stem.2",
@@ -44,7 +44,7 @@ ROWS = {
     "model.105.m.1": "head.levels.1.conv",
     "model.105.m.2": "head.levels.2.conv",
 }
-IMPLICIT = {
+_IMPLICIT = {
     "model.105.ia.0.implicit": "head.levels.0.shift",
     "model.105.ia.1.implicit": "head.levels.1.shift",
     "model.105.ia.2.implicit": "head.levels.2.shift",
@@ -52,7 +52,7 @@ IMPLICIT = {
     "model.105.im.1.implicit": "head.levels.1.scale",
     "model.105.im.2.implicit": "head.levels.2.scale",
 }
-INNER = {
+_INNER = {
     RepConv: {"wide": "rbr_dense", "narrow": "rbr_1x1", "identity": "rbr_identity"},
     SPPCSPC: {
         "before.0": "cv1",
@@ -74,18 +74,18 @@ def layout(network: YOLOv7) -> Layout:
     """
     refuse_other_strides(network, network.strides)
     _refuse_other_blocks(network)
-    rows = dict(ROWS)
-    for first, block in ELANS.items():
+    rows = dict(_ROWS)
+    for first, block in _ELANS.items():
         parts = ("around", "start", "row.0", "row.1", "row.2", "row.3")
         rows |= {f"model.{first + i}": f"{block}.{part}" for i, part in enumerate(parts)}
         rows[f"model.{first + 7}"] = f"{block}.mix"  # the stack is a row of its own
-    for first, block in HALVES.items():
+    for first, block in _HALVES.items():
         ways = ("pooled", "strided.0", "strided.1")
         rows |= {f"model.{first + i}": f"{block}.{way}" for i, way in enumerate(ways)}
     return Layout(
-        spell(network, rows, INNER) | IMPLICIT,
+        spell(network, rows, _INNER) | _IMPLICIT,
         eps=1e-3,
-        flattened=frozenset(IMPLICIT),
+        flattened=frozenset(_IMPLICIT),
         extras={
             "model.105.anchors": "the anchors, in cells; the postprocess takes them, in pixels",
             "model.105.anchor_grid": "the anchors, in pixels; the postprocess takes them",
@@ -94,7 +94,7 @@ def layout(network: YOLOv7) -> Layout:
 
 
 def _refuse_other_blocks(network: YOLOv7) -> None:
-    for block in map(network.get_submodule, ELANS.values()):
+    for block in map(network.get_submodule, _ELANS.values()):
         if not isinstance(block, ELAN) or len(block.row) != 4:
             raise ValueError(
                 "load_published: expected a YOLOv7 with extended=False and depth=2, as published, "

@@ -8,7 +8,7 @@ from labs.models.blocks import SPPF, Bottleneck
 from labs.models.published.layout import Layout, refuse_other_strides, spell
 from labs.models.yolo_v8 import C2f, YOLOv8
 
-ROWS = {
+_ROWS = {
     "model.0": "backbone.stem",
     "model.1": "backbone.stages.0.0",
     "model.2": "backbone.stages.0.1",
@@ -28,14 +28,14 @@ ROWS = {
     "model.22.cv2": "head.sides",
     "model.22.cv3": "head.classes",
 }
-MASK_ROWS = {
+_MASK_ROWS = {
     "model.22.cv4": "mask_head.coefficients",
     "model.22.proto.cv1": "mask_head.prototypes.0",
     "model.22.proto.upsample": "mask_head.prototypes.1",
     "model.22.proto.cv2": "mask_head.prototypes.2",
     "model.22.proto.cv3": "mask_head.prototypes.3",
 }
-INNER = {
+_INNER = {
     C2f: {"split": "cv1", "mix": "cv2", "blocks": "m"},
     Bottleneck: {"first": "cv1", "second": "cv2"},
     SPPF: {"reduce": "cv1", "mix": "cv2"},
@@ -45,10 +45,10 @@ INNER = {
 def layout(network: YOLOv8) -> Layout:
     """Return what each entry is called there, with masks or without."""
     refuse_other_strides(network, network.strides)
-    rows = ROWS if network.mask_head is None else ROWS | MASK_ROWS
+    rows = _ROWS if network.mask_head is None else _ROWS | _MASK_ROWS
     bins = torch.arange(float(network.reg_max)).view(1, -1, 1, 1)
     return Layout(
-        spell(network, rows, INNER),
+        spell(network, rows, _INNER),
         eps=1e-3,
         extras={"model.22.dfl.conv.weight": "the numbers of the bins, which never learn"},
         fixed={"model.22.dfl.conv.weight": bins},

@@ -17,8 +17,8 @@ from labs.repro import device
 from labs.train import fit
 
 Judge = Callable[[list[Prediction]], Mapping[str, float]]
-Tensors = tuple[Tensor, ...] | list[Tensor]
-FIRST = (1, 5, 10)
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+_FIRST = (1, 5, 10)
 """Steps whose loss is recorded, so that a lesson can make them again."""
 
 
@@ -60,7 +60,7 @@ def learn(
 
     endless = chain.from_iterable(repeat(train.batches(batch, _drawn_seed())))
     stops = [round(part * steps) for part in scored]
-    for start, end in pairwise((0, *FIRST, *stops)):
+    for start, end in pairwise((0, *_FIRST, *stops)):
         part = list(islice(endless, end - start))
         history = fit(network, part, adam, 1, detector.loss, cycle, watch=watch)
         point = {"step": end, "loss": history.table()["loss"].mean()}
@@ -99,7 +99,7 @@ def longer(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).amax(1)
 
 
-def _warming(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
+def _warming(averaged: _Tensors, current: _Tensors, updates: Tensor | int) -> None:
     """Average over a tenth of the steps so far, up to the last 500."""
     decay = min(0.998, (1 + int(updates)) / (10 + int(updates)))
     get_ema_multi_avg_fn(decay)(averaged, current, updates)

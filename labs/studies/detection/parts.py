@@ -13,11 +13,11 @@ from labs.postprocess import YOLOv8Postprocess
 from labs.studies.detection.learning import drawn, judge_boxes, learn
 from labs.studies.experiment import Experiment
 
-SMALL = 20.0
+_SMALL = 20.0
 """Pixels: up to this longer side an object counts as small; a quarter of all are."""
 
 
-def train_without(part: str, scenes: int, steps: int, judged: int) -> Iterator[dict[str, float]]:
+def _train_without(part: str, scenes: int, steps: int, judged: int) -> Iterator[dict[str, float]]:
     """Train the detector without a part; yield losses, then ``AP50``, ``AP75``, ``AP``, ``APs``.
 
     Args:
@@ -39,7 +39,7 @@ def train_without(part: str, scenes: int, steps: int, judged: int) -> Iterator[d
         YOLOv8Postprocess(classes, strides, network.reg_max),
     )
     yield from learn(
-        detector, train, judge_boxes(val, SMALL), val.images, steps, average=part != "average"
+        detector, train, judge_boxes(val, _SMALL), val.images, steps, average=part != "average"
     )
 
 
@@ -55,7 +55,7 @@ def _scenes(split: str, n: int, seed: int) -> Scenes:
 EXPERIMENT = Experiment(
     name="parts",
     question="What does each of three parts of a small YOLOv8 contribute?",
-    run=train_without,
+    run=_train_without,
     base={"part": "nothing", "scenes": 3000, "steps": 1000, "judged": 300},
     vary="part",
     values=("nothing", "fine map", "distribution loss", "average"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from labs.data.augment.window import FOLLOWING, GREY, chosen, cut, following, joined, moved, resize
+from labs.data.augment.window import _FOLLOWING, GREY, chosen, cut, following, joined, moved, resize
 from tests.data.solids import Solids, assert_honest
 
 FULL = {
@@ -53,7 +53,7 @@ def test_boxes_are_scaled_by_their_own_side():
     image, target = resize((torch.rand(3, 10, 20), dict(FULL)), (30, 10))
     assert image.shape == (3, 30, 10)
     assert target["boxes"].tolist() == [[1.0, 3.0, 3.5, 15.0], [0.0, 0.0, 1.5, 9.0]]
-    for name in FOLLOWING:
+    for name in _FOLLOWING:
         if name not in ("boxes", "masks"):
             assert torch.equal(target[name], FULL[name])
 
