@@ -16,16 +16,12 @@ import argparse
 import ast
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from labs.near_miss import did_you_mean
-from labs.stamp import ROOT
-from tools.kept import Condition, Result, Store, Trials
+from tools.kept import Condition, Result, add_options, collect, missing
 from tools.lesson import Lesson, find
 from tools.trial import GREEN
-
-KEPT = ROOT / ".cache" / "elsewhere" / "results.jsonl"
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 TWO_THREADS = {f"{library}_NUM_THREADS": "2" for library in ("OMP", "MKL", "OPENBLAS")}
@@ -49,11 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tools.elsewhere: {error.args[0]}", file=sys.stderr)
         return 2
     wanted = [(condition, lesson) for lesson in lessons for condition in conditions]
-    store = Store(chosen.kept)
-    if chosen.table:
-        results = [result for pair in wanted if (result := store.find(*pair)) is not None]
-    else:
-        results = Trials(store, chosen.jobs).make(wanted)
+    results = collect(chosen, wanted)
     print(report(results, len(wanted)), end="")
     failed = any(one.count(GREEN) < len(one.fates) for one in results)
     return int(failed or len(results) < len(wanted))
@@ -89,7 +81,8 @@ def report(results: Sequence[Result], wanted: int) -> str:
                 claim = f"{one.fate}{mark} | {one.text}{why}"
                 lines.append(f"{result.lesson} | {result.condition} | {claim}")
     total = sum(len(result.fates) for result in results)
-    lines.append(f"{len(lines)} of {total} claims fail, in {len(results)} of {wanted} runs")
+    lines.append(f"{len(lines)} of {total} claims fail, in {len(results)} runs")
+    lines += missing(results, wanted)
     return "\n".join(lines) + "\n"
 
 
@@ -138,10 +131,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("condition", nargs="?", default="", help="one; all when not given")
-    parser.add_argument("--lesson", default="", help="one lesson, by path or part of it")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
-    parser.add_argument("--table", action="store_true", help="run nothing, show what is known")
-    parser.add_argument("--kept", type=Path, default=KEPT, help="the file of results")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 

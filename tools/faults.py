@@ -9,6 +9,7 @@ included; what a lesson writes out by hand, and programs that it starts itself, 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,19 @@ class Fault:
     def says(self) -> str:
         """Return what is wrong once the fault is planted."""
         return (self.patch.__doc__ or "").splitlines()[0]
+
+    def source(self) -> str:
+        """Return the text of all functions here that planting it needs, so that an edit shows."""
+        found: dict[str, str] = {}
+        due: list[Any] = [self.patch, plant]
+        while due:
+            function = due.pop()
+            if function.__name__ not in found:
+                found[function.__name__] = inspect.getsource(function)
+                names = re.findall(r"\w+", found[function.__name__])
+                others = (vars(sys.modules[__name__]).get(name) for name in names)
+                due += [one for one in others if inspect.isfunction(one)]
+        return "\n".join(text for _, text in sorted(found.items()))
 
     def lessons(self) -> list[Lesson]:
         """Return the lessons that the fault concerns, in reading order.

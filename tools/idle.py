@@ -14,16 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import tools.faults
-from labs.stamp import ROOT
 from tools.faults import FAULTS, Fault, named
-from tools.kept import Condition, Result, Store, Trials
+from tools.kept import Condition, Result, add_options, collect, missing
 from tools.lesson import Lesson, find
 from tools.trial import ERROR, GREEN, RED
-
-KEPT = ROOT / ".cache" / "idle" / "results.jsonl"
 
 Pair = tuple[Condition, Lesson]
 
@@ -36,11 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LookupError as error:
         print(f"tools.idle: {error.args[0]}", file=sys.stderr)
         return 2
-    store = Store(chosen.kept)
-    if chosen.table:
-        results = [result for pair in wanted if (result := store.find(*pair)) is not None]
-    else:
-        results = Trials(store, chosen.jobs).make(wanted)
+    results = collect(chosen, wanted)
     print(report(results, len(wanted)), end="")
     return int(len(results) < len(wanted))
 
@@ -63,10 +54,7 @@ def pairs(faults: Sequence[Fault], lesson: str = "") -> list[Pair]:
 def condition(fault: Fault) -> Condition:
     """Return the condition under which a fault is planted."""
     first = f"from tools.faults import plant; plant({fault.name!r})"
-    return Condition(fault.name, first=first, depends=_SOURCE)
-
-
-_SOURCE = Path(tools.faults.__file__).read_text(encoding="utf-8")
+    return Condition(fault.name, first=first, depends=fault.source())
 
 
 def report(results: Sequence[Result], wanted: int) -> str:
@@ -80,8 +68,7 @@ def report(results: Sequence[Result], wanted: int) -> str:
     for one in results:
         counts = " | ".join(str(one.count(fate)) for fate in (GREEN, RED, ERROR))
         lines.append(f"| {one.condition} | {one.lesson} | {counts} |")
-    if len(results) < wanted:
-        lines += ["", f"{wanted - len(results)} of {wanted} are not known yet; run without --table"]
+    lines += missing(results, wanted)
     for name in dict.fromkeys(one.lesson for one in results):
         lines += ["", f"## {name}", ""]
         lines += _green([one for one in results if one.lesson == name])
@@ -95,8 +82,11 @@ def _green(results: Sequence[Result]) -> list[str]:
         for one in result.fates:
             if one.fate == GREEN:
                 survived.setdefault((one.cell, one.text), []).append(result.condition)
-    claims = [f"- {text} ({', '.join(survived[cell, text])})" for cell, text in sorted(survived)]
-    return claims or ["No claim stayed green."]
+    lines = []
+    for (_, text), faults in sorted(survived.items(), key=lambda item: item[0][0]):
+        every = f"all {len(results)}: " if len(faults) == len(results) else ""
+        lines.append(f"- {text} ({every}{', '.join(faults)})")
+    return lines or ["No claim stayed green."]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -107,10 +97,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("fault", nargs="?", default="", help="one fault; all when not given")
-    parser.add_argument("--lesson", default="", help="one lesson, by path or part of it")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
-    parser.add_argument("--table", action="store_true", help="run nothing, show what is known")
-    parser.add_argument("--kept", type=Path, default=KEPT, help="the file of results")
+    add_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -19,9 +19,11 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
+from labs.stamp import ROOT
 from tools.lesson import Lesson, current_stamp
 from tools.trial import Fate, Made, Trial, judge, made_in, run
 
+KEPT = ROOT / ".cache" / "idle" / "results.jsonl"
 NOTHING = ""
 """The name of the condition under which nothing is different."""
 
@@ -88,8 +90,9 @@ class Store:
         """Write a result down, and remember it."""
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+            line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
+            with self.path.open("ab", buffering=0) as file:
+                file.write(line.encode())  # at once, so that two programs may share the file
             self._remember(result)
 
     def _remember(self, result: Result) -> None:
