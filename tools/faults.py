@@ -54,7 +54,7 @@ class Fault:
                 found[function.__name__] = inspect.getsource(function)
                 names = re.findall(r"\w+", found[function.__name__])
                 others = (vars(sys.modules[__name__]).get(name) for name in names)
-                due += [one for one in others if inspect.isfunction(one)]
+                due += [o for o in others if inspect.isfunction(o) and o.__module__ == __name__]
         return "\n".join(text for _, text in sorted(found.items()))
 
     def lessons(self) -> list[Lesson]:
