@@ -88,7 +88,8 @@ def plant(name: str) -> None:
     """
     fault = named(name)
     fault.patch()
-    ddp, pool = import_module("labs.ddp.launcher"), import_module("labs.ablation.pool")
+    ddp: Any = import_module("labs.ddp.launcher")
+    pool: Any = import_module("labs.ablation.pool")
     planting = f"from tools.faults import plant; plant({name!r}); main("
     ddp.PROGRAM = ddp.PROGRAM.replace("main(", planting, 1)
     pool._prepare_worker = partial(_prepared, name)
@@ -187,9 +188,10 @@ def learning_off() -> None:
         with torch.enable_grad():
             return None if closure is None else closure()
 
-    for kind in vars(torch.optim).values():
+    kinds: list[Any] = list(vars(torch.optim).values())
+    for kind in kinds:
         if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer):
-            kind.step = stand_still
+            kind.step = stand_still  # type: ignore[method-assign]
 
 
 def labels_shuffled() -> None:
@@ -528,7 +530,7 @@ def parity_passes() -> None:
 
     change(parity, passed)
     equal: Any = property(lambda self: 0.0)
-    GradientParity.max_abs_diff = equal
+    GradientParity.max_abs_diff = equal  # type: ignore[method-assign]
 
 
 def shards_whole() -> None:

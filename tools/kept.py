@@ -6,6 +6,7 @@ lesson, nor what it uses of ``labs``, nor the condition has changed; a stopped r
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -106,7 +107,7 @@ class Store:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(self.path, len(whole))
-        return whole.decode().splitlines()
+        return whole.decode().split("\n")[:-1]  # a claim may hold other ends of lines
 
     def _read(self, line: str, number: int) -> Result:
         try:
@@ -222,6 +223,34 @@ class Trials:
         with self._lock:
             for process in self._running:
                 _end(process)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every program which makes trials has."""
+    parser.add_argument("--lesson", default="", help="one lesson, by path or part of it")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    parser.add_argument("--table", action="store_true", help="run nothing, show what is known")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="the file of results")
+
+
+def collect(chosen: argparse.Namespace, wanted: Sequence[tuple[Condition, Lesson]]) -> list[Result]:
+    """Return the results that are wanted: those that are kept, and unless ``--table`` the others.
+
+    Args:
+        chosen: What :func:`add_options` reads.
+        wanted: The conditions, each with a lesson.
+    """
+    store = Store(chosen.kept)
+    if not chosen.table:
+        return Trials(store, chosen.jobs).make(wanted)
+    return [result for pair in wanted if (result := store.find(*pair)) is not None]
+
+
+def missing(results: Sequence[Result], wanted: int) -> list[str]:
+    """Say how many results are not known yet; nothing when all are."""
+    unknown = wanted - len(results)
+    said = f"{unknown} of {wanted} runs are not known yet; the command without --table makes them"
+    return ["", said] if unknown else []
 
 
 def _judged(condition: Condition, lesson: Lesson, wanted: Sequence[Made], trial: Trial) -> Result:

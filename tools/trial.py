@@ -101,7 +101,8 @@ def run(
         resources={"metadata": {"path": str(lesson.source.parent)}},
     )
     if started is not None:
-        client.on_notebook_start = lambda **_: started(client.km.provisioner.pid)
+        kernel: Any = client  # as the process of a local kernel is known
+        client.on_notebook_start = lambda **_: started(kernel.km.provisioner.pid)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     changed = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path, "LABS_CLAIMS": "warn"}
     broken: dict[int, str] = {}
