@@ -25,7 +25,7 @@ NBVAL := LABS_CLAIMS= TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-curr
 
 STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
 
-.PHONY: help book test fresh lab lessons bench mutants gpu elsewhere times load lock clean
+.PHONY: help book test fresh lab lessons bench mutants gpu alone idle elsewhere times load lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -81,8 +81,14 @@ gpu: $(VENV)/.all  ## check what only a GPU shows, and every lesson with its lar
 	$(call timed,tests,$(PY) -m pytest -q -m gpu --durations 20 tests)
 	$(call timed,lessons,$(NBVAL) --nbval-cell-timeout 1800 --durations 50 --junitxml nbval.xml)
 
-elsewhere:  ## check labs alone, with any Python and PyTorch (PY=python JOBS=auto)
+alone:  ## check labs alone, with any Python and PyTorch (PY=python JOBS=auto)
 	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --durations 20 -m "not browser" --ignore tests/test_lessons.py --ignore tests/tools tests)
+
+idle: $(VENV)/.all  ## plant large faults and see which claims stay green (IDLE="'learning off' --table")
+	@$(PY) -m tools.idle $(IDLE) --jobs $(JOBS)
+
+elsewhere: $(VENV)/.all  ## see which claims fail on other processors and seeds (ELSEWHERE="avx2 --table")
+	@$(PY) -m tools.elsewhere $(ELSEWHERE) --jobs $(JOBS)
 
 times: $(VENV)/.book  ## print what the last execution of each lesson measured, as a table
 	@$(PY) -m tools.timings

@@ -35,10 +35,22 @@ def seed_everything(seed: int = 0) -> torch.Generator:
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed_everything: expected 0 <= seed < 2**32, got {seed}")
+    seed = (seed + _shift()) % 2**32
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  torchvision and older libraries still draw from it
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def _shift() -> int:
+    """Return what is added to each seed: nothing, unless the book is asked what luck has to do."""
+    given = os.environ.get("LABS_SEED_SHIFT", "").strip() or "0"
+    if not (given.isascii() and given.isdecimal()):
+        raise ValueError(
+            f"LABS_SEED_SHIFT: expected a whole number from 0 on, such as 1000, got {given!r}; "
+            "unset it for the seeds as they are written"
+        )
+    return int(given)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def uses(job, action):
 
 def test_both_workflows_are_looked_at():
     assert set(WORKFLOWS) == {"ci", "gpu"}
-    assert [name for _, name in JOBS] == ["book-and-tests", "publish", "labs-elsewhere", "lessons"]
+    assert [name for _, name in JOBS] == ["book-and-tests", "publish", "labs-alone", "lessons"]
 
 
 @each_workflow
@@ -122,7 +122,7 @@ class TestTheHostedWorkflow:
     def test_pages_get_the_site_that_was_proven_on_main(self, jobs):
         job = jobs["publish"]
         assert job["if"] == "github.ref == 'refs/heads/main' && github.event_name != 'pull_request'"
-        assert set(job["needs"]) == {"book-and-tests", "labs-elsewhere"}
+        assert set(job["needs"]) == {"book-and-tests", "labs-alone"}
         assert commands(job) == [], "nothing of the repository runs with the right to publish"
         assert job["environment"]["name"] == "github-pages"
         assert job["concurrency"] == {"group": "pages", "cancel-in-progress": False}
@@ -135,10 +135,10 @@ class TestTheHostedWorkflow:
         fetched, _, given, _ = job["steps"]
         assert fetched["with"] == {"name": "site", "path": given["with"]["path"]}
 
-    def test_labs_is_proven_elsewhere_in_parallel_and_without_cuda(self, jobs):
-        job = jobs["labs-elsewhere"]
+    def test_labs_is_proven_alone_in_parallel_and_without_cuda(self, jobs):
+        job = jobs["labs-alone"]
         assert job["timeout-minutes"] <= 30
-        assert commands(job)[-1] == "make elsewhere PY=python JOBS=auto"
+        assert commands(job)[-1] == "make alone PY=python JOBS=auto"
         torch, extras, rest, check, _ = commands(job)
         assert "torch==${{ matrix.torch }}" in torch
         assert "torchvision==${{ matrix.torchvision }}" in torch
@@ -148,7 +148,7 @@ class TestTheHostedWorkflow:
         assert "torch.version.cuda is None" in check
 
     def test_the_matrix_holds_the_oldest_torch_and_every_python(self, jobs):
-        rows = jobs["labs-elsewhere"]["strategy"]["matrix"]["include"]
+        rows = jobs["labs-alone"]["strategy"]["matrix"]["include"]
         assert {row["python"] for row in rows} == {"3.11", "3.12", "3.13"}
         needed = (ROOT / "pyproject.toml").read_text()
         for name in ("torch", "torchvision"):
@@ -157,7 +157,7 @@ class TestTheHostedWorkflow:
             assert {row[name] for row in rows} == {f"{oldest}.*", pinned}
 
     def test_the_extras_lose_pytorch_and_nothing_else(self, jobs):
-        command = commands(jobs["labs-elsewhere"])[1]
+        command = commands(jobs["labs-alone"])[1]
         pattern = re.search(r"grep -vE '(.+)'", command)[1]
         wanted = [*requirements("lessons"), *requirements("dev")]
         dropped = [line for line in wanted if re.search(pattern, line)]
@@ -198,7 +198,7 @@ class TestTheGpuWorkflow:
     ("target", "expected"),
     [
         ("gpu", ["labs doctor", "-m gpu", "--nbval-cell-timeout 1800", "--junitxml nbval.xml"]),
-        ("elsewhere", ['-m "not browser"', "-n 2", "--ignore tests/test_lessons.py"]),
+        ("alone", ['-m "not browser"', "-n 2", "--ignore tests/test_lessons.py"]),
         ("lessons FORCE=1 JOBS=1", ["tools.execute  --force --jobs 1"]),
         ("times", ["tools.timings"]),
     ],
