@@ -927,7 +927,7 @@ for machine, (out, trouble) in zip(machines, said, strict=True):
 
 # %% [markdown]
 # Only rank 0 prints, so the second machine is silent. Now the same trainer in this process, without a group: the global batch is a
-# setting, and does not depend on who shares it. To know which difference would mean something, train with three other seeds as well.
+# setting, and does not depend on who shares it. To know which difference would mean something, train with two other seeds as well.
 
 # %%
 from labs.ddp import Place
@@ -943,7 +943,7 @@ def alone(seed):
 
 words = said[0][0].split()
 together = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
-by_seed = pd.DataFrame([alone(seed) for seed in range(4)])
+by_seed = pd.DataFrame([alone(seed) for seed in range(3)])
 print(f"two machines: {together['accuracy']:.4f}")
 by_seed.rename_axis("seed, one process").round(4)
 
@@ -961,7 +961,7 @@ claim(
 between = by_seed["accuracy"].max() - by_seed["accuracy"].min()
 moved = abs(together["accuracy"] - by_seed["accuracy"][0])
 claim(
-    "two torchrun nodes move the accuracy less than four seeds of one process differ",
+    "two torchrun nodes move the accuracy less than three seeds of one process differ",
     moved < between,
     measured=(moved, between),
 )
@@ -991,7 +991,7 @@ study = ablate(
     base={"devices": 8, "rule": "linear", "lr": 0.02},
     vary="rule",
     values=["unchanged", "linear", "linear + warm-up"],
-    seeds=range(budget(cpu=10, gpu=10)),
+    seeds=range(budget(cpu=8, gpu=8)),
 )
 study.table("accuracy").round(3)
 
@@ -1018,8 +1018,8 @@ print(f"it would find, with 80 % power: a difference of {study.detectable('accur
 # Each dot is one seed. With a rate eight times as large, eight devices come close to one device in an eighth of the steps. The bug of the
 # symptom was no bug of the communication at all; it was a setting that silently meant something else. And the warm-up? Its mean is not
 # higher. Read the last line before you say "it does nothing": a smaller difference than that one would not be found. The dots say more
-# than the mean: most runs end where they end without a warm-up, and the mean and its wide interval come from few that do not. List the
-# worst runs with a scaled rate. `silent` is the share of the 16 channels of the last convolution that are zero on *every* test image.
+# than the mean: most runs end where they end without a warm-up, and the lower mean and its wide interval come from the few that do not.
+# List the worst runs with a scaled rate. `silent` is the share of the 16 channels of the last convolution that are zero on *every* test image.
 
 # %%
 scaled = study.frame().query("rule != 'unchanged'").sort_values("accuracy")
@@ -1046,10 +1046,10 @@ plot.show(
 
 # %% [markdown]
 # Without the warm-up, the rate is already falling when the loss leaves its plateau. With it, the rate reaches its peak just there, where
-# the gradient is largest. If one step is too large, the loss jumps back to that of guessing, and many channels are silent afterwards: a
-# ReLU that is zero on every image has no gradient to come back with. Which seed is hit is chance. So the schedule is not wrong; the peak
-# is at the limit of what this network bears, and the warm-up moves the peak to the worst moment. The seeds are what tells you: three of
-# them would have shown either nothing or a disaster.
+# the loss falls fastest. One step is too large, the loss jumps above that of guessing, and many channels are silent afterwards: a
+# ReLU that is zero on every image has no gradient to come back with. Which seed is hit is chance. Without the warm-up the
+# loss jumps too, at a smaller rate, and comes back. So the rate is at the limit of what this network bears, and this warm-up moves its
+# peak to the worst moment. One seed cannot tell you that: it shows either nothing or a disaster.
 
 # %% tags=["nbval-check-output"]
 table, arms = study.table("accuracy"), 2
@@ -1061,7 +1061,7 @@ claim(
 )
 warmed = table.loc["linear + warm-up"]
 claim(
-    "eight devices, four epochs: no gain from a warm-up is found with ten seeds",
+    "eight devices, four epochs: no gain from a warm-up is found with eight seeds",
     warmed["delta"] < 0 or arms * warmed["p"] > 0.05,
     measured=(warmed["delta"], warmed["p"], study.detectable("accuracy")),
 )
