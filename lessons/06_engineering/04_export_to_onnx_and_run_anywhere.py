@@ -487,7 +487,7 @@ parts = examine_machine().table()
 parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][["part", "status", "seen", "mend"]]
 
 # %% [markdown]
-# Read the table from the top. Five versions have to fit; `labs doctor` looks at all but cuDNN:
+# Read the table from the top. Five versions have to fit:
 #
 # | what | rule |
 # |---|---|
