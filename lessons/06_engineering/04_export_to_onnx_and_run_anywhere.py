@@ -231,6 +231,7 @@ zoo_file = to_onnx(zoo, test.images[:2], folder / "zoo.onnx", {0: "batch"})
 # %%
 import pandas as pd
 
+pd.set_option("display.max_colwidth", None)
 nodes = {name: [] for name, _ in zoo.named_children()}
 for node in onnx.load(zoo_file).graph.node:
     layer = scopes(node)[1]  # after the network itself
@@ -263,7 +264,6 @@ claim(
 # %%
 from labs.export import check
 
-pd.set_option("display.max_colwidth", None)
 check(folder / "labelled.onnx").table()
 
 # %%
@@ -1222,8 +1222,8 @@ pd.Series(kept, name="largest difference").round(3)
 # **Exercise 4.** For the detector of digits, BGR for RGB cost next to nothing. Is that so for MobileNetV2 and the photographs?
 #
 # :::{dropdown} Solution 4
-# Flip the channels of the test photographs before `embed`, and score with the same head. See the next cell, and compare it with what
-# you expected: that one network does not mind says nothing about the next.
+# Flip the channels of the test photographs before `embed`, and score with the same head. See the next cell: here colour
+# counts, and much is lost. That one network does not mind says nothing about the next.
 # :::
 
 # %% tags=["hide-cell"]

@@ -370,15 +370,21 @@ claim(
     off["by hand"] < 1e-6,
     measured=off["by hand"],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "two ranks in DistributedDataParallel: the gradient is that of one process to 1e-6",
     off["wrapper"] < 1e-6,
     measured=off["wrapper"],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "two ranks, all_reduce by hand: both hold the same gradient, bit for bit",
     torch.equal(ranks[0]["by hand"], ranks[1]["by hand"]),
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "63 images on two ranks, weighted by shard: the gradient of one process to 1e-6",
     proof.max_abs_diff < 1e-6,
@@ -619,21 +625,29 @@ claim(
     len(order[0]) == 1 and kinds[0][-1] == "sent",
     measured=order[0],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "from the second step on DDP sends the first bucket before the last gradient is ready",
     kinds[1].index("sent") < len(kinds[1]) - 1 - kinds[1][::-1].index("ready"),
     measured=kinds[1],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "inside no_sync DDP sends nothing, and the gradients of the ranks stay apart",
     not order[2] and gaps.iloc[2, 1] > 0,
     measured=gaps.iloc[2, 1],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "after a backward pass with exchange the gradients of the ranks are equal, bit for bit",
     gaps.iloc[:2, 1].max() == 0,
     measured=gaps.iloc[:2, 1].max(),
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "a hook that reads a gradient inside backward reads that of one rank, not the mean",
     gaps["ready"].min() > 0,
@@ -746,11 +760,15 @@ claim(
     (len(drawn), len(set(drawn))) == (12, 10),
     measured=drawn,
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "DistributedSampler: the accuracy on the same 101 images depends on the number of ranks",
     padded_scores["accuracy"].nunique() > 1,
     measured=padded_scores["accuracy"].tolist(),
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "labs.ddp.shard: the accuracy on 101 images is the same for 1, 4, 16 and 64 ranks",
     exact_scores["accuracy"].nunique() == 1,
@@ -875,11 +893,15 @@ claim(
     torch.allclose(torch.stack(synced), exact, atol=1e-5),
     measured=(torch.stack(synced) - exact).abs().max().item(),
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "with group norm, shards of 2 to 32 images give the gradient of the whole batch, to 1e-4",
     distance["group norm"].max() < 1e-4,
     measured=distance["group norm"].max(),
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "with one batch norm and 2 images per device, the gradient is more than 5 % off",
     distance["batch norm"].iloc[-1] > 0.05,
@@ -953,11 +975,15 @@ claim(
     all(m.returncode == 0 for m in machines) and said[0][0].count("epoch") == 1 and not said[1][0],
     measured=said,
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "two torchrun nodes take as many steps as one process",
     together["step"] == by_seed["steps"][0],
     measured=(together["step"], by_seed["steps"][0]),
 )
+
+# %% tags=["nbval-check-output"]
 between = by_seed["accuracy"].max() - by_seed["accuracy"].min()
 moved = abs(together["accuracy"] - by_seed["accuracy"][0])
 claim(
@@ -1323,11 +1349,15 @@ claim(
     zero["fp16"] == 1,
     measured=zero["fp16"],
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "the same gradient is within 2 % of float32 in bf16, and in fp16 with the loss scaled up",
     max(off["bf16"], off["fp16, loss times 2**16"]) < 0.02,
     measured=off,
 )
+
+# %% tags=["nbval-check-output"]
 went = [step["weights moved"] for step in steps]
 claim(
     "GradScaler leaves the weights alone while gradients overflow, and then trains on",
@@ -1388,12 +1418,16 @@ claim(
     lost < 0.04,
     measured=lost,
 )
+
+# %% tags=["nbval-check-output"]
 eight = mean[1] - study.table("accuracy")["mean"]["linear"]
 claim(
     "eight devices, scaled rate: within 6 points of one device on average",
     abs(eight) < 0.06,
     measured=eight,
 )
+
+# %% tags=["nbval-check-output"]
 claim(
     "sixty-four devices, scaled rate: at least 20 points lost in the same epochs",
     mean[64] < mean[1] - 0.2 and 3 * p[64] < 0.05,
