@@ -16,16 +16,16 @@
 # ## The symptom
 #
 # You build two small detectors. They have the same stem, the same head, the same loss, equally many parameters, and both have 24 convolutions of 3x3 in a row. They differ
-# in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 64 by 64 pixels, one or two digits, only 0, 1 and 2.
+# in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 48 by 48 pixels, one or two digits, only 0 and 1.
 
 # %%
 from labs.data.scenes import Rendered, Scenes
 
 WORLD = {
-    "canvas": (64, 64),
+    "canvas": (48, 48),
     "objects": (1, 2),
     "size": (20, 32),
-    "weights": {str(digit): 0 for digit in range(3, 10)},
+    "weights": {str(digit): 0 for digit in range(2, 10)},
 }
 
 # %%
@@ -34,9 +34,11 @@ train
 
 # %% [markdown]
 # The first is a *chain*: one layer after the other. The second is ELAN, the block of YOLOv7 {cite:p}`wang2023yolov7`: the same kind of row, but the last layer takes what *every second* layer of
-# the row made. Hidden channels are chosen so that the parameters match.
+# the row made. Hidden channels are chosen so that the parameters match. Nobody builds an ELAN of 24 layers (the published one has four): you stretch the row until its wiring matters, and come back to four later.
 
 # %%
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -61,10 +63,16 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
+@cache
+def hidden_of(build, n):
+    """Return the hidden channels whose parameters are nearest to those of an ELAN of 16."""
+    with torch.device("meta"):  # counts without drawing a weight
+        target = count(elan(16, n))
+        return min(range(8, 33), key=lambda hidden: abs(count(build(hidden, n)) - target))
+
+
 def matched(build, n):
-    """Build with so many hidden channels that the parameters are nearest to an ELAN's of 16."""
-    target = count(elan(16, n))
-    return min((build(hidden, n) for hidden in range(8, 33)), key=lambda m: abs(count(m) - target))
+    return build(hidden_of(build, n), n)
 
 
 {build.__name__: count(matched(build, LAYERS)) for build in (chain, elan)}
@@ -80,7 +88,7 @@ from labs.repro import budget, device, seed_everything
 from labs.train import fit
 
 ANCHORS, STRIDES = (((8, 24), (16, 24), (24, 26)),), (8,)
-STEPS, BATCH = budget(cpu=100, gpu=400), 16
+STEPS, BATCH = budget(cpu=120, gpu=400), 16
 
 
 class Net(nn.Module):
@@ -92,7 +100,7 @@ class Net(nn.Module):
         self.stem = nn.Sequential(*(Conv(a, b, 3, stride=2) for a, b in sizes))
         self.block = block
         self.head = nn.Conv2d(CHANNELS, 3 * 15, 1)
-        start_at_prior([self.head.bias], STRIDES, 3, 10, 64)
+        start_at_prior([self.head.bias], STRIDES, 3, 10, 48)
 
     def forward(self, images):
         return (self.head(self.block(self.stem(images))),)
@@ -146,14 +154,17 @@ scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(va
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
-# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds a few digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
+# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds some digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
 # But something in the chain costs it its start. What?
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
-claim("ELAN ends with a lower loss", elan_loss.tail(20).mean() < chain_loss.tail(20).mean())
-claim("and with a higher AP50", scores["ELAN"] > scores["chain"])
+claim(
+    "after the same few steps, ELAN has at least twice the chain's AP50, and more than 0.15",
+    scores["ELAN"] > max(0.15, 2 * scores["chain"]),
+    scores,
+)
 
 # %% [markdown]
 # ## The idea
@@ -228,11 +239,12 @@ pd.DataFrame(
 # three are equal. Remember that; you measure soon whether they are.
 
 # %% tags=["nbval-check-output"]
-exact = abs(slope(0.5, [0, 2, 4]) - (1 + 0.5**2 + 0.5**4)) < 1e-12
-claim("autograd adds the ways up: 1 + w^2 + w^4", exact)
-claim("in the chain, the shortest way is the longest", max(ways["chain"].shortest) == LAYERS + 1)
-short = [max(ways[name].shortest) for name in ("residual", "CSP", "ELAN")]
-claim("residual, CSP, ELAN: two convolutions at most", max(short) <= 2)
+short = {name: max(way.shortest) for name, way in ways.items()}
+claim(
+    "counted by shortest ways, residual, CSP and ELAN are equal, at two; the chain has all 25",
+    short == {"chain": LAYERS + 1, "residual": 2, "CSP": 2, "ELAN": 2},
+    short,
+)
 
 # %% [markdown]
 # ### Three layers that are one
@@ -333,9 +345,16 @@ with torch.no_grad():
     }
 
 # %% tags=["nbval-check-output"]
-claim("one convolution gives what three branches gave, to 1e-5", away["fused by hand"] < 1e-5)
-claim("the block written here equals labs.models.RepConv", away["labs.RepConv"] < 1e-5)
-claim("and its fusion equals the fusion there", away["labs.RepConv, fused"] < 1e-5)
+claim(
+    "one convolution gives what three branches gave, to 1e-5",
+    away["fused by hand"] < 1e-5,
+    away["fused by hand"],
+)
+claim(
+    "the block written here and its fusion equal labs.models.RepConv and its fusion, to 1e-5",
+    max(away["labs.RepConv"], away["labs.RepConv, fused"]) < 1e-5,
+    away,
+)
 
 # %% [markdown]
 # ## Debug: what arrives, and what answers
@@ -390,12 +409,12 @@ plot.show(figure, alt="Gradient norm by layer for four blocks: largest near the 
 from torch.nn.functional import cosine_similarity
 
 
-def agreement(build, n, seed):
-    """Return the cosine of the gradients at an input and at the same input with 10 % noise."""
+def agreement(build, n, seed, noise=0.1):
+    """Return the cosine of the gradients at an input and at the same input with noise."""
     seed_everything(seed)
     block, x, above = matched(build, n), torch.randn(C_IN), torch.randn(C_IN)
     gradients = []
-    for y in (x, x + 0.1 * torch.randn(C_IN)):
+    for y in (x, x + noise * torch.randn(C_IN)):
         y.requires_grad_()
         gradients += torch.autograd.grad((block(y) * above).sum(), y)
     return cosine_similarity(*(g.flatten(1) for g in gradients)).mean().item()
@@ -429,19 +448,41 @@ plot.show(
 # %% [markdown]
 # That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth; their two curves lie on each other. And ELAN? It lies between:
 # better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
-# promises that a clean gradient arrives; it does not silence the others. The published YOLOv7 has four layers in such a row. There ELAN's agreement is as good as any.
+# promises that a clean gradient arrives; it does not silence the others.
+#
+# The published YOLOv7 has four layers in such a row, where all curves begin close to 1. Nothing can be told apart up there, so make the question harder: half noise instead of a tenth.
+
+# %%
+FOUR = {name: [agreement(b, 4, seed, 0.5) for seed in range(3)] for name, b in BLOCKS.items()}
+pd.DataFrame(FOUR).agg(["mean", "min", "max"]).round(2)
+
+# %% [markdown]
+# With four layers ELAN is as good as the residual row, and the chain is behind even here.
 
 # %% tags=["nbval-check-output"]
 mean = {name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True)) for name, runs in agreed.items()}
-claim("4 layers: all four agree above 0.95", min(m[4] for m in mean.values()) > 0.95)
-claim("32 layers: the chain's agreement is below 0.15", mean["chain"][32] < 0.15)
+fall = {name: m[4] - m[32] for name, m in mean.items()}
 claim(
-    "32 layers: residual and CSP stay above 0.9", min(mean["residual"][32], mean["CSP"][32]) > 0.9
+    "from 4 to 32 layers, the chain loses over 0.8 of its agreement, residual and CSP under 0.1",
+    fall["chain"] > 0.8 and max(fall["residual"], fall["CSP"]) < 0.1,
+    fall,
 )
-claim("24 layers: ELAN agrees better than the chain", mean["ELAN"][24] > mean["chain"][24] + 0.1)
 claim(
-    "no gradient vanishes: layer 1 gets more than layer 24",
+    "at 24 layers, ELAN agrees better than the chain by 0.1, and worse than residual and CSP",
+    mean["chain"][24] + 0.1 < mean["ELAN"][24] < min(mean["residual"][24], mean["CSP"][24]) - 0.1,
+    {name: m[24] for name, m in mean.items()},
+)
+four = {name: np.mean(runs) for name, runs in FOUR.items()}
+claim(
+    "at 4 layers, half noise: ELAN is within 0.03 of the residual row, the chain 0.05 below both",
+    abs(four["ELAN"] - four["residual"]) < 0.03
+    and four["chain"] < min(four["ELAN"], four["residual"]) - 0.05,
+    four,
+)
+claim(
+    "in all four blocks of 24 layers, layer 1 gets a larger gradient than layer 24",
     all(s[0] > s[-1] for s in sizes.values()),
+    {name: s[0] / s[-1] for name, s in sizes.items()},
 )
 
 # %% [markdown]
@@ -459,7 +500,7 @@ claim(
 # %%
 from copy import deepcopy
 
-LONGER, snapshots = 3 * STEPS, {}
+LONGER, snapshots = budget(cpu=300, gpu=1200), {}
 
 
 def keep(model, step):
@@ -520,7 +561,7 @@ def draw(ax, image, target, chosen, title):
         mine = chosen[chosen.truth == chosen.truth.min() + k]
         x = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2  # three anchors of a cell, side by side
         y = mine.row * 8 + 3.5
-        ax.plot(x, y, "o", color=colour, markersize=4, markeredgecolor="k", markeredgewidth=0.5)
+        ax.plot(x, y, "o", color=colour, markersize=7, markeredgecolor="k", markeredgewidth=0.5)
 
 
 # %%
@@ -529,15 +570,15 @@ growth = [int((end.image == i).sum() - (start.image == i).sum()) for i in range(
 row = max((i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i])
 
 # %%
-figure, axes = plot.new(7.5, 2.2, columns=4)
+figure, axes = plot.new(5, 5.4, rows=2, columns=2)
 panels = [("candidates", pairs[0][0]), *((f"step {s}", p[1]) for s, p in pairs.items())]
-for ax, (name, chosen) in zip(axes, panels, strict=True):
+for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
     here = chosen[chosen.image == row]
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(figure, alt="A scene with two digits: all candidates, and the winners at three steps.")
 
 # %% [markdown]
-# Each dot is one anchor of one cell; its colour says for which object it answers. On the left every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
+# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
 # cost, and which pairs won. Mind that $k$ says how many places an object gets, and not how good they have to be.
 
 # %%
@@ -576,14 +617,23 @@ plot.show(
 )
 
 # %% tags=["nbval-check-output"]
-keys = [set(zip(*(c.tolist() for c in p[1].places), strict=True)) for p in pairs.values()]
+places = [set(zip(*(c.tolist() for c in p[1].places), strict=True)) for p in pairs.values()]
 first, last = of_object.iloc[1, 0], of_object.iloc[1, -1]
-claim("SimOTA chooses fewer than two thirds of the candidates", last < of_object.iloc[0, 0] * 2 / 3)
-claim("trained, an object has more places than at the start", last > first + 0.4)
-claim("every object has a place", all(len(p[1].truth.unique()) == objects for p in pairs.values()))
+moved = 1 - len(places[0] & places[-1]) / len(places[0])
 claim(
-    "no place answers for two objects",
-    all(len(k) == len(p[1]) for k, p in zip(keys, pairs.values(), strict=True)),
+    "trained, an object has at least half a place more than at the start",
+    last > first + 0.5,
+    (first, last),
+)
+claim(
+    "and still, fewer than two thirds of the candidates have one",
+    last < of_object.iloc[0, 0] * 2 / 3,
+    last / of_object.iloc[0, 0],
+)
+claim(
+    "of the places at the start, at least a tenth are lost while the network learns",
+    moved > 0.1,
+    moved,
 )
 
 # %% [markdown]
@@ -604,12 +654,12 @@ pd.DataFrame({"AP50": ap, "parameters": {n: count(d.network) for n, d in both.it
 # %%
 from labs.data.scenes import preview
 
-figure, axes = plot.new(7, 1.8, columns=4)
-for ax, row in zip(axes, [0, 5, 9, 14], strict=True):
+figure, axes = plot.new(7, 2.5, columns=3)
+for ax, row in zip(axes, [0, 5, 9], strict=True):
     (found_here,) = running.detect(unseen[row][0][None])
     sure = found_here["scores"] > 0.4
     preview(ax, unseen[row][0], {k: v[sure] for k, v in found_here.items()}, unseen.classes)
-plot.show(figure, alt="Four unseen scenes with the digits that the fused detector finds.")
+plot.show(figure, alt="Three unseen scenes with the digits that the fused detector finds.")
 
 # %% [markdown]
 # Same detections, fewer parameters. And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
@@ -624,13 +674,20 @@ times = benchmark({"as trained": v7, "fused": v7.fuse()}, picture, rounds=10)
 times.table()
 
 # %% tags=["nbval-check-output"]
+scenes = unseen.images.float() / 255
 with torch.no_grad():
-    outputs = zip(v7(picture), v7.fuse()(picture), strict=True)
-    worst = max((a - b).abs().max().item() for a, b in outputs)
-claim("YOLOv7, all of it: fused equals unfused to 1e-4", worst < 1e-4)
-claim("the fused network has fewer parameters", count(v7.fuse()) < count(v7))
-claim("the shipped detector scores the same, fused", abs(ap["fused"] - ap["as trained"]) < 0.005)
-claim("and it is a good one: AP50 above 0.8", ap["fused"] > 0.8)
+    outputs = zip(shipped.network.eval()(scenes), running.network(scenes), strict=True)
+    worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in outputs)
+claim(
+    "the shipped detector answers the same when it is fused, to 1e-4 of its largest output",
+    worst < 1e-4,
+    worst,
+)
+claim(
+    "fused, it has the same AP50 to 0.005, and above 0.8",
+    abs(ap["fused"] - ap["as trained"]) < 0.005 and ap["fused"] > 0.8,
+    ap,
+)
 
 # %% [markdown]
 # ## Experiment: three wirings of one row
