@@ -690,10 +690,10 @@ claim(
 )
 
 # %% [markdown]
-# ## Experiment: three wirings of one row
+# ## Experiment: four wirings of one row
 #
-# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row. One variable changes, the block. Three seeds; mean loss of the last 20 steps, and AP50 on unseen
-# scenes.
+# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row and CSP, which lie together. One variable changes, the block. Four seeds; mean loss of the last 20 steps, and AP50 on unseen
+# scenes. Seed 0 of two of them you have: the symptom was that run.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -703,49 +703,61 @@ claim(
 # %%
 from labs.ablation import ablate
 
-ROWS = {"chain": chain, "ELAN": elan, "residual": residual}
+done = {("chain", 0): (chained, chain_loss), ("ELAN", 0): (stacked, elan_loss)}
 
 
 def run(block):
-    detector, losses = train_detector(ROWS[block], seed=torch.initial_seed() % 1000)
+    seed = torch.initial_seed() % 1000
+    detector, losses = done.get((block, seed)) or train_detector(BLOCKS[block], seed=seed)
     return {"loss": losses.tail(20).mean(), "AP50": detector.score(val.batches(50)).AP50}
 
 
-study = ablate(run, base={"block": "chain"}, vary="block", values=list(ROWS))
-study.table("AP50").round(3)
+study = ablate(run, base={"block": "ELAN"}, vary="block", values=list(BLOCKS), seeds=range(4))
+study.table("AP50").drop(columns="failed").round(3)
 
 # %%
 frame = study.frame()
-at_start = {name: mean[name][LAYERS] for name in ROWS}
-figure, axes = plot.new(7, 2.6, columns=2)
+figure, axes = plot.new(7, 2.8, columns=2)
 for ax, metric, title in zip(
     axes, ("loss", "AP50"), ("Loss follows agreement", "So does AP50"), strict=True
 ):
-    for (name, group), colour in zip(frame.groupby("block", sort=False), [1, 4, 0], strict=True):
-        x = [at_start[name]] * len(group)
-        ax.plot(x, group[metric], "o", color=plot.COLOURS[colour], label=name)
+    for name, colour in zip(BLOCKS, [1, 0, 2, 4], strict=True):
+        scores_of = frame.loc[frame["block"] == name, metric]
+        x = [mean[name][LAYERS]] * len(scores_of)
+        ax.plot(x, scores_of, "o", color=plot.COLOURS[colour], label=name)
     ax.set(xlabel="agreement before training", ylabel=metric, title=title)
 axes[1].legend()
-plot.show(figure, alt="Loss and AP50 against agreement: chain, ELAN, residual, in this order.")
-
-# %% [markdown]
-# Each dot is one training. The order is that of the agreement. In a row as long as this one ELAN helps, and an addition in every second layer helps far more: for depth, nothing here beats the shortcut of ResNet. ELAN's strength is elsewhere:
-# in a short row, whose results are all used as they are.
-
-# %% tags=["nbval-check-output"]
-by = dict(list(frame.groupby("block")))
-claim(
-    "every residual run ends below every chain run and every ELAN run",
-    by["residual"]["loss"].max() < min(by["chain"]["loss"].min(), by["ELAN"]["loss"].min()),
+plot.show(
+    figure,
+    alt="Loss and AP50 against agreement: the chain is worst, ELAN next, residual and CSP best.",
 )
-claim(
-    "ELAN's mean AP50 is higher than the chain's",
-    by["ELAN"]["AP50"].mean() > by["chain"]["AP50"].mean(),
-)
-claim("and its mean loss is lower", by["ELAN"]["loss"].mean() < by["chain"]["loss"].mean())
 
 # %%
-frame.groupby("block")[["loss", "AP50"]].agg(["mean", "std"]).round(3)
+print(study.verdict("AP50"))
+print(f"found with 80 %, if at least {study.detectable('AP50'):.2f}")
+
+# %% [markdown]
+# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. What agreement does not rank, residual against CSP, training does not rank by much either. In a row as long as this one ELAN helps,
+# and a shortcut around every second layer helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap. ELAN's strength is elsewhere, in a short row whose results are all used as they are.
+
+# %% tags=["nbval-check-output"]
+rows = study.table("AP50")
+told = dict(line.split(": ", 1) for line in study.verdict("AP50").splitlines())
+claim(
+    "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, and is lower",
+    told["chain"].startswith("lower"),
+    told,
+)
+claim(
+    "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, and is higher",
+    told["CSP"].startswith("higher"),
+    told,
+)
+claim(
+    "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more than 0.1",
+    rows["delta"]["residual"] > 0.1,
+    rows["delta"]["residual"],
+)
 
 # %% [markdown]
 # ## Reproduce: 36.9 million parameters, and a planned identity
@@ -765,6 +777,7 @@ sizes_of
 
 # %% [markdown]
 # You find the published number only in the network *to run*. The 0.7 million on top are branches and batch norms that exist for training alone. Then the identity: the agreement of a plain row of RepConv, and of ELAN with RepConv for its 3x3 layers, with and without it.
+# As before, four layers get half noise: with a tenth, all of them sit close to 1 and nothing could change.
 
 
 # %%
@@ -787,28 +800,57 @@ def rep_elan(identity):
 
 # %%
 planned = {
-    (wiring, f"{n} layers", identity): [agreement(make(identity), n, seed) for seed in range(3)]
+    (wiring, f"{n} layers", identity): [
+        agreement(make(identity), n, seed, noise) for seed in range(3)
+    ]
     for wiring, make in [("plain row", rep_row), ("ELAN", rep_elan)]
-    for n in (4, 24)
+    for n, noise in [(4, 0.5), (24, 0.1)]
     for identity in (False, True)
 }
 means = pd.Series({key: np.mean(runs) for key, runs in planned.items()}).unstack()
 means.rename(columns={False: "without identity", True: "with identity"}).round(2)
 
+# %% [markdown]
+# In three of the four rows the identity moves the number up. For the ELAN of four layers, the published one, look closer, with more seeds:
+
+
+# %%
+def with_identity(identity):
+    return agreement(rep_elan(identity), 4, torch.initial_seed() % 1000, noise=0.5)
+
+
+closer = ablate(
+    with_identity,
+    base={"identity": False},
+    vary="identity",
+    values=[False, True],
+    seeds=range(8),
+)
+print(closer.verdict())
+print(f"found with 80 %, if at least {closer.detectable():.3f}")
+
 # %% tags=["nbval-check-output"]
 lowest = {key: min(runs) for key, runs in planned.items()}
 highest = {key: max(runs) for key, runs in planned.items()}
-claim("the network to run has 36.9 million parameters", round(sizes_of["to run"] / 1e6, 1) == 36.9)
 claim(
-    "plain row of 24: every seed agrees better with the identity",
-    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
+    "YOLOv7 has 36.9 million parameters in the network to run, and more in the one to train",
+    round(sizes_of["to run"] / 1e6, 1) == 36.9 < round(sizes_of["to train"] / 1e6, 1),
+    sizes_of,
 )
-gain = means.loc[("ELAN", "4 layers"), True] - means.loc[("ELAN", "4 layers"), False]
-claim("ELAN of 4 layers, as published: the identity changes less than 0.03", abs(gain) < 0.03)
+claim(
+    "a plain row of 24 layers: every seed agrees better with the identity than any without",
+    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
+    {key: planned["plain row", "24 layers", key] for key in (False, True)},
+)
+claim(
+    "ELAN of 4 layers: eight seeds do not tell the identity from none, 0.03 would have been found",
+    "not told apart" in closer.verdict() and closer.detectable() < 0.03,
+    (closer.verdict(), closer.detectable()),
+)
 
 # %% [markdown]
-# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one the identity changes
-# nothing, so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
+# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one we cannot find
+# what the identity changes, though a change a quarter as large as that from chain to ELAN would have shown, so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
 
 # %% [markdown]
 # ## Bug hunt: the bias that nobody had

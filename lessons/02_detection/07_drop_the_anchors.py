@@ -463,7 +463,7 @@ def read_sides(data):
 # %%
 more = Rendered(Scenes("test", 300))
 sides = read_sides(more)
-sides["width"] = sides["variance"].clamp(0) ** 0.5 * sides["cell"]
+sides["width"] = sides["variance"].clip(lower=0) ** 0.5 * sides["cell"]
 len(sides), sides["width"].describe()[["min", "50%", "max"]].round(2).tolist()
 
 # %% [markdown]
@@ -518,7 +518,7 @@ claim(
 # It is zero for every two-bin answer, and grows with what lies outside the two bins. Let code choose two sides by it: among those whose mean lies half-way between two bins, where the width cannot be small, the one with the least; and of all, the one with the most cells.
 
 # %%
-excess = (sides["variance"] - fraction * (1 - fraction)).clamp(0) ** 0.5  # cells
+excess = (sides["variance"] - fraction * (1 - fraction)).clip(lower=0) ** 0.5  # cells
 sides["excess"] = excess * sides["cell"]
 half_way = (fraction - 0.5).abs() < 0.05
 chosen = {"sure": excess[half_way].idxmin(), "doubtful": excess.idxmax()}
@@ -1020,9 +1020,7 @@ def train_and_score(beta):
 
 
 # %%
-study = ablate(
-    train_and_score, base={"beta": 6.0}, vary="beta", values=[6.0, 0.0], seeds=range(4)
-)
+study = ablate(train_and_score, base={"beta": 6.0}, vary="beta", values=[6.0, 0.0], seeds=range(4))
 pd.concat({m: study.table(m).drop(columns="failed") for m in study.metrics}).round(3)
 
 # %%
