@@ -161,7 +161,7 @@ scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(va
 from labs.claims import claim
 
 claim(
-    "after the same few steps, ELAN has at least twice the chain's AP50, and more than 0.15",
+    "24 layers, a short training: ELAN has at least twice the chain's AP50, and over 0.15",
     scores["ELAN"] > max(0.15, 2 * scores["chain"]),
     scores,
 )
@@ -346,7 +346,7 @@ with torch.no_grad():
 
 # %% tags=["nbval-check-output"]
 claim(
-    "one convolution gives what three branches gave, to 1e-5",
+    "one convolution gives what three branches of a RepConv gave, to 1e-5",
     away["fused by hand"] < 1e-5,
     away["fused by hand"],
 )
@@ -621,17 +621,17 @@ places = [set(zip(*(c.tolist() for c in p[1].places), strict=True)) for p in pai
 first, last = of_object.iloc[1, 0], of_object.iloc[1, -1]
 moved = 1 - len(places[0] & places[-1]) / len(places[0])
 claim(
-    "trained, an object has at least half a place more than at the start",
+    "SimOTA: an object has at least half a place more after training than before",
     last > first + 0.5,
     (first, last),
 )
 claim(
-    "and still, fewer than two thirds of the candidates have one",
+    "SimOTA: after training, fewer than two thirds of the candidate pairs have a place",
     last < of_object.iloc[0, 0] * 2 / 3,
     last / of_object.iloc[0, 0],
 )
 claim(
-    "of the places at the start, at least a tenth are lost while the network learns",
+    "SimOTA: at least a tenth of the places before training are lost while the network learns",
     moved > 0.1,
     moved,
 )
@@ -684,7 +684,7 @@ claim(
     worst,
 )
 claim(
-    "fused, it has the same AP50 to 0.005, and above 0.8",
+    "the shipped detector, fused, has the same AP50 to 0.005, and above 0.8",
     abs(ap["fused"] - ap["as trained"]) < 0.005 and ap["fused"] > 0.8,
     ap,
 )
