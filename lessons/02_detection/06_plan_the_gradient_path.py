@@ -16,16 +16,16 @@
 # ## The symptom
 #
 # You build two small detectors. They have the same stem, the same head, the same loss, equally many parameters, and both have 24 convolutions of 3x3 in a row. They differ
-# in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 64 by 64 pixels, one or two digits, only 0, 1 and 2.
+# in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 48 by 48 pixels, one or two digits, only 0 and 1.
 
 # %%
 from labs.data.scenes import Rendered, Scenes
 
 WORLD = {
-    "canvas": (64, 64),
+    "canvas": (48, 48),
     "objects": (1, 2),
     "size": (20, 32),
-    "weights": {str(digit): 0 for digit in range(3, 10)},
+    "weights": {str(digit): 0 for digit in range(2, 10)},
 }
 
 # %%
@@ -34,9 +34,11 @@ train
 
 # %% [markdown]
 # The first is a *chain*: one layer after the other. The second is ELAN, the block of YOLOv7 {cite:p}`wang2023yolov7`: the same kind of row, but the last layer takes what *every second* layer of
-# the row made. Hidden channels are chosen so that the parameters match.
+# the row made. Hidden channels are chosen so that the parameters match. Nobody builds an ELAN of 24 layers (the published one has four): you stretch the row until its wiring matters, and come back to four later.
 
 # %%
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -46,6 +48,7 @@ from labs.models.yolo_v7 import ELAN
 CHANNELS, LAYERS = 32, 24
 
 
+# %%
 def chain(hidden, n):
     row = (Conv(hidden, hidden, 3) for _ in range(n))
     return nn.Sequential(Conv(CHANNELS, hidden), *row, Conv(hidden, CHANNELS))
@@ -61,10 +64,17 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
+@cache
+def hidden_of(build, n):
+    """Return the hidden channels whose parameters are nearest to those of an ELAN of 16."""
+    with torch.device("meta"):  # counts without drawing a weight
+        target = count(elan(16, n))
+        return min(range(8, 33), key=lambda hidden: abs(count(build(hidden, n)) - target))
+
+
+# %%
 def matched(build, n):
-    """Build with so many hidden channels that the parameters are nearest to an ELAN's of 16."""
-    target = count(elan(16, n))
-    return min((build(hidden, n) for hidden in range(8, 33)), key=lambda m: abs(count(m) - target))
+    return build(hidden_of(build, n), n)
 
 
 {build.__name__: count(matched(build, LAYERS)) for build in (chain, elan)}
@@ -80,7 +90,7 @@ from labs.repro import budget, device, seed_everything
 from labs.train import fit
 
 ANCHORS, STRIDES = (((8, 24), (16, 24), (24, 26)),), (8,)
-STEPS, BATCH = budget(cpu=100, gpu=400), 16
+STEPS, BATCH = budget(cpu=120, gpu=400), 16
 
 
 class Net(nn.Module):
@@ -92,7 +102,7 @@ class Net(nn.Module):
         self.stem = nn.Sequential(*(Conv(a, b, 3, stride=2) for a, b in sizes))
         self.block = block
         self.head = nn.Conv2d(CHANNELS, 3 * 15, 1)
-        start_at_prior([self.head.bias], STRIDES, 3, 10, 64)
+        start_at_prior([self.head.bias], STRIDES, 3, 10, 48)
 
     def forward(self, images):
         return (self.head(self.block(self.stem(images))),)
@@ -146,14 +156,17 @@ scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(va
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
-# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds a few digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
+# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds some digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
 # But something in the chain costs it its start. What?
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
-claim("ELAN ends with a lower loss", elan_loss.tail(20).mean() < chain_loss.tail(20).mean())
-claim("and with a higher AP50", scores["ELAN"] > scores["chain"])
+claim(
+    "24 layers, a short training: ELAN has at least twice the chain's AP50, and over 0.15",
+    scores["ELAN"] > max(0.15, 2 * scores["chain"]),
+    scores,
+)
 
 # %% [markdown]
 # ## The idea
@@ -228,11 +241,12 @@ pd.DataFrame(
 # three are equal. Remember that; you measure soon whether they are.
 
 # %% tags=["nbval-check-output"]
-exact = abs(slope(0.5, [0, 2, 4]) - (1 + 0.5**2 + 0.5**4)) < 1e-12
-claim("autograd adds the ways up: 1 + w^2 + w^4", exact)
-claim("in the chain, the shortest way is the longest", max(ways["chain"].shortest) == LAYERS + 1)
-short = [max(ways[name].shortest) for name in ("residual", "CSP", "ELAN")]
-claim("residual, CSP, ELAN: two convolutions at most", max(short) <= 2)
+short = {name: max(way.shortest) for name, way in ways.items()}
+claim(
+    "counted by shortest ways, residual, CSP and ELAN are equal, at two; the chain has all 25",
+    short == {"chain": LAYERS + 1, "residual": 2, "CSP": 2, "ELAN": 2},
+    short,
+)
 
 # %% [markdown]
 # ### Three layers that are one
@@ -333,9 +347,16 @@ with torch.no_grad():
     }
 
 # %% tags=["nbval-check-output"]
-claim("one convolution gives what three branches gave, to 1e-5", away["fused by hand"] < 1e-5)
-claim("the block written here equals labs.models.RepConv", away["labs.RepConv"] < 1e-5)
-claim("and its fusion equals the fusion there", away["labs.RepConv, fused"] < 1e-5)
+claim(
+    "one convolution gives what three branches of a RepConv gave, to 1e-5",
+    away["fused by hand"] < 1e-5,
+    away["fused by hand"],
+)
+claim(
+    "the block written here and its fusion equal labs.models.RepConv and its fusion, to 1e-5",
+    max(away["labs.RepConv"], away["labs.RepConv, fused"]) < 1e-5,
+    away,
+)
 
 # %% [markdown]
 # ## Debug: what arrives, and what answers
@@ -390,12 +411,12 @@ plot.show(figure, alt="Gradient norm by layer for four blocks: largest near the 
 from torch.nn.functional import cosine_similarity
 
 
-def agreement(build, n, seed):
-    """Return the cosine of the gradients at an input and at the same input with 10 % noise."""
+def agreement(build, n, seed, noise=0.1):
+    """Return the cosine of the gradients at an input and at the same input with noise."""
     seed_everything(seed)
     block, x, above = matched(build, n), torch.randn(C_IN), torch.randn(C_IN)
     gradients = []
-    for y in (x, x + 0.1 * torch.randn(C_IN)):
+    for y in (x, x + noise * torch.randn(C_IN)):
         y.requires_grad_()
         gradients += torch.autograd.grad((block(y) * above).sum(), y)
     return cosine_similarity(*(g.flatten(1) for g in gradients)).mean().item()
@@ -429,19 +450,41 @@ plot.show(
 # %% [markdown]
 # That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth; their two curves lie on each other. And ELAN? It lies between:
 # better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
-# promises that a clean gradient arrives; it does not silence the others. The published YOLOv7 has four layers in such a row. There ELAN's agreement is as good as any.
+# promises that a clean gradient arrives; it does not silence the others.
+#
+# The published YOLOv7 has four layers in such a row, where all curves begin close to 1. Nothing can be told apart up there, so make the question harder: half noise instead of a tenth.
+
+# %%
+FOUR = {name: [agreement(b, 4, seed, 0.5) for seed in range(3)] for name, b in BLOCKS.items()}
+pd.DataFrame(FOUR).agg(["mean", "min", "max"]).round(2)
+
+# %% [markdown]
+# With four layers ELAN is as good as the residual row, and the chain is behind even here.
 
 # %% tags=["nbval-check-output"]
 mean = {name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True)) for name, runs in agreed.items()}
-claim("4 layers: all four agree above 0.95", min(m[4] for m in mean.values()) > 0.95)
-claim("32 layers: the chain's agreement is below 0.15", mean["chain"][32] < 0.15)
+fall = {name: m[4] - m[32] for name, m in mean.items()}
 claim(
-    "32 layers: residual and CSP stay above 0.9", min(mean["residual"][32], mean["CSP"][32]) > 0.9
+    "from 4 to 32 layers, the chain loses over 0.8 of its agreement, residual and CSP under 0.1",
+    fall["chain"] > 0.8 and max(fall["residual"], fall["CSP"]) < 0.1,
+    fall,
 )
-claim("24 layers: ELAN agrees better than the chain", mean["ELAN"][24] > mean["chain"][24] + 0.1)
 claim(
-    "no gradient vanishes: layer 1 gets more than layer 24",
+    "at 24 layers, ELAN agrees better than the chain by 0.1, and worse than residual and CSP",
+    mean["chain"][24] + 0.1 < mean["ELAN"][24] < min(mean["residual"][24], mean["CSP"][24]) - 0.1,
+    {name: m[24] for name, m in mean.items()},
+)
+four = {name: np.mean(runs) for name, runs in FOUR.items()}
+claim(
+    "at 4 layers, half noise: ELAN is within 0.03 of the residual row, the chain 0.05 below both",
+    abs(four["ELAN"] - four["residual"]) < 0.03
+    and four["chain"] < min(four["ELAN"], four["residual"]) - 0.05,
+    four,
+)
+claim(
+    "in all four blocks of 24 layers, layer 1 gets a larger gradient than layer 24",
     all(s[0] > s[-1] for s in sizes.values()),
+    {name: s[0] / s[-1] for name, s in sizes.items()},
 )
 
 # %% [markdown]
@@ -459,7 +502,7 @@ claim(
 # %%
 from copy import deepcopy
 
-LONGER, snapshots = 3 * STEPS, {}
+LONGER, snapshots = budget(cpu=300, gpu=1200), {}
 
 
 def keep(model, step):
@@ -520,7 +563,7 @@ def draw(ax, image, target, chosen, title):
         mine = chosen[chosen.truth == chosen.truth.min() + k]
         x = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2  # three anchors of a cell, side by side
         y = mine.row * 8 + 3.5
-        ax.plot(x, y, "o", color=colour, markersize=4, markeredgecolor="k", markeredgewidth=0.5)
+        ax.plot(x, y, "o", color=colour, markersize=7, markeredgecolor="k", markeredgewidth=0.5)
 
 
 # %%
@@ -529,15 +572,15 @@ growth = [int((end.image == i).sum() - (start.image == i).sum()) for i in range(
 row = max((i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i])
 
 # %%
-figure, axes = plot.new(7.5, 2.2, columns=4)
+figure, axes = plot.new(5, 5.4, rows=2, columns=2)
 panels = [("candidates", pairs[0][0]), *((f"step {s}", p[1]) for s, p in pairs.items())]
-for ax, (name, chosen) in zip(axes, panels, strict=True):
+for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
     here = chosen[chosen.image == row]
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(figure, alt="A scene with two digits: all candidates, and the winners at three steps.")
 
 # %% [markdown]
-# Each dot is one anchor of one cell; its colour says for which object it answers. On the left every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
+# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
 # cost, and which pairs won. Mind that $k$ says how many places an object gets, and not how good they have to be.
 
 # %%
@@ -576,14 +619,17 @@ plot.show(
 )
 
 # %% tags=["nbval-check-output"]
-keys = [set(zip(*(c.tolist() for c in p[1].places), strict=True)) for p in pairs.values()]
 first, last = of_object.iloc[1, 0], of_object.iloc[1, -1]
-claim("SimOTA chooses fewer than two thirds of the candidates", last < of_object.iloc[0, 0] * 2 / 3)
-claim("trained, an object has more places than at the start", last > first + 0.4)
-claim("every object has a place", all(len(p[1].truth.unique()) == objects for p in pairs.values()))
+share = last / of_object.iloc[0, 0]
 claim(
-    "no place answers for two objects",
-    all(len(k) == len(p[1]) for k, p in zip(keys, pairs.values(), strict=True)),
+    "SimOTA: an object has at least half a place more after training than before",
+    last > first + 0.5,
+    (first, last),
+)
+claim(
+    "SimOTA: after training, between half and two thirds of the candidate pairs have a place",
+    1 / 2 < share < 2 / 3,
+    share,
 )
 
 # %% [markdown]
@@ -604,12 +650,12 @@ pd.DataFrame({"AP50": ap, "parameters": {n: count(d.network) for n, d in both.it
 # %%
 from labs.data.scenes import preview
 
-figure, axes = plot.new(7, 1.8, columns=4)
-for ax, row in zip(axes, [0, 5, 9, 14], strict=True):
+figure, axes = plot.new(7, 2.5, columns=3)
+for ax, row in zip(axes, [0, 5, 9], strict=True):
     (found_here,) = running.detect(unseen[row][0][None])
     sure = found_here["scores"] > 0.4
     preview(ax, unseen[row][0], {k: v[sure] for k, v in found_here.items()}, unseen.classes)
-plot.show(figure, alt="Four unseen scenes with the digits that the fused detector finds.")
+plot.show(figure, alt="Three unseen scenes with the digits that the fused detector finds.")
 
 # %% [markdown]
 # Same detections, fewer parameters. And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
@@ -624,19 +670,26 @@ times = benchmark({"as trained": v7, "fused": v7.fuse()}, picture, rounds=10)
 times.table()
 
 # %% tags=["nbval-check-output"]
+scenes = unseen.images.float() / 255
 with torch.no_grad():
-    outputs = zip(v7(picture), v7.fuse()(picture), strict=True)
-    worst = max((a - b).abs().max().item() for a, b in outputs)
-claim("YOLOv7, all of it: fused equals unfused to 1e-4", worst < 1e-4)
-claim("the fused network has fewer parameters", count(v7.fuse()) < count(v7))
-claim("the shipped detector scores the same, fused", abs(ap["fused"] - ap["as trained"]) < 0.005)
-claim("and it is a good one: AP50 above 0.8", ap["fused"] > 0.8)
+    outputs = zip(shipped.network.eval()(scenes), running.network(scenes), strict=True)
+    worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in outputs)
+claim(
+    "the shipped detector answers the same when it is fused, to 1e-4 of its largest output",
+    worst < 1e-4,
+    worst,
+)
+claim(
+    "the shipped detector, fused, has the same AP50 to 0.005, and above 0.8",
+    abs(ap["fused"] - ap["as trained"]) < 0.005 and ap["fused"] > 0.8,
+    ap,
+)
 
 # %% [markdown]
-# ## Experiment: three wirings of one row
+# ## Experiment: four wirings of one row
 #
-# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row. One variable changes, the block. Three seeds; mean loss of the last 20 steps, and AP50 on unseen
-# scenes.
+# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row and CSP, which lie together. One variable changes, the block. Four seeds; mean loss of the last 20 steps, and AP50 on unseen
+# scenes. Seed 0 of two of them you have: the symptom was that run.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -646,49 +699,61 @@ claim("and it is a good one: AP50 above 0.8", ap["fused"] > 0.8)
 # %%
 from labs.ablation import ablate
 
-ROWS = {"chain": chain, "ELAN": elan, "residual": residual}
+done = {("chain", 0): (chained, chain_loss), ("ELAN", 0): (stacked, elan_loss)}
 
 
 def run(block):
-    detector, losses = train_detector(ROWS[block], seed=torch.initial_seed() % 1000)
+    seed = torch.initial_seed() % 1000
+    detector, losses = done.get((block, seed)) or train_detector(BLOCKS[block], seed=seed)
     return {"loss": losses.tail(20).mean(), "AP50": detector.score(val.batches(50)).AP50}
 
 
-study = ablate(run, base={"block": "chain"}, vary="block", values=list(ROWS))
-study.table("AP50").round(3)
+study = ablate(run, base={"block": "ELAN"}, vary="block", values=list(BLOCKS), seeds=range(4))
+study.table("AP50").drop(columns="failed").round(3)
 
 # %%
 frame = study.frame()
-at_start = {name: mean[name][LAYERS] for name in ROWS}
-figure, axes = plot.new(7, 2.6, columns=2)
+figure, axes = plot.new(7, 2.8, columns=2)
 for ax, metric, title in zip(
     axes, ("loss", "AP50"), ("Loss follows agreement", "So does AP50"), strict=True
 ):
-    for (name, group), colour in zip(frame.groupby("block", sort=False), [1, 4, 0], strict=True):
-        x = [at_start[name]] * len(group)
-        ax.plot(x, group[metric], "o", color=plot.COLOURS[colour], label=name)
+    for name, colour in zip(BLOCKS, [1, 0, 2, 4], strict=True):
+        scores_of = frame.loc[frame["block"] == name, metric]
+        x = [mean[name][LAYERS]] * len(scores_of)
+        ax.plot(x, scores_of, "o", color=plot.COLOURS[colour], label=name)
     ax.set(xlabel="agreement before training", ylabel=metric, title=title)
 axes[1].legend()
-plot.show(figure, alt="Loss and AP50 against agreement: chain, ELAN, residual, in this order.")
-
-# %% [markdown]
-# Each dot is one training. The order is that of the agreement. In a row as long as this one ELAN helps, and an addition in every second layer helps far more: for depth, nothing here beats the shortcut of ResNet. ELAN's strength is elsewhere:
-# in a short row, whose results are all used as they are.
-
-# %% tags=["nbval-check-output"]
-by = dict(list(frame.groupby("block")))
-claim(
-    "every residual run ends below every chain run and every ELAN run",
-    by["residual"]["loss"].max() < min(by["chain"]["loss"].min(), by["ELAN"]["loss"].min()),
+plot.show(
+    figure,
+    alt="Loss and AP50 against agreement: the chain is worst, ELAN next, residual and CSP best.",
 )
-claim(
-    "ELAN's mean AP50 is higher than the chain's",
-    by["ELAN"]["AP50"].mean() > by["chain"]["AP50"].mean(),
-)
-claim("and its mean loss is lower", by["ELAN"]["loss"].mean() < by["chain"]["loss"].mean())
 
 # %%
-frame.groupby("block")[["loss", "AP50"]].agg(["mean", "std"]).round(3)
+print(study.verdict("AP50"))
+print(f"found with 80 %, if at least {study.detectable('AP50'):.2f}")
+
+# %% [markdown]
+# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. What agreement does not rank, residual against CSP, training does not rank by much either. In a row as long as this one ELAN helps,
+# and a shortcut around every second layer helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap. ELAN's strength is elsewhere, in a short row whose results are all used as they are.
+
+# %% tags=["nbval-check-output"]
+rows = study.table("AP50")
+told = dict(line.split(": ", 1) for line in study.verdict("AP50").splitlines())
+claim(
+    "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, and is lower",
+    told["chain"].startswith("lower"),
+    told,
+)
+claim(
+    "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, and is higher",
+    told["CSP"].startswith("higher"),
+    told,
+)
+claim(
+    "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more than 0.1",
+    rows["delta"]["residual"] > 0.1,
+    rows["delta"]["residual"],
+)
 
 # %% [markdown]
 # ## Reproduce: 36.9 million parameters, and a planned identity
@@ -708,6 +773,7 @@ sizes_of
 
 # %% [markdown]
 # You find the published number only in the network *to run*. The 0.7 million on top are branches and batch norms that exist for training alone. Then the identity: the agreement of a plain row of RepConv, and of ELAN with RepConv for its 3x3 layers, with and without it.
+# As before, four layers get half noise: with a tenth, all of them sit close to 1 and nothing could change.
 
 
 # %%
@@ -719,6 +785,7 @@ def rep_row(identity):
     return build
 
 
+# %%
 def rep_elan(identity):
     def build(hidden, n):
         block = elan(hidden, n)
@@ -730,28 +797,60 @@ def rep_elan(identity):
 
 # %%
 planned = {
-    (wiring, f"{n} layers", identity): [agreement(make(identity), n, seed) for seed in range(3)]
+    (wiring, f"{n} layers", identity): [
+        agreement(make(identity), n, seed, noise) for seed in range(3)
+    ]
     for wiring, make in [("plain row", rep_row), ("ELAN", rep_elan)]
-    for n in (4, 24)
+    for n, noise in [(4, 0.5), (24, 0.1)]
     for identity in (False, True)
 }
 means = pd.Series({key: np.mean(runs) for key, runs in planned.items()}).unstack()
 means.rename(columns={False: "without identity", True: "with identity"}).round(2)
 
+# %% [markdown]
+# In the long rows the identity moves the number up, in both wirings. In the short ones it moves little. For the ELAN of four layers, the published one, look closer, with more seeds:
+
+
+# %%
+def with_identity(identity):
+    return agreement(rep_elan(identity), 4, torch.initial_seed() % 1000, noise=0.5)
+
+
+# %%
+closer = ablate(
+    with_identity,
+    base={"identity": False},
+    vary="identity",
+    values=[False, True],
+    seeds=range(8),
+)
+
+# %%
+print(closer.verdict())
+print(f"found with 80 %, if at least {closer.detectable():.3f}")
+
 # %% tags=["nbval-check-output"]
 lowest = {key: min(runs) for key, runs in planned.items()}
 highest = {key: max(runs) for key, runs in planned.items()}
-claim("the network to run has 36.9 million parameters", round(sizes_of["to run"] / 1e6, 1) == 36.9)
 claim(
-    "plain row of 24: every seed agrees better with the identity",
-    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
+    "YOLOv7 has 36.9 million parameters in the network to run, and more in the one to train",
+    round(sizes_of["to run"] / 1e6, 1) == 36.9 < round(sizes_of["to train"] / 1e6, 1),
+    sizes_of,
 )
-gain = means.loc[("ELAN", "4 layers"), True] - means.loc[("ELAN", "4 layers"), False]
-claim("ELAN of 4 layers, as published: the identity changes less than 0.03", abs(gain) < 0.03)
+claim(
+    "a plain row of 24 layers: every seed agrees better with the identity than any without",
+    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
+    {key: planned["plain row", "24 layers", key] for key in (False, True)},
+)
+claim(
+    "ELAN of 4 layers: eight seeds do not tell the identity from none, 0.03 would have been found",
+    "not told apart" in closer.verdict() and closer.detectable() < 0.03,
+    (closer.verdict(), closer.detectable()),
+)
 
 # %% [markdown]
 # **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one the identity changes
-# nothing, so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
+# nothing that these seeds could find, and the line above says how small a change they would have found; so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
 
 # %% [markdown]
 # ## Bug hunt: the bias that nobody had
