@@ -829,7 +829,7 @@ plot.show(
 # After seconds of training the boxes are rough, and not every guess is right. That the small digits are seen at all is what changed.
 
 # %% [markdown]
-# What does the same class do when it may train for longer? The book ships a YOLOv3 with maps of strides 8 and 16, which learned all ten digits on scenes of the default sizes. You see it on scenes that it has never seen.
+# What does a longer training do? Here is the whole detector whose backbone you borrowed. It has maps of strides 8 and 16, and learnt all ten digits on scenes of the default sizes. You see it on scenes that it has never seen.
 
 # %%
 unseen = Rendered(Scenes("test", 60))
@@ -852,7 +852,7 @@ claim(
 )
 
 # %% [markdown]
-# The boxes are tight, and most names are right. Nothing in the network changed but its weights.
+# The boxes are tight, and most names are right. It is the same class of network, with thousands of steps behind it.
 
 # %% [markdown]
 # ### Photographs instead of digits
