@@ -141,16 +141,31 @@ def long_side(target):
     return (target["boxes"][:, 2:] - target["boxes"][:, :2]).amax(1)
 
 
+# %%
+from torchvision.ops import box_iou
+
 mixed = [row for row, target in enumerate(val.targets) if sizes_in(target) == 3]
+
+
+def most_found(predictions):
+    """Return the scenes with digits of all sizes, first those in which the best boxes find most."""
+
+    def share(row):
+        kept = best(predictions[row], val.targets[row])["boxes"]
+        return (box_iou(val.targets[row]["boxes"], kept) > 0.5).any(1).float().mean().item()
+
+    return sorted(mixed, key=share, reverse=True)
+
+
 figure, axes = plot.new(4.8, 2.5, columns=2)
-for ax, row in zip(axes, mixed, strict=False):
+for ax, row in zip(axes, most_found(found), strict=False):
     draw_found(ax, row, found)
 plot.show(
     figure, alt="Two scenes by the detector with one map: it frames large digits, not small ones."
 )
 
 # %% [markdown]
-# These are the first two scenes with digits of all sizes. It frames large digits, roughly. The small ones might as well not be there. Put a number on it: recall by size. COCO's limit for "small", 32 by 32 pixels, is made for photographs that are
+# Of the scenes with digits of all sizes, these are the two in which it finds most. It frames large digits, roughly. The small ones might as well not be there. Put a number on it: recall by size. COCO's limit for "small", 32 by 32 pixels, is made for photographs that are
 # several hundred pixels wide; in a scene of 128 pixels it would call most objects small. So choose bins of your own, by the longer side, and
 # say so. `ignore` tells the evaluator which objects do not count in a bin.
 
@@ -455,10 +470,8 @@ def interview(detector):
 # A digit of 12 pixels, and a cell of 32. Which of the three goes wrong in the one-map detector: does it not see the digit, not know where it is, or not know how large it is?
 # :::
 
+
 # %%
-from torchvision.ops import box_iou
-
-
 def by_size(table):
     edges = [low for low, _ in BINS.values()] + [128]
     return table.groupby(pd.cut(table["side"], edges, labels=list(BINS)), observed=True)
@@ -525,13 +538,10 @@ fires.rename_axis("side").round(2)
 
 
 # %%
-def part_found(row):
-    kept = best(three_found[row], val.targets[row])["boxes"]
-    return (box_iou(val.targets[row]["boxes"], kept) > 0.5).any(1).float().mean().item()
 
-
+# %%
 three_found = three.detect(pictures)
-row = max(mixed, key=part_found)
+row = most_found(three_found)[0]
 figure, axes = plot.new(4.8, 5.2, rows=2, columns=2)
 axes = axes.ravel()
 draw_found(axes[0], row, three_found)
