@@ -536,9 +536,6 @@ fires.rename_axis("side").round(2)
 # %% [markdown]
 # Read it by rows: which level is sure of a digit of this size? And look at one scene: of those with all sizes, the one in which the best boxes find most.
 
-
-# %%
-
 # %%
 three_found = three.detect(pictures)
 row = most_found(three_found)[0]
