@@ -681,7 +681,7 @@ def draw_arms(ax, frame, arms):
 
 figure, ax = plot.new(4.4, 2.6)
 draw_arms(ax, runs, arms)
-ax.set_title("Three maps gain on the left and pay on the right")
+ax.set_title("Three maps: small digits won, large ones lost")
 plot.show(
     figure,
     alt="Recall by size: three maps lead for small digits, one of stride 16 for large ones.",
