@@ -297,10 +297,17 @@ def make(folder, files):
         "class f:\n    def again(self) -> 'f': ...",
         "class f: ...\nclass _G:\n    part: f",
         "def f(): ...\n_g = f()",
+        "f = dict[str, 'f']",
+        "class f: ...\nclass LostError:\n    def _h(self) -> f: ...",
     ],
 )
 def test_a_name_that_only_its_own_module_uses_is_found(tmp_path, text):
     assert unused(make(tmp_path, {"labs/a": text})) == ["labs.a.f"]
+
+
+def test_what_a_package_itself_makes_and_uses_is_found(tmp_path):
+    files = {"labs/p/__init__": "def f(): ...\n_g = f()"}
+    assert unused(make(tmp_path, files)) == ["labs.p.f"]
 
 
 @pytest.mark.parametrize(
