@@ -119,8 +119,8 @@ def test_the_checksums_of_a_png_are_looked_at(tmp_path):
 
 def test_the_checksums_are_judged_as_pillow_judges_them():
     sound = stored("PNG")
-    damaged = [sound[:at] for at in range(40, len(sound), 7)]
-    damaged += [sound[:at] + b"\xff\xfe" + sound[at + 2 :] for at in range(40, len(sound), 7)]
+    damaged = [sound[:at] for at in range(44, len(sound), 7)]
+    damaged += [sound[:at] + b"\xff\xfe" + sound[at + 2 :] for at in range(44, len(sound), 7)]
     for data in (sound, *damaged):
         said = []
         for judge in (verify, check_sums):

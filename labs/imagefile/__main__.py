@@ -1,4 +1,4 @@
-"""Answer a list of paths per line, as JSON, with one report per line and path, until the input ends.
+"""Answer lists of paths, one a line, as JSON, with one report a line, until the input ends.
 
 The scan runs this program in processes of its own, so that a file which kills or hangs its decoder
 takes only that process along. No pickle travels between the two.
