@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 from labs.data import faults
 from labs.imagefile import BadImageError, Rules, check_file
 from labs.imagefile.pixels import read_rgb
+from labs.imagefile.read import check_sums
 from tests.data.trees import kinds_of, smooth_picture, write_tree, written
 
 
@@ -114,6 +115,26 @@ def test_the_checksums_of_a_png_are_looked_at(tmp_path):
             silent += 1
         assert report_of(tmp_path / "a.png").reason.startswith("corrupt: ")
     assert silent > 0  # decoding alone lets some through, with wrong colours
+
+
+def test_the_checksums_are_judged_as_pillow_judges_them():
+    sound = stored("PNG")
+    damaged = [sound[:at] for at in range(44, len(sound), 7)]
+    damaged += [sound[:at] + b"\xff\xfe" + sound[at + 2 :] for at in range(44, len(sound), 7)]
+    for data in (sound, *damaged):
+        said = []
+        for judge in (verify, check_sums):
+            try:
+                judge(data)
+                said.append("")
+            except (OSError, SyntaxError) as error:
+                said.append(f"{type(error).__name__}: {error}")
+        assert said[0].startswith(said[1][:24]) or "chunk b" in said[0], said
+        assert bool(said[0]) == bool(said[1])
+
+
+def verify(data):
+    Image.open(io.BytesIO(data), formats=["PNG"]).verify()
 
 
 def test_a_later_frame_that_is_cut_off_is_found(tmp_path):

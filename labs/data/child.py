@@ -12,35 +12,62 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
 import labs
+from labs.data.forked import Forked
 from labs.imagefile import FileReport, Rules
 
 # Without the site module, whose files can start half an environment: all paths are handed over.
 _PROGRAM = [sys.executable, "-S", "-P", "-m", "labs.imagefile"]
+_OURS = tuple(_PROGRAM)
 _START_TIMEOUT = 120.0  # seconds; a cold disk can make an interpreter slow to start
+_FORK_TIMEOUT = 10.0  # seconds; nothing is read from a disk, and what is slower is started instead
 _END_TIMEOUT = 10.0  # seconds from the end of its output to its end
-_AHEAD = 2  # files asked for at a time, so that the next one waits for the process
+_AHEAD = 16_384  # bytes of paths that may wait for the process; with one more they fit a pipe
 
 
 class Child:
     """Hold one process that checks files.
 
-    It runs :mod:`labs.imagefile` and nothing of your program: it needs no
-    ``if __name__ == "__main__"``, imports no notebook, and ends by itself when this process does.
+    It is a fork of this one where that can be had, and else a started interpreter, which runs
+    :mod:`labs.imagefile` and nothing of your program. Both need no ``if __name__ == "__main__"``,
+    import no notebook, and end by themselves when this process does.
 
     Attributes:
         timed_out: Whether the last file took too long.
+        forked: Whether it is a fork; then its silence is no proof against a file.
+
+    Args:
+        rules: What is expected of the files.
+        fork: Whether a fork will do.
 
     Raises:
         RuntimeError: When it cannot be started.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, fork: bool = False) -> None:
         self.timed_out = False
         self._kills = _kills_for_memory()
         self._rest = b""
+        self.forked = fork and can_fork() and self._fork(rules)
+        if not self.forked:
+            self._start(rules)
+
+    def _fork(self, rules: Rules) -> bool:
+        """Fork, and return whether the copy came to life."""
+        try:
+            self._process: Forked | subprocess.Popen[bytes] = Forked(rules)
+        except OSError:  # no memory for a second process of this size, or too many processes
+            return False
+        if self._line(_FORK_TIMEOUT) == "ready\n":
+            return True
+        self.end()
+        self.timed_out, self._rest = False, b""
+        return False
+
+    def _start(self, rules: Rules) -> None:
         here = str(Path(labs.__file__).parents[1])
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *filter(None, sys.path)])}
         with tempfile.TemporaryFile("w+", errors="replace") as complaints:
@@ -71,15 +98,14 @@ class Child:
         reports: list[FileReport] = []
         asked = 0
         while len(reports) < len(paths):
-            while asked < min(len(paths), len(reports) + _AHEAD):
-                self._ask(paths[asked])
-                asked += 1
+            if asked == len(reports):  # it has nothing to do
+                asked += self._ask(paths[asked:])
             line = self._line(timeout)
             if not line:
                 break
             said = json.loads(line)
-            same = {"path": paths[len(reports)], "warnings": tuple(said["warnings"])}
-            reports.append(FileReport(**said | same))
+            said["warnings"] = tuple(said["warnings"])
+            reports.append(FileReport(paths[len(reports)], **said))
         return reports
 
     def exit_code(self) -> int | None:
@@ -102,10 +128,16 @@ class Child:
                 with suppress(OSError):
                     stream.close()
 
-    def _ask(self, path: Path) -> None:
+    def _ask(self, paths: Sequence[Path]) -> int:
+        """Ask for the first of these files, at least one, and return for how many."""
         assert self._process.stdin is not None
+        names = [os.fspath(path) for path in paths]
+        sizes = accumulate((6 * len(name) for name in names), initial=0)  # as JSON, at most
+        count = sum(size <= _AHEAD for size in list(sizes)[:-1])
+        line = json.dumps(names[:count]).encode("ascii") + b"\n"
         with suppress(OSError, ValueError):  # the pipe broke or was closed: no answer will come
-            self._process.stdin.write(json.dumps(os.fspath(path)).encode("ascii") + b"\n")
+            self._process.stdin.write(line)
+        return count
 
     def _line(self, timeout: float) -> str:
         """Return the next line of output; nothing when the process died, or the time is up."""
@@ -125,6 +157,14 @@ class Child:
             return ""
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode("ascii") + "\n"
+
+
+def can_fork() -> bool:
+    """Tell whether a fork may check files: on Linux, when it would do as the program does.
+
+    macOS has ``os.fork`` as well, but its own frameworks may crash in a copy.
+    """
+    return sys.platform == "linux" and tuple(_PROGRAM) == _OURS
 
 
 def _kills_for_memory() -> int:

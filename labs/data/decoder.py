@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from labs.data.child import Child
 from labs.imagefile import FileReport, Rules
 
-_AT_ONCE = 8  # files that a decoder takes at a time
+_AT_ONCE = 64  # files that a decoder takes at a time, at most
 
 
 class Decoder:
@@ -25,9 +25,14 @@ class Decoder:
         self._child: Child | None = None
         self._lock = threading.Lock()  # a process is not started while we close, nor after
         self._closed = False
+        self._fork = True  # the quickest start, until one is silent
 
     def check(self, paths: Sequence[Path]) -> list[FileReport]:
-        """Report files; one that kills its process twice, or is too slow, is bad."""
+        """Report files; one that kills its process twice, or is too slow, is bad.
+
+        Not so in a fork, in which a sound file might be held up by a lock of this process: after
+        its death or silence a started interpreter is asked, for this file and from then on.
+        """
         reports: list[FileReport] = []
         deaths = 0  # over the file that is next
         while len(reports) < len(paths):
@@ -39,7 +44,7 @@ class Decoder:
                 break
             reason = self._why_silent(child)
             deaths += 1  # the memory may have been filled by another process: try once more
-            if child.timed_out or deaths == 2:
+            if deaths == 2 or (child.timed_out and not child.forked):
                 reports.append(FileReport(paths[len(reports)], reason=reason))
                 deaths = 0
         return reports
@@ -56,7 +61,7 @@ class Decoder:
             if self._closed:
                 raise RuntimeError("the scan was stopped")
             if self._child is None:
-                self._child = Child(self._rules)
+                self._child = Child(self._rules, self._fork)
             return self._child
 
     def _why_silent(self, child: Child) -> str:
@@ -65,6 +70,7 @@ class Decoder:
         with self._lock:
             child.end()
             self._child = None
+            self._fork = False
         if child.timed_out:
             return f"timeout: no answer in {self._timeout:g} s"
         return f"crash: the decoder {_how_it_ended(code, child.memory_was_full())}"
@@ -95,7 +101,8 @@ class _Decoders:
         waiting = 10_000  # bounds the memory of what is done before it is asked for
         for start in range(0, len(paths), waiting):
             part = paths[start : start + waiting]
-            portions = [part[at : at + _AT_ONCE] for at in range(0, len(part), _AT_ONCE)]
+            size = min(_AT_ONCE, 1 + len(part) // (8 * len(self._members)))  # nobody waits long
+            portions = [part[at : at + size] for at in range(0, len(part), size)]
             for reports in self._threads.map(self._check_some, portions):
                 yield from reports
 

@@ -1,4 +1,4 @@
-"""Answer one path per line, as JSON, with one report per line, until the input ends.
+"""Answer lists of paths, one a line, as JSON, with one report a line, until the input ends.
 
 The scan runs this program in processes of its own, so that a file which kills or hangs its decoder
 takes only that process along. No pickle travels between the two.
@@ -10,14 +10,9 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
 
 from labs.imagefile.report import Rules, check_file
-
-BYTES_PER_PIXEL = 16  # what JPEG 2000 needs, the hungriest of the decoders
-SPARE = 512 * 2**20  # bytes
+from labs.imagefile.serve import limit_memory, serve
 
 
 def main() -> None:
@@ -33,21 +28,7 @@ def main() -> None:
     limit_memory(rules)
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a C library prints must not mix with the answers
-    print("ready", file=answers, flush=True)
-    for line in iter(sys.stdin.readline, ""):
-        report = asdict(check_file(Path(json.loads(line)), rules))
-        print(json.dumps(report, default=str), file=answers, flush=True)
-
-
-def limit_memory(rules: Rules) -> None:
-    """Let no file take more memory than the largest picture needs; on Linux, which heeds it."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource  # there is none on Windows
-
-        now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        more = BYTES_PER_PIXEL * rules.max_pixels + rules.max_bytes + SPARE
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (now * resource.getpagesize() + more, hard))
+    serve(iter(sys.stdin.readline, ""), answers, rules, check_file)
 
 
 if __name__ == "__main__":

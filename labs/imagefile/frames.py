@@ -12,18 +12,26 @@ from labs.imagefile.read import capped, open_header, refuse_large, why_undecoded
 MAX_FRAMES = 1000  # a small file can hold a million
 
 
-def about_frames(data: bytes, max_pixels: int) -> list[str]:
+def about_frames(image: Image.Image, data: bytes, max_pixels: int) -> list[str]:
     """Return a warning when there are several frames, and another one when one is damaged.
 
     The limit holds for each frame, and for all together: what is beyond it is not decoded.
 
     Args:
-        data: A file whose first frame is sound; call this inside ``strict_pillow``.
+        image: The first frame, decoded. It is not moved: the file is opened again, unless its
+            format or its header says that there is nothing behind.
+        data: The file; call this inside ``strict_pillow``.
         max_pixels: The limit.
     """
-    image: Any = open_header(data, max_pixels)
+    if not (hasattr(type(image), "is_animated") or vars(image).get("is_animated", False)):
+        return []  # as a class has it, it is found by looking; as an object has it, it is known
+    image = open_header(data, max_pixels)
+    return _about_several(image, max_pixels)
+
+
+def _about_several(image: Any, max_pixels: int) -> list[str]:
     try:
-        if not getattr(image, "is_animated", False):
+        if not image.is_animated:
             return []
         count = image.n_frames
         with capped(max_pixels):

@@ -6,8 +6,10 @@ import errno
 import os
 import re
 import stat
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -93,11 +95,19 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
+def exclusive() -> Iterator[None]:
+    """Let no other thread decode meanwhile, nor hold Pillow's switches turned."""
+    with _lock:
+        yield
+
+
+@contextmanager
 def strict_pillow() -> Iterator[list[warnings.WarningMessage]]:
     """Decode by the rules of this module, collect warnings, and put Pillow's switches back."""
     with _lock, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see capped()
         before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
         ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
         try:
@@ -111,14 +121,12 @@ def capped(max_pixels: int) -> Iterator[None]:
     """Let Pillow refuse, with an error, to allocate more pixels, wherever it looks by itself.
 
     A size can change after the header was judged: a frame of a GIF enlarges its screen, and an
-    icon holds a picture of its own.
+    icon holds a picture of its own. Call it inside :func:`strict_pillow`.
     """
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]  # it refuses twice as many
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -149,11 +157,37 @@ def load(image: Image.Image, data: bytes, max_pixels: int) -> None:
     refuse_large(image.size, max_pixels)
     try:
         with capped(max_pixels):
-            if image.format == "PNG":  # its checksums, which decoding does not look at
-                Image.open(BytesIO(data), formats=["PNG"]).verify()
+            if image.format == "PNG":
+                check_sums(data)
             image.load()
     except Exception as error:
         raise BadImageError(why_undecoded(error)) from error
+
+
+def check_sums(data: bytes) -> None:
+    """Compare the checksum of each chunk of a PNG, which decoding does not look at for the pixels.
+
+    Pillow's ``verify`` does the same, but opens the file once more and uses that image up.
+
+    Raises:
+        OSError: When the file ends before its last chunk, ``IEND``, begins.
+        SyntaxError: When a checksum is wrong or cut off.
+    """
+    at, rest = 8, memoryview(data)  # behind the signature
+    while True:
+        if at + 8 > len(data):
+            raise OSError("truncated PNG file")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return
+        end = at + 8 + length
+        if end > len(data):
+            raise OSError("Truncated File Read")
+        if end + 4 > len(data):
+            raise SyntaxError(f"broken PNG file (incomplete checksum in {kind!r})")
+        if zlib.crc32(rest[at + 4 : end]) != int.from_bytes(rest[end : end + 4]):
+            raise SyntaxError(f"broken PNG file (bad header checksum in {kind!r})")
+        at = end + 4
 
 
 def refuse_large(size: tuple[int, int], max_pixels: int) -> None:

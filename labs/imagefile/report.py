@@ -109,10 +109,10 @@ def _inspect_image(data: bytes, path: Path, rules: Rules, facts: dict[str, Any])
     facts |= {"format": image.format, "mode": image.mode}
     facts |= {"width": image.width, "height": image.height}
     load(image, data, rules.max_pixels)
-    facts["orientation"] = orientation(image)
+    facts["orientation"] = turn = orientation(image)
     said = _about_name(path, "JPEG" if image.format == "MPO" else str(image.format))
-    said += _about_layout(image, rules.modes)
-    return said + _about_pixels(image) + about_frames(data, rules.max_pixels)
+    said += _about_layout(image, turn, rules.modes)
+    return said + _about_pixels(image) + about_frames(image, data, rules.max_pixels)
 
 
 def _inspect_array(path: Path, rules: Rules, facts: dict[str, Any]) -> list[str]:
@@ -135,13 +135,13 @@ def _about_name(path: Path, format: str) -> list[str]:
     return said
 
 
-def _about_layout(image: Image.Image, modes: tuple[str, ...]) -> list[str]:
+def _about_layout(image: Image.Image, turn: int, modes: tuple[str, ...]) -> list[str]:
     said = []
     if image.mode not in modes:
         name = "16-bit" if image.mode.startswith("I;16") else image.mode
         expected = " or ".join(modes)
         said.append(f"{_MODE_NAMES.get(name, name)}: mode {image.mode}, expected {expected}")
-    if (turn := orientation(image)) != 1:
+    if turn != 1:
         said.append(f"EXIF rotation: orientation {turn}, the stored pixels are not upright")
     short, long = sorted(image.size)
     if short < SMALL_SIDE:
@@ -158,18 +158,30 @@ def _about_pixels(image: Image.Image) -> list[str]:
         white_of(image)  # as the data sets will ask
         if image.mode not in ("I", "F"):
             image = image.convert("I")  # getextrema() refuses some byte orders
-    extrema: Any = image.getextrema()
-    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    if all(low == high for low, high in bands):
-        return [f"blank: every pixel is {tuple(low for low, _ in bands)}"]
+    if blank := _blank(image):
+        return [blank]
     if image.format in ("JPEG", "MPO") and (rows := _grey_rows(image)) >= GREY_ROWS:
         return [f"grey band: the last {rows} of {image.height} rows are the decoder's grey"]
     return []
 
 
+def _blank(image: Image.Image) -> str:
+    """Return the warning about an image of one colour; nothing for another one."""
+    middle = image.getpixel((image.width // 2, image.height // 2))
+    if image.getpixel((0, 0)) != middle:  # as in most pictures, and the rest need not be looked at
+        return ""
+    extrema: Any = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    same = all(low == high for low, high in bands)
+    return f"blank: every pixel is {tuple(low for low, _ in bands)}" if same else ""
+
+
 def _grey_rows(image: Image.Image) -> int:
     """Count the rows at the bottom that are filled with the grey of a JPEG that ended early."""
     if image.mode not in ("L", "RGB"):
+        return 0
+    corner = image.getpixel((0, image.height - 1))
+    if corner not in (GREY, (GREY,) * 3):  # not even the last row
         return 0
     rows, step = 0, GREY_ROWS
     while rows < image.height:  # few rows at a time: a copy of a large picture is large

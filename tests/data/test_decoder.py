@@ -3,15 +3,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import labs
-from labs.data import child
+from labs.data import child, faults, forked
 from labs.data.scan import scan_images
-from tests.data.trees import write_tree
+from labs.imagefile import check_file, serve
+from tests.data.trees import smooth_picture, write_tree
 from tests.waiting import HANG, alive, until
 
 
@@ -156,8 +158,12 @@ def test_a_scan_that_ends_well_leaves_no_process(tmp_path, monkeypatch):
     assert not any(map(alive, noted(tmp_path / "pids")))
 
 
+STARTED, FORKED = "child._PROGRAM = {program!r}", "serve.check_file = hold"
+
+
+@pytest.mark.parametrize("way", [STARTED, FORKED], ids=["started", "forked"])
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
-def test_a_scan_that_is_stopped_leaves_no_process(ending, tmp_path):
+def test_a_scan_that_is_stopped_leaves_no_process(ending, way, tmp_path):
     write_tree(tmp_path / "root", each=30)
     release = tmp_path / "release"  # until it is there, no file is answered for
     hold = f"while not os.path.exists({str(release)!r}): time.sleep(0.02)"
@@ -165,8 +171,13 @@ def test_a_scan_that_is_stopped_leaves_no_process(ending, tmp_path):
     process = script(
         tmp_path,
         f"""
-        from labs.data import decoder, scan
-        decoder._PROGRAM = {deadly(tmp_path, body)!r}
+        import os, time
+        from labs.data import child, scan
+        from labs.imagefile import serve
+        def hold(path, rules):
+            exec({body!r})
+        {way.format(program=deadly(tmp_path, body))}
+        scan._worth = len
         scan.scan_images({str(tmp_path / "root")!r}, workers=2, timeout={HANG})
         print("finished")
         """,
@@ -180,3 +191,150 @@ def test_a_scan_that_is_stopped_leaves_no_process(ending, tmp_path):
     assert process.returncode != 0
     assert ("KeyboardInterrupt" in err) == (ending == signal.SIGINT)
     assert until(lambda: not any(map(alive, noted(tmp_path / "pids"))))
+
+
+# ------------------------------------------------------------- a fork instead of an interpreter
+
+forks = pytest.mark.skipif(not child.can_fork(), reason="only Linux forks")
+
+
+def harm_forks(monkeypatch, harm):
+    """Let ``harm(path)`` happen in a fork before each file is checked."""
+
+    def check(path, rules):
+        harm(path)
+        return check_file(path, rules)
+
+    monkeypatch.setattr(serve, "check_file", check)
+
+
+def do_harm(harm, name, marks):
+    """Return what does this harm at the file of this name, and leaves a mark before."""
+
+    def at(path):
+        if path.name == name:
+            (marks / str(os.getpid())).touch()
+            exec(harm)
+
+    marks.mkdir()
+    return at
+
+
+HARMS = [
+    pytest.param("os.kill(os.getpid(), signal.SIGKILL)", "crash: .* killed", id="killed"),
+    pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", "crash: .* SIGSEGV", id="segfault"),
+    pytest.param("os._exit(3)", "crash: .* exit code 3", id="exit"),
+    pytest.param("raise SystemExit(7)", "crash: .* exit code 7", id="system exit"),
+    pytest.param("held = bytearray(16 * 2**30)", "crash: .* exit code 1", id="memory"),
+    pytest.param("time.sleep(600)", r"timeout: no answer in \S+ s", id="hangs"),
+]
+
+
+@forks
+@pytest.mark.parametrize(("harm", "reason"), HARMS)
+def test_a_file_that_ends_forks_and_interpreters_is_named(harm, reason, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    write_tree(root, each=2)
+    harm_forks(monkeypatch, do_harm(harm, "001.png", tmp_path / "marks"))
+    monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, f"if path.name == '001.png': {harm}"))
+    monkeypatch.setattr(child, "can_fork", lambda: True)
+    for timeout in (2, 20, HANG):  # longer where a busy machine is too slow for sound files
+        scan = scan_images(root, workers=1, timeout=timeout if "sleep" in harm else HANG)
+        if len(scan.good) == 3:
+            break
+    assert noted(tmp_path / "marks")
+    assert [path.name for path, _ in scan.bad] == ["001.png"] * 3
+    assert pd.Series([why for _, why in scan.bad]).str.fullmatch(f"{reason}.*").all()
+    assert len(scan.good) == 3
+
+
+@forks
+@pytest.mark.parametrize(("harm", "reason"), HARMS)
+def test_a_fork_alone_never_calls_a_file_bad(harm, reason, tmp_path, monkeypatch):
+    """A lock that some thread held when the fork was made must not speak against a sound file."""
+    root = tmp_path / "root"
+    paths = write_tree(root, each=2)
+    harm_forks(monkeypatch, do_harm(harm, "001.png", tmp_path / "marks"))
+    for timeout in (2, 20, HANG):
+        scan = scan_images(root, workers=1, timeout=timeout if "sleep" in harm else HANG)
+        if not scan.bad:
+            break
+    assert scan.good == paths
+    assert not any(map(alive, noted(tmp_path / "marks")))
+    assert os.getpid() not in noted(tmp_path / "marks")
+
+
+@forks
+def test_a_fork_that_is_silent_from_the_start_is_replaced(tmp_path, monkeypatch):
+    paths = write_tree(tmp_path / "root", each=1)
+    monkeypatch.setattr(forked, "limit_memory", lambda rules: time.sleep(600))
+    monkeypatch.setattr(child, "_FORK_TIMEOUT", 0.2)
+    assert scan_images(tmp_path / "root", workers=1).good == paths
+
+
+@forks
+def test_a_system_that_makes_no_fork_gets_an_interpreter(tmp_path, monkeypatch):
+    paths = write_tree(tmp_path / "root", each=1)
+    before = os.listdir("/proc/self/fd")
+
+    def refuse():
+        raise OSError("no memory")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert scan_images(tmp_path / "root", workers=1).good == paths
+    assert os.listdir("/proc/self/fd") == before
+
+
+@forks
+def test_forks_leave_no_process_and_nothing_open(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    write_tree(root, each=30)
+    (tmp_path / "pids").mkdir()
+    harm_forks(monkeypatch, lambda path: (tmp_path / "pids" / str(os.getpid())).touch())
+    monkeypatch.setattr("labs.data.scan._worth", len)
+    before = os.listdir("/proc/self/fd")
+    assert len(scan_images(root, workers=2).good) == 90
+    pids = noted(tmp_path / "pids")
+    assert pids
+    assert os.getpid() not in pids
+    assert not any(map(alive, pids))
+    assert os.listdir("/proc/self/fd") == before
+
+
+@forks
+def test_a_fork_says_nothing_of_what_its_parent_has_not_said_yet(tmp_path):
+    write_tree(tmp_path / "root")
+    process = script(
+        tmp_path,
+        f"""
+        import os
+        from labs.data.scan import scan_images
+        from labs.imagefile import serve
+        check = serve.check_file
+        def loud(path, rules):
+            print("heard" * 10_000)
+            return check(path, rules)
+        serve.check_file = loud
+        print("before")
+        scan_images({str(tmp_path / "root")!r}, workers=2)
+        print("after")
+        """,
+    )
+    assert process.communicate(timeout=HANG)[0] == "before\nafter\n"
+
+
+@forks
+def test_a_fork_reports_as_an_interpreter_does(tmp_path, monkeypatch):
+    write_tree(tmp_path, each=12)
+    faults.damage(tmp_path, share=0.9)
+    by_fork = scan_images(tmp_path, workers=1)
+    monkeypatch.setattr(child, "can_fork", lambda: False)
+    assert scan_images(tmp_path, workers=1) == by_fork
+
+
+def test_paths_longer_than_a_pipe_are_asked_for_in_parts(tmp_path):
+    folder = tmp_path.joinpath(*["\u00e9" * 100] * 8)
+    folder.mkdir(parents=True)
+    for index in range(16):
+        smooth_picture(index).save(folder / f"{index}.png")
+    assert len(scan_images(tmp_path, workers=1).good) == 16
