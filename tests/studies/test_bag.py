@@ -37,7 +37,9 @@ def test_every_second_picture_is_a_mosaic_and_the_source_stays(scenes):
     same = [torch.equal(a, b) for a, b in zip(half.images, scenes.images, strict=True)]
     assert same == [False, True] * 4
     assert torch.equal(scenes.images, before)
-    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(scenes.targets, truths))
+    assert all(
+        torch.equal(a["boxes"], b["boxes"]) for a, b in zip(scenes.targets, truths, strict=True)
+    )
     assert sum(len(t["boxes"]) for t in half.targets) > sum(len(t["boxes"]) for t in truths)
 
 
