@@ -101,7 +101,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The network is five convolutions in place of more than a hundred; criterion and postprocess are those of v3 and v4, which
+# The network is five convolutions in place of more than a hundred, so it is a stand-in and not YOLO v4, which you meet further down; criterion and postprocess are those of v3 and v4, which
 # [`labs.criteria`](../../book/api/index) shares between the two. Every trick is one argument.
 
 # %%
@@ -168,8 +168,8 @@ def train_detector(activation=nn.Mish, box="ciou", smoothing=0.1, mosaic=True):
     detector = make_detector(activation, box, smoothing)
     adam = torch.optim.AdamW(detector.network.parameters(), lr=RATE, weight_decay=0.05, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(adam, RATE, total_steps=STEPS, pct_start=0.2)
-    history = fit(detector.network, batches(mosaic), adam, loss=detector.loss, scheduler=cycle)
-    return detector, history.table()["loss"]
+    fit(detector.network, batches(mosaic), adam, loss=detector.loss, scheduler=cycle)
+    return detector
 
 
 EMPTY = {"activation": nn.ReLU, "box": "squared", "smoothing": 0.0, "mosaic": False}
@@ -183,7 +183,7 @@ import pandas as pd
 scores, detectors = {}, {}
 for name, settings in [("empty bag", EMPTY), ("whole bag", {})]:
     seed_everything(0)
-    detectors[name], _ = train_detector(**settings)
+    detectors[name] = train_detector(**settings)
     result = detectors[name].score(test.batches(100))
     scores[name] = {"AP": result.AP, "AP50": result.AP50, "AP75": result.AP75}
 pd.DataFrame(scores).T.round(3)
@@ -238,14 +238,14 @@ axes[1].set(xlabel="x", ylabel="f'(x)", title="Only ReLU has a flat side")
 axes[0].legend()
 plot.show(figure, alt="Mish, SiLU and ReLU left, their derivatives right.")
 
-# %% tags=["nbval-check-output"]
-from labs.claims import claim
-
+# %%
 zero = torch.zeros(2, dtype=torch.float64, requires_grad=True)
 (slopes,) = torch.autograd.grad(functional.mish(zero[0]) + functional.silu(zero[1]), zero)
-claim("at zero, the slope of Mish is 3/5 and that of SiLU 1/2", slopes.tolist() == [0.6, 0.5])
+slopes.tolist()
 
 # %% [markdown]
+# Autograd finds the slopes of Mish and of SiLU that you found by hand.
+#
 # **Label smoothing** {cite:p}`szegedy2016rethinking` asks for 0.05 and 0.95 where v3 asks for 0 and 1. The loss then has its least value at a
 # logit of $\ln(0.95 / 0.05)$, about three, and not at infinity. **CIoU** {cite:p}`zheng2020diou` answers a question that you can ask with two boxes:
 # move one box away from the other. What does each measure of overlap say?
@@ -270,14 +270,6 @@ away.round(3)
 # Check one row by hand. Shifted by half its width, a unit square shares 0.5 of a union of 1.5. From a shift of 1 on, IoU is zero, and it is the same zero at 2 and
 # at 8: a constant has no gradient. The others go on falling. GIoU subtracts the empty share of the box around both; DIoU subtracts the squared distance of the
 # centres over the squared diagonal of that box; CIoU also looks at the shape, which is equal here.
-
-# %% tags=["nbval-check-output"]
-claim("half a shift gives an IoU of one third", abs(away.loc[0.5, "iou"] - 1 / 3) < 1e-6)
-claim("IoU cannot tell a shift of 2 from one of 8", away.loc[2.0, "iou"] == away.loc[8.0, "iou"])
-claim(
-    "the others can",
-    (away.loc[2.0, ["giou", "diou", "ciou"]] > away.loc[8.0, ["giou", "diou", "ciou"]]).all(),
-)
 
 # %% [markdown]
 # ## The block: CIoU by hand
@@ -327,11 +319,16 @@ tuple(values["by hand"].shape), tuple(slopes["by hand"].shape)
 # One number a pair, and a gradient for every corner. The three implementations must agree in both.
 
 # %% tags=["nbval-check-output"]
+from labs.claims import claim
+
 for name in ("labs", "torchvision"):
-    same = (values["by hand"] - values[name]).abs().max() < 1e-5
-    claim(f"CIoU by hand equals {name} to 1e-5 on 500 random pairs", same)
-    same = (slopes["by hand"] - slopes[name]).abs().max() < 1e-4
-    claim(f"so does its gradient, to 1e-4 ({name})", same)
+    off = (values["by hand"] - values[name]).abs().max().item()
+    bent = (slopes["by hand"] - slopes[name]).abs().max().item()
+    claim(
+        f"CIoU by hand equals {name} on 500 random pairs: value to 1e-5, gradient to 1e-4",
+        off < 1e-5 and bent < 1e-4,
+        measured=(off, bent),
+    )
 
 # %% [markdown]
 # ## Debug: what reaches the weights
@@ -369,8 +366,17 @@ verdicts[verdicts["by hand"] != "ok"]
 # finite, and changes no ordinary box.
 
 # %% tags=["nbval-check-output"]
-claim("by hand: equal boxes give NaN", verdicts.loc["identical", "by hand"] == "value is NaN")
-claim("labs: no case fails, in float32, float16 or bfloat16", reports["labs"].ok)
+bad = verdicts["by hand"]
+claim(
+    "CIoU as the paper writes it gives NaN for a perfect prediction",
+    bad["identical"] == "value is NaN",
+    measured=bad["identical"],
+)
+claim(
+    "the CIoU of labs survives every edge case, in float32, float16 and bfloat16",
+    reports["labs"].ok,
+    measured=verdicts["labs"].to_dict(),
+)
 
 # %% [markdown]
 # ### Where does each loss push a box?
@@ -423,12 +429,12 @@ far = pd.DataFrame(
 far.round(3)
 
 # %% tags=["nbval-check-output"]
-claim("IoU: no box that is apart feels any push", far.loc["iou", "longest push"] == 0)
+straight = far["points at the target (cosine)"]
 claim(
-    "DIoU and CIoU point at the target: a mean cosine above 0.94",
-    far.loc[["diou", "ciou"]].iloc[:, 1].min() > 0.94,
+    "outside the target DIoU points at it (mean cosine above 0.94), GIoU less so (below 0.85)",
+    straight["diou"] > 0.94 and straight["giou"] < 0.85,
+    measured=straight.to_dict(),
 )
-claim("GIoU pushes less straight than DIoU", far.iloc[1, 1] < far.iloc[2, 1])
 
 # %% [markdown]
 # IoU leaves every disjoint box where it is. GIoU pulls, but by way of an area, so beside the target it prefers one axis. DIoU and CIoU measure the distance
@@ -465,27 +471,20 @@ def corners_of(cxcywh):
 
 
 # %%
-def descend(kind, starts, goals, steps=200, rate=0.1):
-    """Return the final IoU of each box, and mean error and mean area by step."""
-    boxes, truth, record = starts.clone(), corners_of(goals), []
-    for step in range(steps):
-        boxes.requires_grad_()
+def descend(kind, boxes, goals, rates):
+    """Return the last boxes [N,4], their errors [steps,N] and mean areas [steps] on the way."""
+    truth, errors, areas = corners_of(goals), [], []
+    for rate in rates:
+        boxes = boxes.detach().requires_grad_()
         loss = 1 - overlap(corners_of(boxes), truth, kind)
         (slope,) = torch.autograd.grad(loss.sum(), boxes)
         with torch.no_grad():
             iou = overlap(corners_of(boxes), truth)
             boxes = boxes - rate * (2 - iou)[:, None] * slope  # the paper's step
             boxes[:, 2:].clamp_(min=1e-3)
-            error = (boxes - goals).abs().sum(1).mean().item()
-            record.append(
-                {
-                    "loss": kind,
-                    "step": step,
-                    "error": error,
-                    "area": boxes[:, 2:].prod(1).mean().item(),
-                }
-            )
-    return overlap(corners_of(boxes), truth), record
+            errors.append((boxes - goals).abs().sum(1))
+            areas.append(boxes[:, 2:].prod(1).mean())
+    return boxes, torch.stack(errors), torch.stack(areas)
 
 
 # %%
@@ -493,9 +492,11 @@ starts, goals = lay_out()
 disjoint = overlap(corners_of(starts), corners_of(goals)) == 0
 ends, records = {}, []
 for kind in KINDS:
-    ends[kind], record = descend(kind, starts, goals)
-    records += record
-records = pd.DataFrame(records)
+    boxes, errors, areas = descend(kind, starts, goals, 200 * [0.1])
+    ends[kind] = overlap(corners_of(boxes), corners_of(goals))
+    means = pd.DataFrame({"error": errors.mean(1), "area": areas})
+    records.append(means.rename_axis("step").reset_index().assign(loss=kind))
+records = pd.concat(records)
 
 # %%
 figure, axes = plot.new(6.5, 2.2, columns=2)
@@ -524,34 +525,110 @@ result.round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "IoU: exactly the boxes that start apart never meet their target",
-    torch.equal(ends["iou"] == 0, disjoint),
+    "IoU leaves the boxes that start apart where they are; GIoU, DIoU and CIoU bring 99 % in",
+    torch.equal(ends["iou"] == 0, disjoint)
+    and result["never met the target"].iloc[1:].max() < 0.01,
+    measured=result["never met the target"].to_dict(),
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "with the other three, at most 1 % never do",
-    result["never met the target"].iloc[1:].max() < 0.01,
-)
-
-# %% tags=["nbval-check-output"]
-claim(
-    "DIoU and CIoU end with a smaller error than GIoU",
-    result["final error"].loc[["diou", "ciou"]].max() < result.loc["giou", "final error"],
-)
-
-# %% tags=["nbval-check-output"]
-claim(
-    "under GIoU, boxes grow larger on the way than under DIoU",
+    "under GIoU boxes grow at least 1.2 times as large on the way as under DIoU",
     result.loc["giou", "largest mean area"] > 1.2 * result.loc["diou", "largest mean area"],
+    measured=result["largest mean area"].to_dict(),
 )
 
 # %% [markdown]
 # IoU moves a box only if it overlaps already: what starts apart, stays. GIoU gets there by growing first, until the boxes touch, as the paper
-# describes. DIoU and CIoU end closest. One thing differs from the paper, which sees GIoU converge much more slowly than DIoU. Here, read the left
-# panel: in the first half GIoU is even ahead, and only the last part belongs to DIoU and CIoU; and CIoU's term for the shape brings little over DIoU. We have
-# 10 places in place of 5,000, and a fixed step; which of the two makes the difference we did not find out.
+# describes. DIoU and CIoU end closest, as in the paper; but GIoU is ahead for most of the way, and there the paper sees it far behind.
 #
+# Two things are not as in the paper. It has 5,000 places, and the authors' program lets the step fall: 0.1 for 160 steps, then 0.01 and 0.001 for 20 each. Change both, one at a time.
+#
+# :::{admonition} Predict
+# :class: predict
+# Which of the two changes the order in which the losses end: a hundred places in place of ten, or the falling step?
+# :::
+
+# %%
+LAST = {"fixed step": 40 * [0.1], "falling step": 20 * [0.01] + 20 * [0.001]}
+
+
+def two_ways(kind, places):
+    """Go 160 steps, then 40 more in either way; yield the error by step and place [200,places]."""
+    starts, goals = lay_out(places)
+    boxes, first, _ = descend(kind, starts, goals, 160 * [0.1])
+    for name, rates in LAST.items():
+        _, last, _ = descend(kind, boxes, goals, rates)
+        yield name, torch.cat([first, last]).view(200, 7, places, 49).mean((1, 3))
+
+
+# %%
+errors = {
+    (places, name, kind): error
+    for places in (10, 100)
+    for kind in ("giou", "diou", "ciou")
+    for name, error in two_ways(kind, places)
+}
+
+# %%
+figure, axes = plot.new(6.5, 2.2, columns=2)
+for ax, name in zip(axes, LAST, strict=True):
+    for kind, colour in zip(KINDS[1:], plot.COLOURS[1:], strict=False):
+        ax.semilogy(errors[100, name, kind].mean(1), color=colour, label=kind)
+    ax.set(xlabel="step", ylim=(2e-3, 8))
+axes[0].set(ylabel="error of cx, cy, w, h", title="A fixed step: GIoU ends last")
+axes[1].set(title="A falling step: DIoU does")
+axes[0].legend()
+plot.show(
+    figure,
+    alt="Error by step over 100 places. With a fixed step GIoU ends highest, with a falling step DIoU.",
+)
+
+# %%
+finals = pd.Series({key: error[-1].mean().item() for key, error in errors.items()}).unstack()
+early = pd.Series({key: error[49].mean().item() for key, error in errors.items()}).unstack()
+order = ["giou", "diou", "ciou"]
+pd.concat({"after 50 steps": early[order], "at the end": finals[order]}, axis=1).round(3)
+
+# %%
+from labs.ablation import resample
+
+gaps = {}
+for name in LAST:
+    gap = (errors[100, name, "diou"][-1] - errors[100, name, "giou"][-1]).numpy()
+    gaps[name] = resample(lambda rows, gap=gap: gap[rows].mean(), len(gap))
+    print(f"{name}, final error of DIoU minus that of GIoU: {gaps[name]}")
+
+# %% [markdown]
+# The step changes the order, and the number of places changes nothing: compare the rows in pairs. IoU has a corner at the target, so the slope of all these losses stays
+# steep there, and a fixed step jumps to and fro across it. What looked like a difference of the losses at the end was the height of that jump. Once the step falls, CIoU ends first, and DIoU *last*: its pull
+# is the weakest of the three. So the order "DIoU before GIoU" is not a property of the losses alone. GIoU's early lead is there in every row. Neither the places nor the step
+# explains why the paper sees GIoU behind from the start; on that point we do not reproduce it.
+
+# %% tags=["nbval-check-output"]
+claim(
+    "100 places, fixed step: GIoU ends behind DIoU, by an interval over the places",
+    gaps["fixed step"].high < 0,
+    measured=gaps["fixed step"],
+)
+claim(
+    "100 places, the authors' falling step: DIoU ends behind GIoU, by such an interval",
+    gaps["falling step"].low > 0,
+    measured=gaps["falling step"],
+)
+claim(
+    "ten places or a hundred: the three losses end in the same order",
+    all((finals.loc[10].rank(axis=1) == finals.loc[100].rank(axis=1)).all()),
+    measured=finals.to_dict(),
+)
+claim(
+    "the falling step takes CIoU closest, and GIoU leads DIoU by a fifth after 50 steps",
+    (finals.xs("falling step", level=1).idxmin(axis=1) == "ciou").all()
+    and (early["giou"] < 0.8 * early["diou"]).all(),
+    measured=(finals.to_dict(), early.to_dict()),
+)
+
+# %% [markdown]
 # Does a detector with anchors meet disjoint boxes at all? Look at the predictions that answer for an object, before the first step of training.
 
 # %%
@@ -575,8 +652,9 @@ pd.Series(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "untrained, at least 99 % of the boxes that answer for an object overlap it",
+    "with anchors, even untrained, 99 % of the boxes that answer for an object overlap it",
     (first > 0).float().mean() > 0.99,
+    measured=(first > 0).float().mean().item(),
 )
 
 # %% [markdown]
@@ -620,6 +698,7 @@ def inspect(name, seed):
         out = maps[layer]  # [16,C,H,W]
         yield {
             "activation": name,
+            "seed": seed,
             "layer": place,
             "gradient / weight": ratio[f"backbone.{layer.removesuffix('act')}conv.weight"],
             "mean": out.mean().item(),
@@ -668,131 +747,36 @@ summary.round(3)
 # of those. The outputs of all three have a mean above zero; those of ReLU most, because it cuts one side off.
 
 # %% tags=["nbval-check-output"]
-growth = summary["first layers / last"]
+by_seed = health.pivot_table("gradient / weight", ["activation", "seed"], "layer")
+growth = (by_seed.iloc[:, 1:3].mean(axis=1) / by_seed.iloc[:, -2:].mean(axis=1)).unstack("seed")
 claim(
-    "in a v4 backbone, ReLU's gradient grows at least 1.5 times as much as that of Mish",
-    growth["ReLU"] > 1.5 * growth["Mish"],
+    "in a v4 backbone, ReLU's gradient grows 1.5 times as much as that of Mish, in every seed",
+    (growth.loc["ReLU"] > 1.5 * growth.loc["Mish"]).all(),
+    measured=growth.round(2).to_dict(),
 )
-
-# %% tags=["nbval-check-output"]
 claim(
-    "Mish and SiLU differ by less than a factor of 1.5",
-    1 / 1.5 < growth["SiLU"] / growth["Mish"] < 1.5,
+    "the growth under SiLU is within a factor of 1.5 of that under Mish, in every seed",
+    (growth.loc["SiLU"] / growth.loc["Mish"]).between(1 / 1.5, 1.5).all(),
+    measured=(growth.loc["SiLU"] / growth.loc["Mish"]).tolist(),
 )
-
-# %% tags=["nbval-check-output"]
-claim(
-    "45 to 55 % of ReLU's outputs are zero, and none of Mish's",
-    0.45 < summary.loc["ReLU", "zeros"] < 0.55 and summary.loc["Mish", "zeros"] == 0,
-)
-
-# %% tags=["nbval-check-output"]
-claim("no channel of any of them is dead at the start", summary["dead"].max() == 0)
 
 # %% [markdown]
 # ## Experiment: take one trick out
 #
-# Back to the bag. One variable changes: what is taken out of the whole bag. Data, network, recipe and number of steps stay, and each arm gets three seeds. The
-# last arm takes everything out, as in the symptom.
+# Back to the bag, and to the five layers of the symptom. They are no YOLO v4: no CSP, no pyramid, one level, on canvases that are black but for the digits. What this experiment can show is how much
+# a handful of short trainings can tell. One variable changes: what is taken out of the whole bag. Data, network, recipe and number of steps stay, and each arm gets five seeds. The
+# last arm takes everything out, as in the symptom. Mish has its turn further down, and mosaic in an exercise. Beside AP, measure how sure the network is of its class where it sees an object.
 
 # %%
 from labs.ablation import ablate
 
 OUT = {
     "nothing": {},
-    "Mish: SiLU": {"activation": nn.SiLU},
-    "Mish: ReLU": {"activation": nn.ReLU},
     "CIoU: squared": {"box": "squared"},
     "smoothing": {"smoothing": 0.0},
-    "mosaic": {"mosaic": False},
     "everything": EMPTY,
 }
-curves, trained = [], {}
-
-
-# %%
-def train_without(out):
-    detector, loss = train_detector(**OUT[out])
-    curves.append(
-        pd.DataFrame(
-            {"out": out, "step": loss.index, "loss": loss.rolling(10, min_periods=1).mean()}
-        )
-    )
-    trained[out] = detector  # of the last seed
-    result = detector.score(test.batches(100))
-    return {"AP": result.AP, "AP50": result.AP50, "AP75": result.AP75}
-
-
-# %% [markdown]
-# :::{admonition} Predict
-# :class: predict
-# Write down two things before you look: which trick is worth most, and how far apart two seeds of the *same* arm will be.
-# :::
-
-# %%
-study = ablate(train_without, base={"out": "nothing"}, vary="out", values=OUT)
-study.table("AP")[["mean", "ci95", "n", "delta", "p"]].round(3)
-
-# %%
-figure, axes = plot.new(7, 3, rows=2)
-for ax, metric in zip(axes, ("AP", "AP50"), strict=True):
-    study.plot(ax, metric)
-    ax.set(
-        xlabel="",
-        title="" if metric == "AP50" else "No single trick stands out of the noise of the seeds",
-    )
-axes[0].set_xticklabels([])
-axes[1].set_xlabel("taken out of the bag")
-plot.show(
-    figure,
-    alt="AP and AP50 of seven arms, one dot per seed, with 95 % intervals that overlap.",
-)
-
-# %%
-print(study.verdict("AP"))
-
-# %% [markdown]
-# This is the table that you wanted in the symptom. `delta` is what taking a trick out costs, and next to `ci95` it is noise. A difference counts
-# only when `p`, times the number of arms, is below 0.05, and the verdict says where it does. Look at the last row, too: it takes *everything* out. The gain of the whole
-# bag over the empty one, in the table of the symptom, came from one seed. Over three, most of it is gone. You would have published luck.
-#
-# That does not show that the tricks are worth nothing. It shows what three short trainings can see. How many seeds would it take?
-
-# %%
-runs = study.frame()
-spread = runs.groupby("out")["AP"].std().mean()
-wanted = pd.Series([0.03, 0.02, 0.01, 0.005], name="difference in AP")
-seeds = (16 * (spread / wanted) ** 2).apply(math.ceil)  # 80 % power at p < 0.05, both arms
-pd.DataFrame({"difference in AP": wanted, "seeds per arm": seeds}).set_index("difference in AP")
-
-# %% tags=["nbval-check-output"]
-table = study.table("AP50")
-claim("every arm learns: a mean AP50 above 0.5", table["mean"].min() > 0.5)
-single = study.table("AP")["delta"].iloc[1:-1].abs().max()
-claim("taking out any one trick changes the mean AP by less than 0.08", single < 0.08)
-claim("no run failed", table["failed"].sum() == 0)
-
-# %% [markdown]
-# The paper's trainings last thousands of times longer. Mosaic makes pictures harder, which pays when a network has seen the easy ones too often; this one sees each
-# scene four times. CIoU finds no box that is apart, as you measured. And a network of five layers does not ask much of an activation. Their training curves:
-
-# %%
-figure, ax = plot.new(6, 2.1)
-arms = {"nothing": "Mish", "Mish: SiLU": "SiLU", "Mish: ReLU": "ReLU"}
-chosen = pd.concat(curves)
-chosen = chosen[chosen["out"].isin(arms)].assign(activation=lambda frame: frame["out"].map(arms))
-plot.curves(ax, chosen, "step", "loss", "activation")
-ax.set(
-    xlabel="training step",
-    ylabel="training loss (nats)",
-    yscale="log",
-    title="Three activations, one curve",
-)
-plot.show(figure, alt="Training loss of the detector with Mish, SiLU and ReLU; the bands overlap.")
-
-# %% [markdown]
-# One trick does change something that AP does not measure. Smoothing tells the network not to be sure. Look at the probability of the best class where
-# the network sees an object.
+trained = {}
 
 
 # %%
@@ -804,27 +788,88 @@ def confidence(detector):
 
 
 # %%
-sure = {name: confidence(trained[name]) for name in ("nothing", "smoothing")}
+def train_without(out):
+    detector = train_detector(**OUT[out])
+    trained[out] = detector  # of the last seed
+    result = detector.score(test.batches(100))
+    sure = confidence(detector).median().item()
+    return {"AP": result.AP, "AP50": result.AP50, "sureness": sure}
+
+
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# Write down two things before you look: which trick is worth most, and how far apart two seeds of the *same* arm will be.
+# :::
 
 # %%
+study = ablate(train_without, base={"out": "nothing"}, vary="out", values=OUT, seeds=range(5))
+study.table("AP")[["mean", "ci95", "n", "delta", "p"]].round(3)
+
+# %%
+figure, axes = plot.new(7, 3, rows=2)
+for ax, metric in zip(axes, ("AP", "sureness"), strict=True):
+    study.plot(ax, metric)
+    ax.set(xlabel="")
+axes[0].set(title="AP: nothing stands out of the noise of the seeds", xticklabels=[])
+axes[1].set(title="Smoothing bounds how sure the network gets", xlabel="taken out of the bag")
+plot.show(
+    figure,
+    alt="Four arms, one dot per seed: AP overlaps; without smoothing the answers are surer.",
+)
+
+# %%
+for metric in ("AP", "sureness"):
+    print(f"{metric}: finds a difference of {study.detectable(metric):.3f} in four of five studies")
+    print(study.verdict(metric), end="\n\n")
+
+# %% [markdown]
+# This is the table that you wanted in the symptom. A difference counts
+# only when `p`, times the number of comparisons, is below 0.05, and the verdict says where it does. By AP it says so nowhere, not even where *everything* is out: the gain of the whole
+# bag over the empty one, in the table of the symptom, came from one seed. You would have published luck. Smoothing does change something, which AP does not measure: it tells the network not to be sure, and the network obeys.
+#
+# "Not told apart" does not show that the tricks are worth nothing. The line above each verdict says how large a difference these seeds would find: published gains of single tricks are smaller. How many seeds would those take?
+
+# %%
+spread = study.frame().groupby("out")["AP"].std().mean()
+wanted = pd.Series([0.03, 0.02, 0.01, 0.005], name="difference in AP")
+seeds = (16 * (spread / wanted) ** 2).apply(math.ceil)  # 80 % power at p < 0.05, both arms
+pd.DataFrame({"difference in AP": wanted, "seeds per arm": seeds}).set_index("difference in AP")
+
+# %% [markdown]
+# The last rows cost more trainings than a lesson has, and these networks are not the paper's. A study of the tricks themselves is prepared in `labs.studies.detection.bag`: the small YOLO v4 of the book, scenes with
+# photographs, each of the four tricks taken out. There is no record of it yet. One more reason why AP is silent here: CIoU finds no box that is apart, as you measured.
+
+# %%
+sure = {name: confidence(trained[name]) for name in ("nothing", "smoothing")}
 figure, ax = plot.new(6, 2)
 for (name, values), label in zip(sure.items(), ["smoothed", "not smoothed"], strict=True):
     ax.hist(values, bins=torch.linspace(0.4, 1, 41), alpha=0.6, density=True, label=label)
 ax.set(
     xlabel="probability of the best class",
     ylabel="density",
-    title="Smoothing bounds how sure the network gets",
+    title="Smoothing moves the peak away from one",
 )
 ax.legend()
-plot.show(figure, alt="Without smoothing the probabilities pile up at one; with it around 0.95.")
+plot.show(figure, alt="Without smoothing the probabilities pile up at one; with it below one.")
+
+# %% [markdown]
+# The histograms of the last seed show what the verdict says of all five.
 
 # %% tags=["nbval-check-output"]
-medians = {name: values.median().item() for name, values in sure.items()}
+verdict = dict(line.split(": ", 1) for line in study.verdict("sureness").splitlines()[1:])
+means = study.table("AP50")["mean"]
+claim("every arm learns: a mean AP50 above 0.5", means.min() > 0.5, measured=means.to_dict())
 claim(
-    "without smoothing, the median answer is surer than with it",
-    medians["smoothing"] > medians["nothing"],
+    "by AP, five seeds tell none of the arms from the whole bag, and would find 0.1",
+    study.verdict("AP").count("not told apart") == 3 and study.detectable("AP") < 0.1,
+    measured=(study.verdict("AP"), study.detectable("AP")),
 )
-claim("with smoothing, the median stays below 0.98", medians["nothing"] < 0.98)
+claim(
+    "without label smoothing the detector is surer of its classes, by the verdict of five seeds",
+    verdict["smoothing"].startswith("higher"),
+    measured=study.verdict("sureness"),
+)
 
 # %% [markdown]
 # ## Reproduce: Mish trains where depth hurts
@@ -832,7 +877,7 @@ claim("with smoothing, the median stays below 0.98", medians["nothing"] < 0.98)
 # **The paper says.** {cite:t}`misra2020mish` trains fully connected networks on MNIST, with batch norm and without shortcuts, deeper and deeper. Up to about 15 layers the
 # activation does not matter. Beyond, the accuracy with ReLU and Swish (which is SiLU) falls sharply, and that with Mish stays much higher.
 #
-# **We measure** 10 and 30 layers of 64 neurons, on digits of 14 by 14 pixels, 100 steps of SGD, three seeds. (The paper's layers have 500 neurons, and dropout.)
+# **We measure** 10 and 30 layers of 64 neurons, on digits of 14 by 14 pixels, 100 steps of SGD, five seeds. (The paper's layers have 500 neurons, and dropout.)
 
 # %%
 from torch.nn.functional import avg_pool2d, cross_entropy
@@ -891,7 +936,9 @@ def train_plain(depth, name, steps=100):
 # %%
 plain_curves = []
 depths = {
-    depth: ablate(train_plain, {"depth": depth, "name": "Mish"}, "name", list(ACTIVATIONS))
+    depth: ablate(
+        train_plain, {"depth": depth, "name": "Mish"}, "name", list(ACTIVATIONS), range(5)
+    )
     for depth in (10, 30)
 }
 
@@ -913,17 +960,32 @@ pd.concat(
     names=["depth"],
 ).round(3)
 
-# %% tags=["nbval-check-output"]
-accuracy = {depth: study.table()["mean"] for depth, study in depths.items()}
-claim(
-    "10 layers: the three activations lie within 5 points",
-    accuracy[10].max() - accuracy[10].min() < 0.05,
-)
+# %%
+from dataclasses import replace
+
+for depth, study in depths.items():
+    early = replace(study, runs=tuple(run for run in study.runs if run.seed < 3))
+    for name, part in [("three seeds", early), ("five seeds", study)]:
+        said = part.verdict().replace("\n", "; ")
+        print(f"{depth} layers, {name} (finds {part.detectable():.2f}): {said}")
+
+# %% [markdown]
+# The verdict follows the rule of the book: a `p` below 0.05, shared among the two comparisons. Read the first two lines together, and then the last two. Three seeds had told ReLU apart at 10 layers; two more
+# seeds took that back. Three seeds had not told SiLU apart at 30 layers, where its mean is far below that of Mish, because one arm of three scattered runs proves little; five seeds do.
 
 # %% tags=["nbval-check-output"]
+shallow, deeper = depths[10], depths[30]
 claim(
-    "30 layers: Mish is at least 8 points better than ReLU and than SiLU",
-    accuracy[30]["Mish"] > accuracy[30][["SiLU", "ReLU"]].max() + 0.08,
+    "10 layers: five seeds tell no activation from Mish, and would find 4 points",
+    shallow.verdict().count("not told apart") == 2
+    and shallow.detectable() < 0.04
+    and shallow.table()["mean"].min() > 0.8,
+    measured=(shallow.verdict(), shallow.detectable(), shallow.table()["mean"].to_dict()),
+)
+claim(
+    "30 layers: after 100 steps ReLU and SiLU are both behind Mish, by the verdict of five seeds",
+    deeper.verdict().count("lower by") == 2,
+    measured=deeper.verdict(),
 )
 
 # %% tags=["nbval-check-output"]
@@ -932,10 +994,11 @@ ratio = first_last[2] / first_last[29]
 claim(
     "untrained, ReLU's gradient changes at least 3 times as much over 30 layers as Mish's",
     ratio["ReLU"] > 3 * ratio["Mish"],
+    measured=ratio.to_dict(),
 )
 
 # %% [markdown]
-# **Why they differ.** They agree: at 10 layers nobody could tell the activations apart, at 30 only Mish still learns in time. The gradient explains half
+# **Why they differ.** They agree in the order: at 10 layers these seeds tell no activation from Mish, and a difference smaller than the number in brackets may hide there. At 30 both ReLU and SiLU are behind. "Behind" is not "dead": ReLU still learns more than half of the digits, and the runs with SiLU lie far apart. The gradient explains half
 # of it: under ReLU it differs between first and last layer by far more, so no single learning rate suits all layers. It does not explain SiLU, whose gradients are nearly as even as
 # those of Mish. Two caveats. Our networks saw a hundred steps, so we measure *speed* at depth, where the paper measures the end. And nobody
 # builds such networks: with a shortcut, depth stops hurting, and with it goes most of what Mish had to mend. The gain that the Mish paper reports for YOLO v4 itself, over leaky ReLU, is two points of AP50.
@@ -986,7 +1049,11 @@ def mish(x):
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired activation passes every probe", check_mish(mish).passed)
+claim(
+    "the repaired Mish keeps value and gradient right from -10,000 to 10,000, in bfloat16 too",
+    check_mish(mish).passed,
+    measured=check_mish(mish),
+)
 
 # %% [markdown]
 # ## Exercises
@@ -998,11 +1065,12 @@ claim("the repaired activation passes every probe", check_mish(mish).passed)
 # the dangerous operation: `torch.exp(x.clamp(max=20))`. The division in `labs.boxes.overlap` is guarded in this way too.
 # :::
 #
-# **Exercise 2.** Take CIoU out of the bag in favour of plain IoU (`box="iou"`), and predict the result from what you measured about anchors.
+# **Exercise 2.** Take mosaic, and then Mish, out of the bag, and plain IoU in for CIoU. Predict each result from what you measured about anchors and depth.
 #
 # :::{dropdown} Solution 2
-# `OUT["CIoU: IoU"] = {"box": "iou"}`, then `ablate` with the values `["nothing", "CIoU: IoU"]`. No prediction that answers for an object starts apart from it, so IoU has a gradient
-# everywhere it is needed, and the difference is within the noise. A detector without anchors, or one that regresses from far away, would be another matter.
+# `OUT |= {"mosaic": {"mosaic": False}, "ReLU": {"activation": nn.ReLU}, "IoU": {"box": "iou"}}`, then `ablate` again. Mosaic makes pictures harder, which pays when a network has seen the easy ones too often; this one sees each
+# scene four times. Five layers do not ask much of an activation. And no prediction that answers for an object starts apart from it, so IoU has a gradient
+# everywhere it is needed. Read `verdict()` and `detectable()` before you say that any of them changes nothing.
 # :::
 #
 # **Exercise 3.** The hand-written CIoU fails for equal boxes. Mend it with one `clamp`, and let `stress` say what is left.
