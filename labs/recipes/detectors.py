@@ -28,7 +28,7 @@ ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
 """Shapes of digits in training scenes, by k-means: width and height in pixels, for each stride."""
 _BALANCE = (4.0, 1.0)
 """Weight of the objectness of each level in v5 and v7: a finer level has more to get wrong."""
-_EPS, _MOMENTUM = 1e-3, 0.03
+EPS, MOMENTUM = 1e-3, 0.03
 """Of every batch norm, also in v3 and v4: their own momentum of 0.01 suits longer trainings."""
 
 
@@ -64,8 +64,8 @@ def mini_yolo_v3(num_classes: int) -> Detector:
             depths=(1, 1, 1),
             width=0.25,
             stem_stride=2,
-            eps=_EPS,
-            momentum=_MOMENTUM,
+            eps=EPS,
+            momentum=MOMENTUM,
         ),
         YOLOv3Criterion(ANCHORS, STRIDES),
         YOLOv3Postprocess(ANCHORS, STRIDES),
@@ -84,8 +84,8 @@ def mini_yolo_v4(num_classes: int) -> Detector:
             depths=(1, 1, 1),
             width=0.25,
             stem_stride=2,
-            eps=_EPS,
-            momentum=_MOMENTUM,
+            eps=EPS,
+            momentum=MOMENTUM,
         ),
         tricks,
         YOLOv3Postprocess(ANCHORS, STRIDES),
