@@ -727,8 +727,7 @@ claim(
 )
 
 # %% [markdown]
-# Both results hold, and the second with every number of priors, the paper's five among them. The gain does not simply grow with the number: it is large at two, smallest around five, and large again from six on. At
-# two, squared pixels spend both centres on large things.
+# Both results hold, and the second with every number of priors, the paper's five among them. The gain does not simply grow with the number: it is large at two, smallest around five, and large again from six on.
 #
 # These are the shapes that the priors were fitted to. Do they also cover *new photographs* better? Take cut-outs of other photographs, drawn from 16 to 80 pixels, and then from 40 to 80. What varies is the photograph that
 # a thing was cut from, so resample those.
@@ -769,7 +768,7 @@ for name, gain in photos.items():
     print(f"{name}: mean IoU higher by {gain}")
 
 # %% [markdown]
-# On new photographs of many sizes IoU is better, by about a point. Where the largest is only twice the smallest, the interval holds zero: a pixel is worth about the same everywhere, and so the two distances say about the same.
+# On new photographs of many sizes IoU is better, by little but by more than chance: the interval lies above zero. Where the largest is only twice the smallest, the interval holds zero: a pixel is worth about the same everywhere, and so the two distances say about the same.
 
 # %% tags=["nbval-check-output"]
 claim(
