@@ -96,7 +96,7 @@ def learn(detector, data, seed, epochs=EPOCHS, rate=RATE):
     def clip(network, step):
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
 
-    fit(detector.network, batches, adam, epochs, detector.loss, cycle, watch=clip)
+    fit(detector.network.train(), batches, adam, epochs, detector.loss, cycle, watch=clip)
     return detector
 
 
