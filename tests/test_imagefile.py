@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 from labs.data import faults
 from labs.imagefile import BadImageError, Rules, check_file
 from labs.imagefile.pixels import read_rgb
-from labs.imagefile.read import check_sums
+from labs.imagefile.read import _check_sums
 from tests.data.trees import kinds_of, smooth_picture, write_tree, written
 
 
@@ -123,7 +123,7 @@ def test_the_checksums_are_judged_as_pillow_judges_them():
     damaged += [sound[:at] + b"\xff\xfe" + sound[at + 2 :] for at in range(44, len(sound), 7)]
     for data in (sound, *damaged):
         said = []
-        for judge in (verify, check_sums):
+        for judge in (verify, _check_sums):
             try:
                 judge(data)
                 said.append("")

@@ -51,7 +51,7 @@ class Child:
         self.timed_out = False
         self._kills = _kills_for_memory()
         self._rest = b""
-        self.forked = fork and can_fork() and self._fork(rules)
+        self.forked = fork and _can_fork() and self._fork(rules)
         if not self.forked:
             self._start(rules)
 
@@ -159,7 +159,7 @@ class Child:
         return line.decode("ascii") + "\n"
 
 
-def can_fork() -> bool:
+def _can_fork() -> bool:
     """Tell whether a fork may check files: on Linux, when it would do as the program does.
 
     macOS has ``os.fork`` as well, but its own frameworks may crash in a copy.

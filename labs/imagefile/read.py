@@ -158,13 +158,13 @@ def load(image: Image.Image, data: bytes, max_pixels: int) -> None:
     try:
         with capped(max_pixels):
             if image.format == "PNG":
-                check_sums(data)
+                _check_sums(data)
             image.load()
     except Exception as error:
         raise BadImageError(why_undecoded(error)) from error
 
 
-def check_sums(data: bytes) -> None:
+def _check_sums(data: bytes) -> None:
     """Compare the checksum of each chunk of a PNG, which decoding does not look at for the pixels.
 
     Pillow's ``verify`` does the same, but opens the file once more and uses that image up.

@@ -11,8 +11,8 @@ from typing import TextIO
 
 from labs.imagefile.report import FileReport, Rules, check_file
 
-BYTES_PER_PIXEL = 16  # what JPEG 2000 needs, the hungriest of the decoders
-SPARE = 512 * 2**20  # bytes
+_BYTES_PER_PIXEL = 16  # what JPEG 2000 needs, the hungriest of the decoders
+_SPARE = 512 * 2**20  # bytes
 
 
 def serve(
@@ -55,6 +55,6 @@ def limit_memory(rules: Rules) -> None:
         import resource  # there is none on Windows
 
         now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        more = BYTES_PER_PIXEL * rules.max_pixels + rules.max_bytes + SPARE
+        more = _BYTES_PER_PIXEL * rules.max_pixels + rules.max_bytes + _SPARE
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (now * resource.getpagesize() + more, hard))

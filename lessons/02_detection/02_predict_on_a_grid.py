@@ -36,6 +36,7 @@ import torch
 from labs.models import YOLOv1
 from labs.repro import device, seed_everything
 
+# %%
 STRIDE, BOXES = 32, 2
 seed_everything(0)
 network = YOLOv1(
@@ -66,6 +67,7 @@ classifier = nn.Sequential(
 ).to(device())
 
 
+# %%
 def naming_loss(model, batch):
     images, targets = batch
     labels = torch.cat([target["labels"] for target in targets]).to(device())
@@ -145,6 +147,7 @@ pool = {name: glyphs.images[glyphs.labels == name] for name in (0, 4, 7)}
 places = Rendered(Scenes("test", n=80, seed=3, objects=(0, 0))).images.float() / 255
 
 
+# %%
 def pair(number, distance, middle, height=46):
     """Return a scene with a 0 and a 4, and the boxes around them [2,4]."""
     picture, boxes = places[number].clone(), []
@@ -170,6 +173,7 @@ from torchvision.ops import box_iou
 DISTANCES = (52, 44, 36, 28, 22)
 
 
+# %%
 def hits_of_pairs(distance, middle):
     """Return which of the digits have a box, [pairs,2] of bool."""
     pictures, truths = zip(*(pair(k, distance, middle) for k in range(len(places))), strict=True)
@@ -403,6 +407,7 @@ claim(
 from labs.hooks import capture
 
 
+# %%
 def pull(picture, target, chosen):
     """Return the norm of the gradient of the chosen terms at each cell, [rows,columns]."""
     with capture(network, "head", gradients=True) as maps:
@@ -512,6 +517,7 @@ def full_cells(targets):
     return full
 
 
+# %%
 full = full_cells(test.targets)
 print(
     f"mean confidence: cells with a centre {heat[full].mean():.2f}, others {heat[~full].mean():.2f}"
@@ -544,6 +550,7 @@ nameless = [{**t, "labels": torch.zeros_like(t["labels"])} for t in test.targets
 curves = {}  # precision and recall of the last seed
 
 
+# %%
 def go_on(noobj):
     seed = int(torch.randint(10_000, ()))  # ablate has seeded the generator
     twin = copy.deepcopy(network)
@@ -637,6 +644,7 @@ LARGE = {"canvas": (160, 160), "size": (32, 40), "weights": EASY["weights"], "se
 WINDOWS = [(x, y) for x in (0, STRIDE // 2) for y in (0, STRIDE // 2)]
 
 
+# %%
 def area_of(boxes):
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
@@ -666,6 +674,7 @@ def observe(crowd):
     return pd.DataFrame(rows, columns=["scene", "object", "lost", "found", "area"])
 
 
+# %%
 seen = {name: observe(Rendered(Scenes("test", **LARGE, **knobs))) for name, knobs in CROWDS.items()}
 
 # %% [markdown]
@@ -696,6 +705,7 @@ def same_objects(table):
     return both, resample(gap, len(scenes))
 
 
+# %%
 matched = {name: same_objects(table) for name, table in seen.items()}
 pd.DataFrame(
     {
@@ -736,6 +746,7 @@ group = {"n": 150, "seed": 5, "objects": (5, 7), "size": (32, 40)}
 groups = {name: Rendered(Scenes("test", **group, **kind)) for name, kind in KINDS.items()}
 
 
+# %%
 def homeless(data, stride):
     """Return how many objects of each scene get no cell, and how many there are, [scenes,2]."""
     boxes = torch.cat([target["boxes"] for target in data.targets])

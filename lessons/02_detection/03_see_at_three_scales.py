@@ -25,6 +25,7 @@ from labs.data.scenes import Rendered, Scenes
 from labs.repro import budget
 
 
+# %%
 def draw(split, n, things=("digits",)):
     data = Rendered(Scenes(split, n, size=(8, 64), objects=(3, 6), occlusion=0.0, things=things))
     for target in data.targets:
@@ -59,6 +60,7 @@ shipped = load("yolo_v3")
 learnt = shipped.network.backbone.state_dict()
 
 
+# %%
 def build(strides):
     anchors = lay_onto_strides(shapes, strides).tolist()
     halvings = strides[-1].bit_length() - 2  # after a stem of stride 2
@@ -100,6 +102,7 @@ def learn(detector, data, seed, epochs=EPOCHS, rate=RATE):
     return detector
 
 
+# %%
 @cache  # the ablation below asks again for what is trained here
 def trained(strides, seed):
     seed_everything(seed)
@@ -229,6 +232,7 @@ def decode_one(t, column=3, row=2, stride=16, anchor=(20, 30)):
     return [x, y, anchor[0] * math.exp(t[2]), anchor[1] * math.exp(t[3])]
 
 
+# %%
 says = {
     "all zero": (0, 0, 0, 0),
     "t_x = 9": (9, 0, 0, 0),
@@ -294,6 +298,7 @@ def names_of(data):
     return torch.cat([F.one_hot(data.labels, 10), odd], 1).float()  # [n,11]
 
 
+# %%
 def classify(loss, squash, steps=60):
     seed_everything(0)
     many, unseen = digits("train", n=1000), digits("test", n=500)
@@ -380,6 +385,7 @@ def decode(t, stride, anchors):
     return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
 
 
+# %%
 def best_anchor(boxes, strides, levels):
     """Return level, anchor, row and column for each box [n,4]; levels [L,A,2]."""
     size = boxes[:, None, 2:] - boxes[:, None, :2]  # [n,1,2]
@@ -444,6 +450,7 @@ print(
 three = trained((8, 16, 32), seed=0)
 
 
+# %%
 def interview(detector):
     """Return what the responsible prediction says of each object that has one."""
     assign = BestAnchor(detector.criterion.anchors, detector.criterion.strides)
@@ -477,6 +484,7 @@ def by_size(table):
     return table.groupby(pd.cut(table["side"], edges, labels=list(BINS)), observed=True)
 
 
+# %%
 asked = {"one map": interview(one), "three maps": interview(three)}
 said = pd.concat(
     {
@@ -795,6 +803,7 @@ def said_of(metric):
     return dict(line.split(": ", 1) for line in lines)
 
 
+# %% tags=["nbval-check-output"]
 claim(
     "recorded: three maps find more of the smallest digits than every other choice, told apart",
     all(said.startswith("lower") for said in said_of(small).values()),
@@ -882,6 +891,7 @@ claim(
 # %%
 import copy
 
+# %%
 photos, others = draw("train", 200, ("photos",)), draw("val", 100, ("photos",))
 photo_pictures = others.images.float() / 255
 before = three.detect(photo_pictures)

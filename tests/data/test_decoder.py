@@ -195,7 +195,7 @@ def test_a_scan_that_is_stopped_leaves_no_process(ending, way, tmp_path):
 
 # ------------------------------------------------------------- a fork instead of an interpreter
 
-forks = pytest.mark.skipif(not child.can_fork(), reason="only Linux forks")
+forks = pytest.mark.skipif(not child._can_fork(), reason="only Linux forks")
 
 
 def harm_forks(monkeypatch, harm):
@@ -237,7 +237,7 @@ def test_a_file_that_ends_forks_and_interpreters_is_named(harm, reason, tmp_path
     write_tree(root, each=2)
     harm_forks(monkeypatch, do_harm(harm, "001.png", tmp_path / "marks"))
     monkeypatch.setattr(child, "_PROGRAM", deadly(tmp_path, f"if path.name == '001.png': {harm}"))
-    monkeypatch.setattr(child, "can_fork", lambda: True)
+    monkeypatch.setattr(child, "_can_fork", lambda: True)
     for timeout in (2, 20, HANG):  # longer where a busy machine is too slow for sound files
         scan = scan_images(root, workers=1, timeout=timeout if "sleep" in harm else HANG)
         if len(scan.good) == 3:
@@ -328,7 +328,7 @@ def test_a_fork_reports_as_an_interpreter_does(tmp_path, monkeypatch):
     write_tree(tmp_path, each=12)
     faults.damage(tmp_path, share=0.9)
     by_fork = scan_images(tmp_path, workers=1)
-    monkeypatch.setattr(child, "can_fork", lambda: False)
+    monkeypatch.setattr(child, "_can_fork", lambda: False)
     assert scan_images(tmp_path, workers=1) == by_fork
 
 
