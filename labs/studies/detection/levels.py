@@ -95,4 +95,5 @@ EXPERIMENT = Experiment(
     vary="strides",
     values=((32,), (16,), (16, 32), (8, 16, 32)),
     seeds=(0, 1, 2, 3),
+    tolerance=0.01,  # two threads alone move the tenth step by a thousandth
 )
