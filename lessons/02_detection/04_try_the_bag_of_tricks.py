@@ -837,8 +837,7 @@ seeds = (16 * (spread / wanted) ** 2).apply(math.ceil)  # 80 % power at p < 0.05
 pd.DataFrame({"difference in AP": wanted, "seeds per arm": seeds}).set_index("difference in AP")
 
 # %% [markdown]
-# The last rows cost more trainings than a lesson has, and these networks are not the paper's. A study of the tricks themselves is prepared in `labs.studies.detection.bag`: the small YOLO v4 of the book, scenes with
-# photographs, each of the four tricks taken out. There is no record of it yet. One more reason why AP is silent here: CIoU finds no box that is apart, as you measured.
+# The last rows cost more trainings than a lesson has, and these networks are not the paper's: what the tricks do for a YOLO v4 is open here. One more reason why AP is silent here: CIoU finds no box that is apart, as you measured.
 
 # %%
 sure = {name: confidence(trained[name]) for name in ("nothing", "smoothing")}
