@@ -7,7 +7,7 @@ from tools.lesson import LESSONS, Lesson, find
 from tools.measured import orphans, over_budget, read_all
 from tools.template import CHECKED, faults
 
-LARGEST_NOTEBOOK = 500_000  # bytes, outputs included
+LARGEST_NOTEBOOK, MEAN_NOTEBOOK = 700_000, 350_000  # bytes, outputs included
 
 each_lesson = pytest.mark.parametrize("lesson", find(), ids=lambda lesson: lesson.name)
 
@@ -64,6 +64,11 @@ def test_every_beat_of_the_template_is_there(lesson):
 @each_lesson
 def test_notebook_is_small(lesson):
     assert lesson.notebook.stat().st_size <= LARGEST_NOTEBOOK
+
+
+def test_notebooks_are_small_on_average():
+    sizes = [lesson.notebook.stat().st_size for lesson in find()]
+    assert sum(sizes) / len(sizes) <= MEAN_NOTEBOOK
 
 
 @each_lesson

@@ -30,6 +30,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from labs.stamp import ROOT
+from tools import reference
 from tools.lesson import Lesson, current_stamp, find
 from tools.measured import record_file, text
 
@@ -125,6 +126,7 @@ def _execute_apart(lesson: Lesson) -> tuple[int, dict[str, Any], str]:
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mb": round(usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)),
         "date": dt.date.today().isoformat(),
+        "reference_seconds": round(reference.measure(), 3),
         **_device(),
     }
     return process.returncode, measured, report

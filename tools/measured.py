@@ -13,10 +13,12 @@ from statistics import mean
 from typing import Any
 
 from labs.stamp import ROOT
+from tools import reference
 
 FOLDER = ROOT / "lessons" / "measured"
 
-# Of one core. Two lessons run at a time, so 46 of the mean length take 25 minutes.
+# Of one core of the machine that `tools.reference` describes; a record says how fast its own was.
+# Two lessons run at a time, so 46 of the mean length take 25 minutes.
 LESSON_SECONDS = 90
 MEAN_SECONDS = 65
 TOTAL_MINUTES = 25
@@ -71,8 +73,17 @@ def orphans(names: Iterable[str]) -> list[Path]:
 def over_budget(measured: Mapping[str, Record]) -> list[str]:
     """Say which lessons take too long on a CPU, and whether all of them together do."""
     on_cpu = {name: kinds["cpu"] for name, kinds in measured.items() if "cpu" in kinds}
-    seconds = {name: run["cpu_seconds"] for name, run in on_cpu.items()}
+    seconds = {name: comparable(run) for name, run in on_cpu.items()}
     return [*_too_long(seconds), *_too_long_together(list(seconds.values()))]
+
+
+def comparable(run: Mapping[str, Any]) -> float:
+    """Return the processor seconds of a run as the machine of the budgets would have needed.
+
+    A record without a reference counts as it is.
+    """
+    slowness = run.get("reference_seconds", reference.SECONDS) / reference.SECONDS
+    return round(run["cpu_seconds"] / slowness, 1)
 
 
 def _too_long(seconds: Mapping[str, float]) -> Iterator[str]:

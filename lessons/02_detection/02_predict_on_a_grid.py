@@ -117,7 +117,7 @@ def above(prediction, score):
 
 images = test.images.float() / 255
 found = detector.detect(images)
-figure, axes = plot.new(6.6, 2.3, columns=3)
+figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     preview(ax, images[row], above(found[row], 0.25), test.classes)
 plot.show(figure, alt="Three unseen scenes with the boxes and names that the network predicts.")
@@ -212,7 +212,7 @@ def fitting(prediction, truth):
 
 
 # %%
-figure, axes = plot.new(6.6, 4.7, rows=2, columns=3)
+figure, axes = plot.new(6.2, 4.4, rows=2, columns=3)
 for ax, (middle, distance) in zip(axes.ravel(), shown, strict=True):
     picture, truth = pair(chosen, distance, middle)
     found_here = fitting(detector.detect(picture[None])[0], truth)
@@ -441,7 +441,7 @@ def spread(cells):
     return (cells / cells.max().clamp(min=1e-9)).kron(torch.ones(STRIDE, STRIDE))
 
 
-figure, axes = plot.new(6.6, 4.7, rows=2, columns=3)
+figure, axes = plot.new(6.2, 4.4, rows=2, columns=3)
 axes = axes.ravel()
 preview(axes[0], image, target, test.classes)
 for ax, chosen, cells in zip(axes[1:], CHOICES, pulls, strict=False):
@@ -498,7 +498,7 @@ heat = confidence(images)
 scaled = heat / heat.max()
 
 # %%
-figure, axes = plot.new(6.6, 2.3, columns=3)
+figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     plot.overlay(ax, images[row], scaled[row].kron(torch.ones(STRIDE, STRIDE)))
     boxes = test.targets[row]["boxes"]
@@ -760,7 +760,7 @@ def homeless(data, stride):
 # %%
 photos = groups["photographs"]
 most = torch.tensor(homeless(photos, STRIDE)[:, 0]).argsort(descending=True, stable=True)[:3]
-figure, axes = plot.new(6.6, 2.3, columns=3)
+figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, most.tolist(), strict=True):
     image, target = photos[row]
     lost = without_cell(target["boxes"])

@@ -423,7 +423,7 @@ def agreement(build, n, seed, noise=0.1):
 
 
 # %%
-DEPTHS = [4, 8, 16, 24, 32]
+DEPTHS = [4, 12, 24, 32]
 agreed = {
     name: [[agreement(build, n, seed) for n in DEPTHS] for seed in range(3)]
     for name, build in BLOCKS.items()

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from tools import measured
+from tools import measured, reference
 
 ONE, TWO = "lessons/01_start/01_count", "lessons/01_start/02_v1.5_again"
 
@@ -98,6 +99,24 @@ def test_files_that_belong_to_no_lesson_are_found(folder):
 def test_what_takes_too_long_is_said(seconds, expected):
     records = {f"l{number}": cpu(took) for number, took in enumerate(seconds)}
     assert measured.over_budget(records) == expected
+
+
+def test_seconds_of_a_slow_machine_count_as_those_of_the_budgets():
+    twice = {"cpu_seconds": 170.0, "reference_seconds": 2 * reference.SECONDS}
+    assert measured.comparable(twice) == 85.0
+    assert measured.over_budget({ONE: {"cpu": twice}}) == [
+        "expected at most 65 s a lesson on average, got 85.0"
+    ]
+    fast = {"cpu_seconds": 60.0, "reference_seconds": reference.SECONDS / 2}
+    assert measured.over_budget({ONE: {"cpu": fast}})[0].endswith("of one core, got 120")
+    assert measured.comparable({"cpu_seconds": 60.0}) == 60.0
+
+
+def test_the_reference_takes_a_while_and_leaves_no_trace():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert 0.05 < reference.measure(tries=1) < 60
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
 
 
 def test_a_gpu_has_no_budget_here():
