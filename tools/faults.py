@@ -91,7 +91,7 @@ def plant(name: str) -> None:
     ddp: Any = import_module("labs.ddp.launcher")
     pool: Any = import_module("labs.ablation.pool")
     planting = f"from tools.faults import plant; plant({name!r}); main("
-    ddp.PROGRAM = ddp.PROGRAM.replace("main(", planting, 1)
+    ddp._PROGRAM = ddp._PROGRAM.replace("main(", planting, 1)
     pool._prepare_worker = partial(_prepared, name)
 
 

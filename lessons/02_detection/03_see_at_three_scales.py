@@ -797,7 +797,7 @@ pd.DataFrame({m: [", ".join(map(str, arm)) for arm in order] for m, order in ran
 # that (16,) has and one map more: its second map takes the digits away from the first. Read the right panel before you trust any of this too far: no curve is flat yet when the training ends.
 
 
-# %% tags=["nbval-check-output"]
+# %%
 def said_of(metric):
     lines = record.study.verdict(metric).splitlines()
     return dict(line.split(": ", 1) for line in lines)

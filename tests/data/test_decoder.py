@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -267,7 +266,7 @@ def test_a_fork_alone_never_calls_a_file_bad(harm, reason, tmp_path, monkeypatch
 @forks
 def test_a_fork_that_is_silent_from_the_start_is_replaced(tmp_path, monkeypatch):
     paths = write_tree(tmp_path / "root", each=1)
-    monkeypatch.setattr(forked, "limit_memory", lambda rules: time.sleep(600))
+    monkeypatch.setattr(forked, "limit_memory", lambda rules: signal.pause())
     monkeypatch.setattr(child, "_FORK_TIMEOUT", 0.2)
     assert scan_images(tmp_path / "root", workers=1).good == paths
 

@@ -191,7 +191,7 @@ def test_a_fault_is_planted_by_the_code_before_the_lesson(monkeypatch):
     planted = []
     fault = Fault("it's off", lambda: planted.append("here"), "01/4")
     monkeypatch.setattr(faults, "FAULTS", (fault,))
-    monkeypatch.setattr("labs.ddp.launcher.PROGRAM", "main(1); main(2)")
+    monkeypatch.setattr("labs.ddp.launcher._PROGRAM", "main(1); main(2)")
     monkeypatch.setattr("labs.ablation.pool._prepare_worker", None)
     monkeypatch.setattr(Fault, "source", lambda self: "text")
     condition = idle.condition(fault)
@@ -201,4 +201,4 @@ def test_a_fault_is_planted_by_the_code_before_the_lesson(monkeypatch):
     from labs.ddp import launcher
 
     expected = 'from tools.faults import plant; plant("it\'s off"); main(1); main(2)'
-    assert expected == launcher.PROGRAM
+    assert expected == launcher._PROGRAM
