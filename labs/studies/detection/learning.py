@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labs.data.scenes import Rendered
 from labs.detection import Detector, Prediction
+from labs.metrics import coco_map
 from labs.repro import device
 from labs.train import fit
 
@@ -72,6 +73,25 @@ def learn(
 def drawn(make: Callable[[int], Rendered]) -> Rendered:
     """Make a data set from a seed of the global random state: another one for every seed."""
     return make(_drawn_seed())
+
+
+def judge_boxes(data: Rendered, small: float = 0.0) -> Judge:
+    """Return a judge of boxes: ``AP50``, ``AP75``, ``AP``, and ``APs`` of small objects.
+
+    Args:
+        data: Pictures and truths.
+        small: Objects whose longer side is at most so many pixels are small; 0: no ``APs``.
+    """
+
+    def judge(found: list[Prediction]) -> dict[str, float]:
+        whole = coco_map(found, data.targets, data.classes)
+        scores = {"AP50": whole.AP50, "AP75": whole.AP75, "AP": whole.AP}
+        if small:
+            others = [{**t, "ignore": longer(t["boxes"]) > small} for t in data.targets]
+            scores["APs"] = coco_map(found, others, data.classes).AP
+        return scores
+
+    return judge
 
 
 def longer(boxes: Tensor) -> Tensor:
