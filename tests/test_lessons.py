@@ -3,9 +3,10 @@
 import pytest
 
 from labs.stamp import PLUMBING
+from tools.cells import CHECKED
 from tools.lesson import LESSONS, Lesson, find
 from tools.measured import orphans, over_budget, read_all
-from tools.template import CHECKED, faults
+from tools.template import faults
 
 LARGEST_NOTEBOOK, MEAN_NOTEBOOK = 700_000, 350_000  # bytes, outputs included
 

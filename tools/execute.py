@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 
 from labs.stamp import ROOT
 from tools import reference
+from tools.cells import is_folded
 from tools.lesson import Lesson, current_stamp, find
 from tools.measured import record_file, text
 
@@ -203,10 +204,19 @@ def _write(lesson: Lesson, notebook: Any) -> None:
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
         for key in ("execution", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
-        if "hide-cell" in cell.metadata.get("tags", []):  # folded in the book, so in JupyterLab too
-            cell.metadata["jupyter"] = {"outputs_hidden": True, "source_hidden": True}
+        if cell.cell_type == "code":
+            _fold(cell)
     nbformat.validate(notebook)
     _replace(lesson.notebook, nbformat.writes(notebook) + "\n")
+
+
+def _fold(cell: Any) -> None:
+    """Fold in JupyterLab what the book folds."""
+    tags = cell.metadata.get("tags", [])
+    if "hide-cell" in tags:
+        cell.metadata["jupyter"] = {"outputs_hidden": True, "source_hidden": True}
+    elif is_folded(cell.source, tags):
+        cell.metadata["jupyter"] = {"source_hidden": True}
 
 
 def _replace(path: Path, content: str) -> None:

@@ -12,15 +12,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
+from tools.cells import CHECKED
 from tools.lesson import Lesson, find
 
-CHECKED = "nbval-check-output"  # the tests compare the output of these cells, so claims stand there
 TICK = "✓ "
 # To the end of the item of a list, or of the paragraph.
 ABILITIES = re.compile(r"\*\*You will be able to\*\*:?\s*(.+?)(?=\n\s*\n|\n\s*- |\n:::)", re.DOTALL)
+
+TIME = re.compile(r"\*\*Time\*\*(.+?)(?=\n\s*\n|\n:::|\Z)", re.DOTALL)  # what people need
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class Entry:
     abilities: str = ""
     claims: tuple[str, ...] = ()
     runs: tuple[Run, ...] = field(default=())
+    minutes: int = 0
+
+    @property
+    def number(self) -> str:
+        """Return stage and lesson as numbers, such as ``2.3``; read from the names of the files."""
+        stage, lesson = (
+            int(re.match(r"\d+", part)[0]) for part in PurePosixPath(self.name).parts[-2:]
+        )
+        return f"{stage}.{lesson}"
 
     @property
     def anchor(self) -> str:
@@ -69,6 +81,9 @@ def read(lesson: Lesson) -> Entry:
         abilities=" ".join(abilities[1].split()) if abilities else "",
         claims=tuple(_claims(notebook.cells)),
         runs=tuple(_run(*item) for item in sorted(lesson.measured().items())),
+        minutes=sum(map(int, re.findall(r"(\d+) min", time[1])))
+        if (time := TIME.search(prose))
+        else 0,
     )
 
 
@@ -106,6 +121,21 @@ def facts(lesson: Entry) -> str:
     return " · ".join(parts)
 
 
+def place(lesson: Entry) -> str:
+    """Write where a lesson stands and how long it takes: ``Stage 2 · Lesson 3 of 7 · 2 h 5 min``."""
+    stage, number = lesson.number.split(".")
+    folder = PurePosixPath(lesson.name).parts[-2]
+    beside = sum(one.name.startswith(f"lessons/{folder}/") for one in find())
+    hours, minutes = divmod(lesson.minutes, 60)
+    time = f" · {hours} h {minutes} min" if hours else f" · {minutes} min" if minutes else ""
+    return f"Stage {stage} · Lesson {number} of {beside}{time}"
+
+
+def anchor_of_claim(lesson: str, number: int) -> str:
+    """Name the entry of the ledger that holds the claim of that number, counted from 1."""
+    return f"claim-{PurePosixPath(lesson).name.replace('_', '-')}-{number}"
+
+
 def _claims(cells: Sequence[Any]) -> Iterator[str]:
     for cell in cells:
         if cell.cell_type == "code" and CHECKED in cell.metadata.get("tags", []):
@@ -132,19 +162,23 @@ def _ledger_rows(lesson: Entry) -> list[list[str]]:
 
 
 def _claim_list(lesson: Entry) -> str:
-    lines = [f"- {_escape(claim)}" for claim in lesson.claims] or ["It makes no claim yet."]
-    return "\n".join(["", f"({lesson.anchor})=", f"## {lesson.title}", "", *lines, ""])
+    lines = "".join(_claim(lesson.name, n, text) for n, text in enumerate(lesson.claims, 1))
+    body = f'<ul class="claims">\n{lines}</ul>' if lines else "It makes no claim yet."
+    return "\n".join(["", f"({lesson.anchor})=", f"## {lesson.title}", "", body, ""])
+
+
+def _claim(lesson: str, number: int, text: str) -> str:
+    page = f"../{lesson}.html#claim-{number}"
+    return (
+        f'<li id="{anchor_of_claim(lesson, number)}">'
+        f'<a href="{page}" aria-label="where this was checked">✓</a> {escape(text)}</li>\n'
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    """Keep a printed line as it is: Markdown would read ``*``, ``_``, ``$`` and the like."""
-    return re.sub(r"([\\`*_{}\[\]<>$|#~])", r"\\\1", text)
 
 
 def _time(run: Run) -> str:

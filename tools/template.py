@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
+from tools.cells import CHECKED
+
 BEATS = (
     "The symptom",
     "The idea",
@@ -22,7 +24,6 @@ BEATS = (
 CARD_LINES = ("You will be able to", "You need", "Time")
 PROVEN_BEATS = ("The block", "Debug", "Experiment", "Reproduce", "Bug hunt")
 MAX_LINES, MEDIAN_LINES = 40, 8
-CHECKED = "nbval-check-output"
 
 
 def faults(notebook: Any) -> list[str]:

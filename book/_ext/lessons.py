@@ -1,10 +1,10 @@
 """Put on the page what a lesson knows of itself.
 
-- Under the title: time, memory, date and device of the last execution, the claims, both files.
-- On each figure: the alternative text that ``labs.plot.show`` stored beside it. A figure without
-  one is a warning, and a warning fails the build.
+- Above the title: the stage, the place among its lessons, and how long people need.
+- Under it: time, memory, date and device of the last execution, the claims, both files.
+- Figures numbered, their pictures in files; their code folded, as that of claims.
+- Claims as lines that lead to the ledger; answers to Predict boxes folded; terms linked.
 - On each box: a class made from its title, such as ``admonition-your-card``, for the style sheet.
-- On each folded cell: words that say what unfolds.
 - Behind "Suggest edit": the ``.py`` file, because the notebook is made from it.
 """
 
@@ -12,65 +12,76 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from tools.ledger import facts, read
+from book._ext import answers, claims, figures, terms
+from labs.stamp import ROOT
+from tools.cells import CHECKED, is_folded, kind
+from tools.ledger import Entry, facts, place, read
 from tools.lesson import Lesson
 
 LOGGER = logging.getLogger(__name__)
 
-# What unfolds, by tag; the first tag that a cell has decides.
+# What unfolds, by the kind of the cell.
 FOLDED = {
-    "hunt-solution": "the fix",
-    "hide-input": "the code",
-    "hide-output": "the output",
-    "hide-cell": "the code",
+    "figure": "Code of this figure",
+    "claim": "Code of this check",
+    "solution": "Show the fix",
+    "folded": "Show the code",
 }
 
 
-def prepare(notebook: dict[str, Any], line: str) -> dict[str, Any]:
-    """Return a copy of the notebook (JSON) with the facts under its title and its folds named.
+def prepare(notebook: dict[str, Any], entry: Entry, site: Path) -> dict[str, Any]:
+    """Return a copy of the notebook (JSON) as the page shows it.
 
     Args:
         notebook: The notebook as ``json.loads`` gives it.
-        line: One line of Markdown.
+        entry: What is known of the lesson.
+        site: Where the site is written.
     """
-    cells = [_named_fold(cell) for cell in notebook["cells"]]
+    cells, drawn, claimed = [], 0, 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            said = claims.claims(cell) if CHECKED in cell["metadata"].get("tags", ()) else []
+            shown = figures.numbered(_named_fold(cell), entry.number, drawn, site)
+            drawn += figures.count(cell)
+            cell = claims.linked(shown, entry.name, claimed) if said else shown
+            claimed += len(said)
+        cells.append(cell)
     first = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown")
     title, _, rest = "".join(cells[first]["source"]).partition("\n")
-    cells[first] = cells[first] | {"source": f"{title}\n\n{{.lesson-facts}}\n{line}\n{rest}"}
+    above = f"{{.lesson-place}}\n{place(entry)}\n\n{{.lesson-facts}}\n{facts(entry)}\n"
+    cells[first] = cells[first] | {"source": f"{title}\n\n{above}{rest}"}
     return notebook | {"cells": cells}
 
 
+def _kind(cell: Mapping[str, Any]) -> str:
+    return kind("".join(cell["source"]), cell["metadata"].get("tags", ()))
+
+
 def _named_fold(cell: dict[str, Any]) -> dict[str, Any]:
-    tags = cell["metadata"].get("tags", [])
-    what = next((text for tag, text in FOLDED.items() if tag in tags), None)
+    what = FOLDED.get(_kind(cell))
     if what is None:
         return cell
-    prompts = {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
-    return cell | {"metadata": cell["metadata"] | {"mystnb": prompts}}
-
-
-def alternative_texts(cell: Mapping[str, Any]) -> list[str]:
-    """Return the alternative text of each picture among a code cell's outputs, in order.
-
-    A picture without one gives an empty text.
-    """
-    return [
-        output.get("metadata", {}).get(mime, {}).get("alt", "")
-        for output in cell.get("outputs", [])
-        for mime in [next((m for m in output.get("data", {}) if m.startswith("image/")), None)]
-        if mime
-    ]
+    tags = [*cell["metadata"].get("tags", ())]
+    if not {"hide-cell", "hide-input"} & set(tags):
+        tags.append("hide-input")
+    shown = {
+        "tags": [*tags, f"kind-{_kind(cell)}"],
+        "mystnb": {"code_prompt_show": what, "code_prompt_hide": what},
+    }
+    return cell | {"metadata": cell["metadata"] | shown}
 
 
 def _on_source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     if _is_lesson(app, docname):
-        source[0] = json.dumps(prepare(json.loads(source[0]), facts(read(Lesson(docname)))))
+        entry = read(Lesson(docname))
+        source[0] = json.dumps(prepare(json.loads(source[0]), entry, Path(app.outdir)))
 
 
 def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
@@ -78,15 +89,15 @@ def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
         return
     for box in doctree.findall(nodes.admonition):
         box["classes"].append(nodes.make_id(f"admonition-{box[0].astext()}"))
-    cells = json.loads(Lesson(docname).notebook.read_text(encoding="utf-8"))["cells"]
-    for cell in doctree.findall(_is_code_cell):
-        texts = alternative_texts(cells[cell["cell_index"]])
-        for pictures, text in zip(_pictures(cell), texts, strict=True):
-            for picture in pictures:
-                picture["alt"] = text
-            if not text:
-                where = f"{docname}, cell {cell['cell_index']}"
-                LOGGER.warning("%s: a figure without alt text; end the cell with show()", where)
+    cells = Lesson(docname).read_notebook().cells
+    folded = {
+        i
+        for i, cell in enumerate(cells)
+        if cell.cell_type == "code" and is_folded(cell.source, cell.metadata.get("tags", ()))
+    }
+    for complaint in answers.fold(doctree, folded):
+        LOGGER.warning("%s: %s", docname, complaint)
+    terms.link(doctree, terms.terms(ROOT / "book/glossary.md"), docname)
 
 
 def _on_page_context(
@@ -106,19 +117,6 @@ def edit_source(buttons: list[dict[str, Any]]) -> None:
 
 def _is_lesson(app: Sphinx, docname: str) -> bool:
     return docname.startswith("lessons/") and app.env.doc2path(docname).endswith(".ipynb")
-
-
-def _is_code_cell(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
-
-
-def _pictures(cell: nodes.Element) -> list[list[nodes.image]]:
-    """Return the image nodes of each output that has any: one for each format it is offered in."""
-    outputs = cell.findall(
-        lambda n: isinstance(n, nodes.container) and n.get("nb_element") == "mime_bundle"
-    )
-    found = [list(output.findall(nodes.image)) for output in outputs]
-    return [images for images in found if images]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -24,38 +24,35 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from book._ext import figures
 from labs.stamp import ROOT
 from tools import roadmap
 from tools.ledger import entries, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
 
-PICTURE = "image/png"
 
-
-def lesson_figure(lesson: str, number: int) -> str:
-    """Return the Markdown that shows one figure of a lesson.
+def lesson_figure(lesson: str, number: int, site: Path) -> str:
+    """Return the HTML that shows one figure of a lesson, with a link to it.
 
     Args:
         lesson: The lesson's path without extension.
         number: Counts the lesson's figures from 1.
+        site: Where the site is written.
 
     Raises:
         IndexError: When the lesson has fewer figures.
     """
     outputs = [o for cell in Lesson(lesson).read_notebook().cells for o in cell.get("outputs", [])]
-    figures = [output for output in outputs if PICTURE in output.get("data", {})]
-    if not 0 < number <= len(figures):
-        raise IndexError(
-            f"{lesson}: expected a figure number from 1 to {len(figures)}, got {number}"
-        )
-    figure = figures[number - 1]
-    data = figure["data"][PICTURE].replace("\n", "")
-    alt = figure.get("metadata", {}).get(PICTURE, {}).get("alt", "")
-    title = read(Lesson(lesson)).title
-    return (
-        f"````{{figure}} data:{PICTURE};base64,{data}\n:alt: {alt}\n\n"
-        f"From [{title}](/{lesson}.ipynb).\n````"
+    found = [html for output in outputs if (html := figures.html_of(output))]
+    if not 0 < number <= len(found):
+        raise IndexError(f"{lesson}: expected a figure number from 1 to {len(found)}, got {number}")
+    entry = read(Lesson(lesson))
+    name = f"Figure {entry.number}.{number}"
+    link = (
+        f'<a href="../{lesson}.html#figure-{entry.number.replace(".", "-")}-{number}">{name}</a> '
     )
+    html = figures.to_files(found[number - 1], site, "../")
+    return html.replace("<figcaption>", f"<figcaption>{link}", 1)
 
 
 def module_table(package: Path = ROOT / "labs") -> str:
@@ -80,24 +77,26 @@ def _first_line(module: Path) -> str:
     return docstring.partition("\n")[0].replace("``", "`")
 
 
-WRITERS: dict[str, Callable[[str], str]] = {
-    "lesson-table": lambda stage: stage_table(entries(stage)),
-    "lesson-ledger": lambda _: ledger_page(entries()),
-    "lesson-figure": lambda which: lesson_figure(which.split()[0], int(which.split()[1])),
-    "module-table": lambda _: module_table(),
-    "roadmap": lambda _: roadmap.page(roadmap.read()),
+WRITERS: dict[str, Callable[[str, Path], str]] = {
+    "lesson-table": lambda stage, _: stage_table(entries(stage)),
+    "lesson-ledger": lambda *_: ledger_page(entries()),
+    "lesson-figure": lambda which, site: lesson_figure(
+        which.split()[0], int(which.split()[1]), site
+    ),
+    "module-table": lambda *_: module_table(),
+    "roadmap": lambda *_: roadmap.page(roadmap.read()),
 }
 BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)
 
 
-def fill(page: str) -> str:
-    """Replace each block of a page by the Markdown made for it."""
-    return BLOCK.sub(lambda block: WRITERS[block[1]](block[2]), page)
+def fill(page: str, site: Path) -> str:
+    """Replace each block of a page by the Markdown made for it, and write pictures to the site."""
+    return BLOCK.sub(lambda block: WRITERS[block[1]](block[2], site), page)
 
 
 def _on_source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname.startswith("book/"):
-        source[0] = fill(source[0])
+        source[0] = fill(source[0], Path(app.outdir))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
