@@ -122,7 +122,7 @@ def facts(lesson: Entry) -> str:
 
 
 def place(lesson: Entry) -> str:
-    """Write where a lesson stands and how long it takes: ``Stage 2 · Lesson 3 of 7 · 2 h 5 min``."""
+    """Say where a lesson stands and how long it takes: ``Stage 2 · Lesson 3 of 7 · 2 h 5 min``."""
     stage, number = lesson.number.split(".")
     folder = PurePosixPath(lesson.name).parts[-2]
     beside = sum(one.name.startswith(f"lessons/{folder}/") for one in find())

@@ -34,16 +34,15 @@ def terms(glossary: Path) -> list[str]:
 def link(doctree: nodes.document, words: list[str], docname: str) -> None:
     """Make the first use of each term in the prose of a page a reference to the glossary, in place.
 
-    Headings, code, formulas and links are left as they are. A plural in ``s`` counts.
+    Headings, code, formulas and links are left as they are. A plural in ``s`` or ``es`` counts.
     """
     left = {word.lower(): word for word in words if word.lower() not in _linked(doctree)}
     for text in [*_prose(doctree)]:
-        if not left:
-            return
-        pattern = "|".join(re.escape(word) for word in sorted(left, key=len, reverse=True))
-        found = re.search(rf"\b({pattern})s?\b", text.astext(), re.IGNORECASE)
-        if found:
-            _replace(text, found, left.pop(found[1].lower()), docname)
+        rest: nodes.Text | None = text
+        while left and rest is not None:
+            pattern = "|".join(re.escape(word) for word in sorted(left, key=len, reverse=True))
+            found = re.search(rf"\b({pattern})(?:e?s)?\b", rest.astext(), re.IGNORECASE)
+            rest = _replace(rest, found, left.pop(found[1].lower()), docname) if found else None
 
 
 def _linked(doctree: nodes.document) -> set[str]:
@@ -71,7 +70,8 @@ def _in_heading(node: nodes.Node) -> bool:
     return False
 
 
-def _replace(text: nodes.Text, found: re.Match[str], term: str, docname: str) -> None:
+def _replace(text: nodes.Text, found: re.Match[str], term: str, docname: str) -> nodes.Text:
+    """Put the reference in its place, and return the text behind it."""
     words = text.astext()
     reference = addnodes.pending_xref(
         "",
@@ -83,5 +83,6 @@ def _replace(text: nodes.Text, found: re.Match[str], term: str, docname: str) ->
         refwarn=True,
         refdoc=docname,
     )
-    parts = [nodes.Text(words[: found.start()]), reference, nodes.Text(words[found.end() :])]
-    text.parent.replace(text, [part for part in parts if part.astext()])
+    before, behind = nodes.Text(words[: found.start()]), nodes.Text(words[found.end() :])
+    text.parent.replace(text, [before, reference, behind])
+    return behind

@@ -154,7 +154,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    assert check_skip_connection(run_cell(LESSON, "hunt-solution")["PreActBlock"])
+    assert check_skip_connection(run_cell(LESSON, "hunt-solution")["CleanBlock"])
 
 
 @pytest.mark.parametrize("fix", [CloneFirst, BranchFirst])

@@ -1,14 +1,18 @@
 """What the book's own Sphinx extensions make of notebooks, pages and docstrings."""
 
+import base64
 import subprocess
 import sys
 
 import pytest
 import yaml
+from docutils import nodes
+from docutils.utils import new_document
+from sphinx import addnodes
 
-from book._ext import api, lessons, pages
+from book._ext import answers, api, figures, lessons, pages, terms
 from labs.stamp import ROOT
-from tools import build_site
+from tools import build_site, ledger
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
@@ -22,28 +26,47 @@ def code(source="1", tags=(), outputs=()):
     }
 
 
-def picture(alt=None, mime="image/png"):
-    metadata = {mime: {"alt": alt}} if alt else {}
-    return {"data": {"text/plain": "<Figure>", mime: "…"}, "metadata": metadata}
+PIXEL = base64.b64encode(b"a picture").decode()
+ENTRY = ledger.Entry("lessons/02_more/03_count", "Count")
+
+
+def figure(caption, pixel=PIXEL):
+    html = (
+        '<figure class="labs-figure" style="margin:0">'
+        f'<img src="data:image/png;base64,{pixel}" alt="a">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+    return {"data": {"text/html": html, "text/plain": caption}, "metadata": {}}
+
+
+def printed(text):
+    return {"output_type": "stream", "name": "stdout", "text": text}
 
 
 class TestNotebooks:
-    def test_the_facts_stand_between_the_title_and_the_rest(self):
+    def test_place_and_facts_stand_between_the_title_and_the_rest(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lessons, "facts", lambda _: "42 s")
+        monkeypatch.setattr(lessons, "place", lambda _: "Stage 2")
         first = {"cell_type": "markdown", "source": ["# Title\n", "\n", "words"], "metadata": {}}
-        prepared = lessons.prepare({"cells": [code(), first]}, "42 s")
-        assert prepared["cells"][1]["source"] == "# Title\n\n{.lesson-facts}\n42 s\n\nwords"
+        prepared = lessons.prepare({"cells": [code(), first]}, ENTRY, tmp_path)
+        assert prepared["cells"][1]["source"] == (
+            "# Title\n\n{.lesson-place}\nStage 2\n\n{.lesson-facts}\n42 s\n\nwords"
+        )
 
     @pytest.mark.parametrize(
-        ("tags", "shown"),
+        ("source", "tags", "shown"),
         [
-            (["hide-cell"], "Show the code"),
-            (["hunt-solution", "hide-cell"], "Show the fix"),
-            (["hide-input"], "Show the code"),
+            ("1", ["hide-cell"], "Show the code"),
+            ("1", ["hunt-solution", "hide-cell"], "Show the fix"),
+            ("1", ["hide-input"], "Show the code"),
+            ("plot.show(figure, 'It falls.')", [], "Code of this figure"),
+            ("claim('so', True)", ["nbval-check-output"], "Code of this check"),
         ],
     )
-    def test_a_folded_cell_says_what_unfolds(self, tags, shown):
-        cell = lessons._named_fold(code(tags=tags))
+    def test_a_folded_cell_says_what_unfolds(self, source, tags, shown):
+        cell = lessons._named_fold(code(source, tags))
         assert cell["metadata"]["mystnb"]["code_prompt_show"] == shown
+        assert {"hide-cell", "hide-input"} & set(cell["metadata"]["tags"])
 
     def test_other_cells_and_the_given_notebook_are_left_alone(self):
         cell = code(tags=["hunt-bug"])
@@ -52,10 +75,36 @@ class TestNotebooks:
         lessons._named_fold(folded)
         assert "mystnb" not in folded["metadata"]
 
-    def test_alternative_texts_come_in_the_order_of_the_pictures(self):
-        printed = {"output_type": "stream", "text": "words"}
-        cell = code(outputs=[picture("one"), printed, picture(), picture("two", "image/svg+xml")])
-        assert lessons.alternative_texts(cell) == ["one", "", "two"]
+    def test_figures_and_claims_are_counted_through_the_lesson(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lessons, "facts", lambda _: "")
+        monkeypatch.setattr(lessons, "place", lambda _: "")
+        claim = ("claim('so', True)", ["nbval-check-output"])
+        cells = [
+            {"cell_type": "markdown", "source": "# T\n", "metadata": {}},
+            code("plot.show(f, 'a')", outputs=[figure("One."), figure("Two.")]),
+            code(*claim, outputs=[printed("✓ a < b\n✓ second\n")]),
+            code("plot.show(f, 'a')", outputs=[figure("Three.")]),
+            code(*claim, outputs=[printed("✓ third\n")]),
+        ]
+        shown = lessons.prepare({"cells": cells}, ENTRY, tmp_path)["cells"]
+        html = [output["data"]["text/html"] for cell in shown[1:] for output in cell["outputs"]]
+        for number, found in enumerate([html[0], html[1], html[3]], 1):
+            assert f'<figure id="figure-2-3-{number}"' in found
+            assert f'href="#figure-2-3-{number}">Figure 2.3.{number}</a>' in found
+        assert '<li id="claim-1"><a href="../../book/ledger.html#claim-03-count-1"' in html[2]
+        assert "</a> a &lt; b</li>" in html[2]
+        assert '<li id="claim-3">' in html[4]
+
+    def test_pictures_are_files_that_are_written_once_and_load_late(self, tmp_path):
+        outputs = [figure("One."), figure("Two."), printed("words")]
+        cell = figures.numbered(code(outputs=outputs), "2.3", 0, tmp_path)
+        (file,) = (tmp_path / "_images").iterdir()
+        assert file.read_bytes() == b"a picture"
+        for output in cell["outputs"][:2]:
+            assert f'src="../../_images/{file.name}" loading="lazy"' in output["data"]["text/html"]
+            assert "base64" not in str(output)
+        assert cell["outputs"][2] == printed("words")
+        assert "base64" in str(outputs)  # the notebook that was given is as it was
 
     def test_the_edit_button_leads_to_the_source(self):
         edit = {"label": "source-edit-button", "url": "https://x/edit/main/lessons/a.ipynb"}
@@ -65,14 +114,14 @@ class TestNotebooks:
 
 
 class TestPages:
-    def test_a_block_gives_way_to_its_markdown(self, monkeypatch):
-        monkeypatch.setitem(pages.WRITERS, "lesson-table", lambda stage: f"table of {stage}")
+    def test_a_block_gives_way_to_its_markdown(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(pages.WRITERS, "lesson-table", lambda stage, _: f"table of {stage}")
         page = "# A\n\n```{lesson-table} 01_foundations\n```\n\nB"
-        assert pages.fill(page) == "# A\n\ntable of 01_foundations\n\nB"
+        assert pages.fill(page, tmp_path) == "# A\n\ntable of 01_foundations\n\nB"
 
-    def test_other_blocks_stay(self):
+    def test_other_blocks_stay(self, tmp_path):
         page = "```{glossary}\nterm\n  words\n```"
-        assert pages.fill(page) == page
+        assert pages.fill(page, tmp_path) == page
 
     def test_every_public_module_of_labs_has_a_page_and_a_line(self):
         toc = (ROOT / "_toc.yml").read_text()
@@ -83,10 +132,10 @@ class TestPages:
             assert f"file: book/api/{name}\n" in toc, f"add book/api/{name} to _toc.yml"
             assert f"[`labs.{name}`]({name}.md) | " in pages.module_table()
 
-    def test_a_figure_that_a_lesson_does_not_have_is_refused(self, monkeypatch):
+    def test_a_figure_that_a_lesson_does_not_have_is_refused(self, monkeypatch, tmp_path):
         monkeypatch.setattr(pages, "Lesson", lambda _: Empty())
         with pytest.raises(IndexError, match="expected a figure number from 1 to 0, got 2"):
-            pages.lesson_figure("lessons/01_foundations/01_survive", 2)
+            pages.lesson_figure("lessons/01_foundations/01_survive", 2, tmp_path)
 
 
 class Empty:
@@ -94,6 +143,109 @@ class Empty:
 
     def read_notebook(self):
         return self
+
+
+def cell(index, output="", source="code"):
+    node = nodes.container(classes=["cell"], nb_element="cell_code", cell_index=index)
+    node += nodes.container("", nodes.literal_block("", source), nb_element="cell_code_source")
+    if output:
+        inside = nodes.literal_block("", output)
+        node += nodes.container("", inside, nb_element="cell_code_output")
+    return node
+
+
+def predict():
+    box = nodes.admonition(classes=["predict"])
+    box += nodes.paragraph("", "What will it be?")
+    return box
+
+
+def page(*parts):
+    document = new_document("page")
+    section = nodes.section()
+    section += [*parts]
+    document += section
+    return document
+
+
+def folded(document):
+    """Return the texts before, within and after the fold of a page."""
+    section = document.children[0]
+    kinds = [getattr(node, "rawsource", "") or node.astext() for node in section.children]
+    start, end = kinds.index(answers.OPEN), kinds.index(answers.CLOSE)
+    return [
+        [n.astext() for n in part]
+        for part in (
+            section.children[1:start],
+            section.children[start + 1 : end],
+            section.children[end + 1 :],
+        )
+    ]
+
+
+class TestAnswers:
+    def test_output_and_its_reading_are_folded_and_the_code_is_not(self):
+        reading, more = nodes.paragraph("", "So it is."), nodes.paragraph("", "More.")
+        document = page(predict(), cell(1, "", "train()"), cell(2, "3.2", "score()"), reading, more)
+        assert list(answers.fold(document, set())) == []
+        before, within, after = folded(document)
+        assert before == ["train()", "score()"]
+        assert within == ["3.2", "So it is."]
+        assert after == ["More."]
+
+    def test_a_figure_goes_into_the_fold_with_its_code(self):
+        document = page(predict(), cell(1, "", "train()"), cell(2, "picture", "plot.show()"))
+        assert list(answers.fold(document, {2})) == []
+        before, within, after = folded(document)
+        assert (before, after) == (["train()"], [])
+        assert "picture" in within[0]
+        assert "plot.show()" in within[0]
+
+    def test_a_box_without_an_output_is_named(self):
+        document = page(predict(), cell(1), nodes.paragraph("", "words"))
+        (complaint,) = answers.fold(document, set())
+        assert "What will it be?" in complaint
+        assert answers.OPEN not in str(document)
+
+    def test_other_boxes_fold_nothing(self):
+        document = page(nodes.admonition(classes=["tip"]), cell(1, "3"))
+        assert list(answers.fold(document, set())) == []
+        assert answers.OPEN not in str(document)
+
+
+class TestTerms:
+    GLOSSARY = "# G\n\n```{glossary}\nanchor box\n  words\n\nstep\n  words\n```\n"
+
+    def linked(self, *parts):
+        document = page(*parts)
+        terms.link(document, ["anchor box", "step"], "page")
+        found = document.findall(addnodes.pending_xref)
+        return [(node.astext(), node["reftarget"]) for node in found]
+
+    def test_terms_are_read_from_the_glossary(self, tmp_path):
+        (tmp_path / "g.md").write_text(self.GLOSSARY)
+        assert terms.terms(tmp_path / "g.md") == ["anchor box", "step"]
+        assert "ablation" in terms.terms(ROOT / "book/glossary.md")
+
+    def test_the_first_use_is_linked_and_only_that(self):
+        text = nodes.paragraph("", "Anchor boxes, a step, a step.")
+        assert self.linked(text, nodes.paragraph("", "A step.")) == [
+            ("Anchor boxes", "anchor box"),
+            ("step", "step"),
+        ]
+        assert text.astext() == "Anchor boxes, a step, a step."
+        assert self.linked(nodes.paragraph("", "Two steps.")) == [("steps", "step")]
+
+    def test_parts_of_words_code_links_and_headings_are_left(self):
+        code_ = nodes.paragraph("", "", nodes.literal("", "step"))
+        link = nodes.paragraph("", "", nodes.reference("", "step"))
+        other = nodes.paragraph("", "stepping, misstep")
+        assert self.linked(nodes.title("", "A step"), code_, link, other) == []
+
+    def test_a_term_that_the_author_linked_is_not_linked_again(self):
+        own = addnodes.pending_xref("", reftype="term", reftarget="step")
+        text = nodes.paragraph("", "", own, nodes.Text(" and a step"))
+        assert len(self.linked(text)) == 1
 
 
 class TestApi:

@@ -20,7 +20,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(lesson, "ROOT", tmp_path)
     monkeypatch.setattr(lesson, "LESSONS", tmp_path / "lessons")
     monkeypatch.setattr(measured, "FOLDER", tmp_path / "lessons/measured")
-    card = "- **You will be able to** count\n  slowly.\n- **You need** fingers."
+    card = "- **You will be able to** count\n  slowly.\n- **You need** fingers.\n"
+    card += "- **Time** read 15 min · debug 25 min\n  · hunt 45 min"
     counting = [
         new_markdown_cell(f"# Count to ten\n\n:::{{admonition}} Your card\n{card}\n:::"),
         printing("✓ ten is at most 10\n✓ a_b * c is $3\n"),
@@ -63,7 +64,9 @@ class TestLedger:
         page = ledger.ledger_page(ledger.entries())
         assert page.startswith("2 lessons, 2 claims.")
         assert "| [](/lessons/00_start/01_count.ipynb) | 42 s | 910 MB |" in page
-        assert "- a\\_b \\* c is \\$3" in page
+        assert '<li id="claim-01-count-2">' in page
+        assert 'href="../lessons/00_start/01_count.html#claim-2"' in page
+        assert "</a> a_b * c is $3</li>" in page  # raw HTML: Markdown changes nothing in it
         assert "(claims-01_rest)=\n## Rest\n\nIt makes no claim yet." in page
 
     def test_the_page_is_the_same_every_time(self):
@@ -84,6 +87,15 @@ class TestLedger:
     def test_a_lesson_never_measured_still_offers_its_files(self):
         line = ledger.facts(ledger.read(Lesson("lessons/01_next/01_rest")))
         assert line == "{download}`.ipynb <01_rest.ipynb>` · {download}`.py <01_rest.py>`"
+
+    def test_the_place_names_stage_lesson_and_the_time_people_need(self, project):
+        entry = ledger.read(Lesson("lessons/00_start/01_count"))
+        assert entry.number == "0.1"
+        assert ledger.place(entry) == "Stage 0 · Lesson 1 of 1 · 1 h 25 min"
+        assert (
+            ledger.place(ledger.read(Lesson("lessons/01_next/01_rest")))
+            == "Stage 1 · Lesson 1 of 1"
+        )
 
     def test_a_lesson_without_a_title_is_refused(self, project):
         write(project, "02_none/01_none", [new_markdown_cell("words")])
