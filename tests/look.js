@@ -1,5 +1,8 @@
 // Look at the page that is open, and return what the tests ask of it.
 (() => {
+  // What is folded is read too.
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+
   const article = document.querySelector(".bd-article") ?? document.body;
 
   const rgba = (colour) => {
@@ -42,7 +45,25 @@
     .filter((element) => !element.closest("svg, script, style, noscript, mjx-assistive-mml"))
     .filter((element) => hasOwnText(element) && isShown(element));
 
+  // A picture holds the size of its smallest letters at its own width; a page may show it smaller.
+  const pictures = [...article.querySelectorAll("figure.labs-figure img")]
+    .filter((image) => image.checkVisibility())
+    .map((image) => {
+      const shown = image.getBoundingClientRect().width;
+      const text = Number(image.dataset.text);
+      return { width: shown, text: text ? (text * shown) / Number(image.getAttribute("width")) : 99 };
+    });
+
+  const rows = [...article.querySelectorAll('figure.labs-figure [role="img"]')]
+    .filter((row) => row.checkVisibility())
+    .map((row) => new Set([...row.children].map((panel) => Math.round(panel.getBoundingClientRect().top))).size);
+
   return {
+    pictures,
+    rows,
+    cut: [...article.querySelectorAll("div.cell_input pre")]
+      .filter((pre) => pre.checkVisibility() && pre.scrollWidth > pre.clientWidth + 1)
+      .map((pre) => pre.textContent.trim().slice(0, 60)),
     title: document.querySelector("h1")?.innerText ?? "",
     width: document.documentElement.scrollWidth,
     faint: texts
@@ -50,7 +71,8 @@
       .filter(({ contrast }) => contrast < 4.5)
       .map(({ what, contrast }) => `${what} ${contrast.toFixed(2)}`),
     mute: [...document.images].filter((image) => !image.hasAttribute("alt")).map((image) => image.src.slice(-60)),
-    silent: [...article.querySelectorAll("img")].filter((image) => !image.alt.trim()).map((image) => image.src.slice(-60)),
+    silent: [...article.querySelectorAll("img")]
+      .filter((image) => !image.alt.trim() && !image.closest('[role="img"][aria-label]')).map((image) => image.src.slice(-60)),
     broken: [...document.images].filter((image) => image.complete && !image.naturalWidth).map((image) => image.src.slice(-60)),
     formulas: article.querySelectorAll(".math").length,
     // A tall bracket is a drawing inside the drawing, so formulas are counted, not drawings.

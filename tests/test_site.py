@@ -4,6 +4,7 @@ Each page is opened once, from the disk, as a reader without a network opens it.
 """
 
 import os
+import re
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ from labs.stamp import ROOT
 from tests.waiting import HANG
 from tools import build_site
 from tools.lesson import find
+from tools.template import STILL_TO_CONVERT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -155,6 +157,85 @@ def test_page_fits_a_phone(look, page):
 def test_every_text_stands_out(look, page, theme):
     """WCAG AA asks for a contrast of 4.5 between text and ground."""
     assert look(page)[theme]["faint"] == []
+
+
+IN_FORM = [page for page in PAGES if page.startswith("lessons/") and page not in STILL_TO_CONVERT]
+each_in_form = pytest.mark.parametrize("page", IN_FORM)
+
+
+@each_in_form
+def test_no_letter_in_a_picture_is_too_small_to_read(look, page):
+    pictures = look(page)["light"]["pictures"]
+    assert pictures
+    assert min(picture["text"] for picture in pictures) >= 9
+
+
+@each_in_form
+def test_no_panel_is_smaller_than_a_thumb(look, page):
+    seen = look(page)
+    assert min(picture["width"] for picture in seen["light"]["pictures"]) >= 170
+    assert min(picture["width"] for picture in seen["phone"]["pictures"]) >= 170
+
+
+@each_in_form
+def test_panels_stand_in_a_row_and_on_a_phone_below_each_other(look, page):
+    seen = look(page)
+    assert all(rows == 1 for rows in seen["light"]["rows"])
+    assert all(rows > 1 for rows in seen["phone"]["rows"])
+
+
+@each_in_form
+def test_no_line_of_code_is_cut(look, page):
+    assert look(page)["light"]["cut"] == []
+
+
+@each_in_form
+def test_answers_are_folded_until_the_reader_asks_and_the_wish_is_remembered(site, browser, page):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / f"{page}.html").as_uri())
+    answers = visit.tab.locator("details.answer")
+    assert answers.count() > 0
+    assert not any(answer.get_attribute("open") is not None for answer in answers.all())
+    visit.tab.get_by_label("Show the answers to all predictions").check()
+    assert all(answer.get_attribute("open") is not None for answer in answers.all())
+    visit.tab.reload()
+    assert all(answer.get_attribute("open") is not None for answer in answers.all())
+
+
+@each_in_form
+def test_print_shows_what_is_folded(site, browser, page):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / f"{page}.html").as_uri())
+    visit.tab.emulate_media(media="print")
+    hidden = visit.tab.eval_on_selector_all(
+        "details.answer > :not(summary), details.sd-dropdown > :not(summary)",
+        "all => all.filter(e => e.getBoundingClientRect().height === 0).map(e => e.outerHTML)",
+    )
+    assert hidden == []
+
+
+def test_the_stops_of_a_slider_show_one_frame_each(site, browser):
+    visit = Visit(browser, site.as_uri())
+    for page in IN_FORM:
+        visit.open((site / f"{page}.html").as_uri())
+        visit.tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        for slider in visit.tab.locator(".labs-slide").all():
+            stops = slider.locator("input")
+            stops.first.focus()
+            for number in range(stops.count()):
+                shown = [frame.is_visible() for frame in slider.locator(".frames > img").all()]
+                assert shown.index(True) == number
+                assert sum(shown) == 1
+                visit.tab.keyboard.press("ArrowRight")
+
+
+def test_every_claim_leads_to_the_ledger_and_back(site):
+    ledger = (site / "book/ledger.html").read_text()
+    for lesson in find():
+        page = (site / f"{lesson.name}.html").read_text()
+        there = re.findall(r'<li id="(claim-\d+)"><a href="../../book/ledger.html#([\w-]+)"', page)
+        back = re.findall(rf'<li id="([\w-]+)"><a href="../{lesson.name}.html#(claim-\d+)"', ledger)
+        assert there == [(here, entry) for entry, here in back]
 
 
 def test_the_book_has_formulas_to_draw(look):

@@ -55,7 +55,7 @@ def what_hides(cells: Sequence[Any]) -> Iterator[str]:
             yield f"code cell {number} is folded but calls {called}(): give that a cell of its own"
         if any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(cell.source))):
             yield f"code cell {number} is folded but defines a class"
-        for name in sorted(_defined(cell.source) & _used_where_seen(cells[number:])):
+        for name in sorted(defined(cell.source) & _used_where_seen(cells[number:])):
             yield f"code cell {number} is folded but defines {name}, which a visible cell uses"
 
 
@@ -72,7 +72,7 @@ def _used_where_seen(cells: Sequence[Any]) -> set[str]:
     return used
 
 
-def _defined(source: str) -> set[str]:
+def defined(source: str) -> set[str]:
     """Return the names that a cell binds, imports excepted."""
     body = ast.parse(source).body
     kept = [one for one in body if not isinstance(one, ast.Import | ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""Fold what answers a Predict box: the output, and the paragraph that reads it.
+"""Fold what answers a Predict box: the output, the paragraph that reads it, and its claims.
 
 The reader first sees the question and the code that answers it. What it returned, and what follows
 from that, opens on a click; a switch at the top of the page opens all, and is remembered.
@@ -6,7 +6,7 @@ from that, opens on a click; a switch at the top of the page opens all, and is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from docutils import nodes
 
@@ -14,19 +14,19 @@ OPEN = '<details class="answer"><summary>Show the answer</summary>'
 CLOSE = "</details>"
 
 
-def fold(doctree: nodes.document, folded: set[int]) -> Iterator[str]:
+def fold(doctree: nodes.document, kinds: Mapping[int, str]) -> Iterator[str]:
     """Fold the answers of a page in place, and yield a sentence for each box without one.
 
     Args:
         doctree: Of a lesson, before cells are rendered.
-        folded: The indices of the cells whose code the page folds.
+        kinds: What each code cell is, by index; see :func:`tools.cells.kind`.
     """
     for box in [*doctree.findall(nodes.admonition)]:
         if "predict" in box["classes"]:
-            yield from _fold_after(box, folded)
+            yield from _fold_after(box, kinds)
 
 
-def _fold_after(box: nodes.Element, folded: set[int]) -> Iterator[str]:
+def _fold_after(box: nodes.Element, kinds: Mapping[int, str]) -> Iterator[str]:
     parent = box.parent
     start = parent.index(box) + 1
     following = parent.children[start:]
@@ -38,7 +38,7 @@ def _fold_after(box: nodes.Element, folded: set[int]) -> Iterator[str]:
     answer, seen = [], []
     for cell in cells:
         output = next((n for n in cell.children if _is_output(n)), None)
-        if cell["cell_index"] in folded:
+        if kinds[cell["cell_index"]] != "taught":
             answer.append(cell)
         elif output is None:
             seen.append(cell)
@@ -53,6 +53,9 @@ def _fold_after(box: nodes.Element, folded: set[int]) -> Iterator[str]:
     if end < len(parent) and isinstance(parent[end], nodes.paragraph):
         answer.append(parent[end])
         end += 1
+        while end < len(parent) and is_code_cell(parent[end]) and _claims(parent[end], kinds):
+            answer.append(parent[end])
+            end += 1
     between = [_raw(OPEN), *answer, _raw(CLOSE)]
     parent.children[start:end] = []
     parent.insert(start, [*seen, *between])
@@ -69,6 +72,10 @@ def _alone(cell: nodes.Element, output: nodes.Node) -> nodes.Element:
 def is_code_cell(node: nodes.Node) -> bool:
     """Tell whether a node is a code cell with its outputs."""
     return isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+
+
+def _claims(cell: nodes.Element, kinds: Mapping[int, str]) -> bool:
+    return kinds[cell["cell_index"]] == "claim"
 
 
 def _is_output(node: nodes.Node) -> bool:

@@ -21,9 +21,10 @@ from sphinx.util import logging
 
 from book._ext import answers, claims, figures, terms
 from labs.stamp import ROOT
-from tools.cells import CHECKED, is_folded, kind
+from tools.cells import CHECKED, kind
 from tools.ledger import Entry, facts, place, read
 from tools.lesson import Lesson
+from tools.template import STILL_TO_CONVERT
 
 LOGGER = logging.getLogger(__name__)
 
@@ -90,13 +91,14 @@ def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
     for box in doctree.findall(nodes.admonition):
         box["classes"].append(nodes.make_id(f"admonition-{box[0].astext()}"))
     cells = Lesson(docname).read_notebook().cells
-    folded = {
-        i
+    kinds = {
+        i: kind(cell.source, cell.metadata.get("tags", ()))
         for i, cell in enumerate(cells)
-        if cell.cell_type == "code" and is_folded(cell.source, cell.metadata.get("tags", ()))
+        if cell.cell_type == "code"
     }
-    for complaint in answers.fold(doctree, folded):
-        LOGGER.warning("%s: %s", docname, complaint)
+    for complaint in answers.fold(doctree, kinds):
+        if docname not in STILL_TO_CONVERT:
+            LOGGER.warning("%s: %s", docname, complaint)
     terms.link(doctree, terms.terms(ROOT / "book/glossary.md"), docname)
 
 

@@ -87,7 +87,7 @@ ax.legend()
 plot.show(
     figure,
     "The deeper plain network has the higher loss on its own training data.",
-    alt="Training loss against steps, smoothed: the curve of 20 layers falls, that of "
+    alt="Training loss against steps: the curve of 20 layers falls, that of "
     "56 layers stays far above it.",
 )
 
@@ -340,10 +340,12 @@ axes[0].set_ylabel("gradient norm / weight norm")
 axes[1].legend()
 plot.show(
     figure,
-    "Only with the default initialisation is the plain gradient gone; with batch norm it "
+    "Only default initialisation kills the plain gradient; with batch norm "
+    "it "
     "grows towards the input.",
     alt="Relative gradient norm by layer, in three panels. Left: the plain curve is "
-    "missing. Middle: plain and residual run within a few orders of magnitude. Right: the "
+    "missing. Middle: both curves within a few orders of magnitude. Right: "
+    "the "
     "plain curve rises steeply towards the input, the residual one stays level.",
 )
 
@@ -366,12 +368,14 @@ pd.Series(growth, name="first block / last layer").round(1)
 # %% tags=["nbval-check-output"]
 dead = max(gradients["default initialisation", False])
 claim(
-    "56 plain layers with PyTorch's initialisation and no norm: every gradient is zero",
+    "56 plain layers with PyTorch's initialisation and no norm: every gradient is "
+    "zero",
     dead == 0,
     measured=dead,
 )
 claim(
-    "56 plain layers with batch norm: the gradient grows over 200 times towards the input",
+    "56 plain layers with batch norm: the gradient grows over 200 times towards the "
+    "input",
     growth["plain"] > 200,
     measured=growth,
 )
@@ -394,7 +398,7 @@ BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(9)]
 
 
 def probe(net, n=600):
-    """Return how many classes a nearest-mean guess gets right from each block's output."""
+    """Return the accuracy of a nearest-mean guess from the output of each block."""
     with torch.no_grad(), capture(net, *BLOCKS) as maps:
         net(x_train[: 2 * n])
     labels, scores = train.labels, []
@@ -431,7 +435,8 @@ plot.show(
     figure,
     "Before training, the plain network has lost the picture after about half of its "
     "blocks; the residual one passes it on to the last.",
-    alt="Accuracy of a guess by block: plain falls to chance, residual declines slowly.",
+    alt="Accuracy of a guess by block: plain falls to chance, residual declines "
+    "slowly.",
 )
 
 # %% [markdown]
@@ -447,7 +452,8 @@ claim(
     measured=signal[False][-1],
 )
 claim(
-    "untrained, 56 residual layers: the last block guesses 10 points better than chance",
+    "untrained, 56 residual layers: the last block guesses 10 points better than "
+    "chance",
     signal[True][-1] > 0.2,
     measured=signal[True][-1],
 )
@@ -513,7 +519,8 @@ ax.legend()
 plot.show(
     figure,
     "Without the shortcut, depth costs training loss; with it, depth costs little.",
-    alt="Training loss of three seeds at 20 and 56 layers: the plain line rises steeply, "
+    alt="Training loss of three seeds at 20 and 56 layers: the plain line rises "
+    "steeply, "
     "the residual line stays low.",
 )
 
@@ -532,7 +539,8 @@ claim(
     measured=loss_of[56, "residual"].tolist(),
 )
 claim(
-    "56 layers: every run with shortcuts ends with a lower training loss than any without",
+    "56 layers: every run with shortcuts ends with a lower training loss than any "
+    "without",
     loss_of[56, "residual"].max() < loss_of[56, "plain"].min(),
     measured={k: v.tolist() for k, v in loss_of.items()},
 )
@@ -567,7 +575,8 @@ pd.DataFrame(trained, index=BLOCKS).iloc[[0, 8, 17, 26]].round(2)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "trained, 56 layers: the last residual block tells 15 points more than the last plain one",
+    "trained, 56 layers: the last residual block tells 15 points more than the last "
+    "plain one",
     trained["residual"][-1] - trained["plain"][-1] > 0.15,
     measured=(trained["residual"][-1], trained["plain"][-1]),
 )
@@ -602,9 +611,11 @@ for block in steps:
 plot.slide(
     frames,
     "after block",
-    "In the residual network the outline of the garment stays visible through the first "
+    "In the residual network the outline of the garment stays visible through the "
+    "first "
     "stage; in the plain one it is lost sooner.",
-    alt="One garment, and the mean feature map of the plain and of the residual network",
+    alt="One garment, and the mean feature map of the plain and of the residual "
+    "network",
 )
 
 # %% [markdown]
@@ -628,12 +639,14 @@ table.round(3)
 # %% tags=["nbval-check-output"]
 cost = table.loc[56] - table.loc[20]
 claim(
-    "plain networks: 56 layers train worse than 20, by at least 0.2 nats, as in the paper",
+    "plain networks: 56 layers train worse than 20, by at least 0.2 nats, as in the "
+    "paper",
     cost["plain"] > 0.2,
     measured=cost.to_dict(),
 )
 claim(
-    "residual networks: going from 20 to 56 layers costs less than half of what it costs plain ones",
+    "residual networks: going from 20 to 56 layers costs less than half of what it "
+    "costs plain ones",
     cost["residual"] < 0.5 * cost["plain"],
     measured=cost.to_dict(),
 )

@@ -183,11 +183,14 @@ def folded(document):
     ]
 
 
+TAUGHT = {1: "taught", 2: "taught"}
+
+
 class TestAnswers:
     def test_output_and_its_reading_are_folded_and_the_code_is_not(self):
         reading, more = nodes.paragraph("", "So it is."), nodes.paragraph("", "More.")
         document = page(predict(), cell(1, "", "train()"), cell(2, "3.2", "score()"), reading, more)
-        assert list(answers.fold(document, set())) == []
+        assert list(answers.fold(document, TAUGHT)) == []
         before, within, after = folded(document)
         assert before == ["train()", "score()"]
         assert within == ["3.2", "So it is."]
@@ -195,21 +198,31 @@ class TestAnswers:
 
     def test_a_figure_goes_into_the_fold_with_its_code(self):
         document = page(predict(), cell(1, "", "train()"), cell(2, "picture", "plot.show()"))
-        assert list(answers.fold(document, {2})) == []
+        assert list(answers.fold(document, {1: "taught", 2: "figure"})) == []
         before, within, after = folded(document)
         assert (before, after) == (["train()"], [])
         assert "picture" in within[0]
         assert "plot.show()" in within[0]
 
+    def test_claims_below_the_reading_would_give_it_away(self):
+        reading = nodes.paragraph("", "So it is.")
+        document = page(predict(), cell(1, "3.2"), reading, cell(2, "so"), cell(3, "more"))
+        kinds = {1: "taught", 2: "claim", 3: "taught"}
+        assert list(answers.fold(document, kinds)) == []
+        _, within, after = folded(document)
+        assert within[:2] == ["3.2", "So it is."]
+        assert "so" in within[2]
+        assert "more" in after[0]
+
     def test_a_box_without_an_output_is_named(self):
         document = page(predict(), cell(1), nodes.paragraph("", "words"))
-        (complaint,) = answers.fold(document, set())
+        (complaint,) = answers.fold(document, TAUGHT)
         assert "What will it be?" in complaint
         assert answers.OPEN not in str(document)
 
     def test_other_boxes_fold_nothing(self):
         document = page(nodes.admonition(classes=["tip"]), cell(1, "3"))
-        assert list(answers.fold(document, set())) == []
+        assert list(answers.fold(document, TAUGHT)) == []
         assert answers.OPEN not in str(document)
 
 

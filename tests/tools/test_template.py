@@ -3,14 +3,15 @@
 import jupytext
 import pytest
 
-from tools.template import faults
+from tools.template import faults, faults_of_form
 
 COMPLETE = """\
 # %% [markdown]
 # # Prove a small thing
 #
 # :::{admonition} Your card
-# **You will be able to** count · **You need** fingers · **Time** read 1 min
+# **You will be able to** count · **You need** fingers · **Time** read 1 min · debug 1 min ·
+# experiment 1 min · reproduce 1 min · hunt 1 min · exercises 1 min
 # :::
 
 # %% [markdown]
@@ -31,6 +32,9 @@ claim("the block", True)
 # :::{admonition} Predict
 # What?
 # :::
+
+# %%
+look()
 
 # %% tags=["nbval-check-output"]
 claim("the debug", True)
@@ -54,6 +58,8 @@ claim("the paper", True)
 
 # %% [markdown]
 # ## Bug hunt
+#
+# **Difficulty** 1 of 3 · **Importance** 3 of 3 · **Time** 20 min
 #
 # Met in [a project](https://github.com/a/b/issues/1).
 
@@ -128,4 +134,49 @@ def test_a_complete_lesson_has_no_fault():
 def test_what_is_taken_out_is_named(old, new, fault):
     assert old in COMPLETE
     found = faults(lesson(COMPLETE.replace(old, new)))
+    assert any(fault in line for line in found), found
+
+
+def test_a_complete_lesson_has_the_form():
+    assert faults_of_form(lesson(COMPLETE)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        pytest.param("look()", "look(" + 90 * "x" + ")", "line of 96 columns", id="columns"),
+        pytest.param(
+            "# %%\nlook()", "# %% [markdown]\n# words", "not followed by the code", id="no code"
+        ),
+        pytest.param(
+            "# What?\n# :::", "# What?\n# :::\n#\n# words", "not the last thing", id="words"
+        ),
+        pytest.param(
+            "**Importance** 3 of 3", "", "lacks its line **Difficulty**", id="no difficulty"
+        ),
+        pytest.param("**Difficulty** 1", "**Difficulty** 4", "lacks its line", id="too difficult"),
+        pytest.param(
+            "fixed = 2", "broken = 2", "defines broken as the planted cell", id="same name"
+        ),
+        pytest.param(
+            '# :::\n\n# %% tags=["hunt-solution',
+            '# :::\n# It was this.\n\n# %% tags=["hunt-solution',
+            "below the hints",
+            id="spoiled",
+        ),
+        pytest.param(
+            '# %% tags=["hunt-solution',
+            '# %% [markdown]\n# It was.\n\n# %% tags=["hunt-solution',
+            "between the hints",
+            id="spoiled in a cell",
+        ),
+        pytest.param("exercises 1 min", "", "minutes of: exercises", id="no time"),
+        pytest.param(
+            "look()", "gap = plot.show(f, 'a')\n# %%\nprint(gap)", "defines gap", id="hidden"
+        ),
+    ],
+)
+def test_what_leaves_the_form_is_named(old, new, fault):
+    assert old in COMPLETE
+    found = faults_of_form(lesson(COMPLETE.replace(old, new)))
     assert any(fault in line for line in found), found
