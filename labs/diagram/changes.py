@@ -68,7 +68,7 @@ def _changed(size: float, generator: torch.Generator, tensor: Tensor) -> Tensor:
     spread = float(finite.std()) if finite.numel() > 1 else 0.0
     step = size * (spread or float(finite.abs().mean() if finite.numel() else 0.0) or 1.0)
     moved = tensor + (step * sign * (0.5 + chance)).to(tensor.dtype)
-    return torch.where(tensor.isfinite(), moved, tensor)
+    return torch.where(tensor.isfinite() & moved.isfinite(), moved, tensor)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
