@@ -110,19 +110,20 @@ def draw_field(ax: Axes, image: Tensor, field: Field) -> Axes:
 
 def _gradient(model: nn.Module, images: Tensor, layer: str, cell: tuple[int, int]) -> Tensor:
     """Return the size of the gradient of a place with respect to each pixel, [N,H,W]."""
-    found: list[Tensor] = []
+    found: list[Any] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        found.append(output)
+        return output.clone() if isinstance(output, Tensor) else None  # for what writes over it
+
     images.requires_grad_()
-    handle = model.get_submodule(layer).register_forward_hook(
-        lambda _module, _inputs, output: found.append(output)
-    )
+    handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
         model(images)
     finally:
         handle.remove()
+    got = [tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__ for f in found]
     if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].ndim != 4:
-        got = f"{len(found)} calls" if len(found) != 1 else f"a {type(found[0]).__name__}"
-        if len(found) == 1 and isinstance(found[0], Tensor):
-            got = str(tuple(found[0].shape))
         raise ValueError(
             f"receptive_field: expected layer {layer!r} to run once and return maps [N,C,h,w], "
             f"got {got}; choose another layer"
