@@ -8,7 +8,7 @@ from torchvision.models import resnet18
 from labs.diagram import draw_field, receptive_field
 from labs.models import YOLOv3
 from labs.plot import COLOURS, new
-from tests.models import DictOutput, InplaceAfterConv, ReusedReLU
+from tests.models import DictOutput, InplaceAfterConv
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,6 @@ IMAGE = torch.rand(1, 6, 8)
         (edge()[0], IMAGE, "0", (-1, 0), ValueError, r"got \(-1, 0\)"),
         (edge()[0], IMAGE, "0", (0, -1), ValueError, r"got \(0, -1\)"),
         (Twice(), IMAGE, "last", (0, 0), ValueError, r"to run once and return maps.*, got \[\(1"),
-        (ReusedReLU(), torch.rand(5, 3), "relu", (0, 0), ValueError, "maps"),
         (nn.Flatten(), IMAGE, "", (0, 0), ValueError, r"maps \[N,C,h,w\], got \[\(1, 48\)\]"),
         (DictOutput(), torch.rand(1, 5, 3), "1", (0, 0), ValueError, "got \\['OrderedDict'"),
         (Ignores(), IMAGE, "last", (0, 0), ValueError, "layer 'last' at .* depends on no pixel"),
