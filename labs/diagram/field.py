@@ -150,6 +150,6 @@ def _make_positive(model: nn.Module, generator: torch.Generator) -> None:
                         continue
                     if tensor.ndim >= 2:
                         drawn = 0.5 + torch.rand(tensor.shape, generator=generator)
-                        tensor.copy_(drawn / max(1, tensor[0].numel()))
+                        tensor.copy_(drawn / max(1, tensor[:1].numel()))
                     else:
                         tensor.fill_(0.0 if "bias" in name or "mean" in name else 1.0)

@@ -129,6 +129,7 @@ def test_pictures_are_inside_and_above_the_name(unet):
     for group in groups_of(draw(unet, ROWS), "part"):
         box, image = box_of(group), group.find(f"{SVG}image")
         assert image.get("href").startswith("data:image/png;base64,")
+        assert (image.get("style") is None) == (texts(group)[0] == "input")
         x, y, width, height = (float(image.get(key)) for key in ("x", "y", "width", "height"))
         assert (width, height) == pytest.approx((64, 64 * 16 / 24), abs=0.1)
         assert x + width / 2 == pytest.approx(box.centre[0], abs=0.1)

@@ -32,6 +32,9 @@ def test_large_maps_shrink_and_keep_their_shape():
     found = strongest_map(torch.rand(1, 1, 256, 128))
     assert found.shape == (64, 32)
     assert strongest_map(torch.rand(1, 1, 65, 2)).shape == (64, 2)
+    assert strongest_map(torch.rand(1, 1, 64, 2)).shape == (64, 2)
+    assert strongest_map(torch.rand(1, 3, 256, 128)).shape == (3, 128, 64)
+    assert strongest_map(torch.rand(1, 3, 100, 128)).shape == (3, 100, 128)
     assert strongest_map(torch.rand(1, 1, 1000, 2)).shape == (64, 1)
 
 

@@ -43,9 +43,20 @@ def test_integers_stay():
 
 
 def test_the_seed_decides():
-    first, again, other = (drawn(nn.Linear(3, 3), seed).weight for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    first, again, other = (drawn(nn.BatchNorm2d(3), seed) for seed in (1, 1, 2))
+    matrices = [drawn(nn.Linear(3, 3), seed).weight for seed in (1, 1, 2)]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensors = [getattr(net, name) for net in (first, again, other)]
+        assert torch.equal(tensors[0], tensors[1])
+        assert not torch.equal(tensors[0], tensors[2])
+    assert torch.equal(matrices[0], matrices[1])
+    assert not torch.equal(matrices[0], matrices[2])
+
+
+def test_weights_of_nothing():
+    net = nn.Module()
+    net.none, net.empty = nn.Parameter(torch.empty(0, 3)), nn.Parameter(torch.empty(3, 0))
+    assert drawn(net).none.shape == (0, 3)
 
 
 def test_signals_neither_vanish_nor_overflow_in_a_deep_network():
