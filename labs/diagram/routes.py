@@ -141,7 +141,7 @@ def find_routes(
     ys: Sequence[float],
     alone: Collection[Arrow] = (),
 ) -> Routes:
-    """Return a way for each arrow, the shortest first.
+    """Return a way for each arrow, the shortest first, and at last those that lead back.
 
     Args:
         boxes: By name. They do not touch.
@@ -155,7 +155,7 @@ def find_routes(
         boxes, sorted({*xs, *(x for x, _ in inner)}), sorted({*ys, *(y for _, y in inner)})
     )
     ways = {}
-    for arrow in sorted(arrows, key=lambda arrow: _apart(boxes, arrow)):
+    for arrow in sorted(arrows, key=lambda arrow: (arrow[0] == arrow[1], _apart(boxes, arrow))):
         user = repr(arrow) if arrow in alone else arrow[0]
         leave, spots, enter = _cheapest(streets, arrow, user)
         _take(streets, user, leave, spots, enter)

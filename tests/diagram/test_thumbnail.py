@@ -36,6 +36,7 @@ def test_large_maps_shrink_and_keep_their_shape():
     assert strongest_map(torch.rand(1, 3, 256, 128)).shape == (3, 128, 64)
     assert strongest_map(torch.rand(1, 3, 100, 128)).shape == (3, 100, 128)
     assert strongest_map(torch.rand(1, 1, 1000, 2)).shape == (64, 1)
+    assert strongest_map(torch.rand(1, 1, 2, 1000)).shape == (1, 64)
 
 
 def test_a_constant_map_is_dark():
