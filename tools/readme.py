@@ -46,6 +46,7 @@ TREE = {
     "labs/export/": "ONNX: convert, check, compare layer by layer, quantise, time",
     "labs/ddp/": "processes that cannot hang, gradients that are equal",
     "labs/ddp_train/": "a small trainer for one process or many machines",
+    "labs/diagram/": "a network drawn from a real run, every arrow proven",
     "labs/plot.py": "figures for light, dark and colour-blind readers",
     "labs/hunts/": "the checkers of the bug hunts",
     "tools/": "what keeps the book true: execute, stamp, check, render",

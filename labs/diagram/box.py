@@ -20,6 +20,7 @@ TEXT, LINE = 12, 16
 _NAME, _PAD, _PICTURE, _BELOW = 13, 8, 64, 6
 _PALE = "#5A5A58"
 _MOST_SHAPES = 3
+_CRISP = 'style="image-rendering:pixelated" '  # so that the cells of a small map can be counted
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def draw_box(shown: Label, box: Box, fill: str = "#FFFFFF", stroke: str = _PALE)
         width, height = _picture_size(shown.picture)
         drawn.append(
             f'<image x="{x - width / 2:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-            f'style="image-rendering:pixelated" href="{to_uri(shown.picture)}"/>'
+            f'{_CRISP if shown.picture.ndim == 2 else ""}href="{to_uri(shown.picture)}"/>'
         )
         y += height + _BELOW
     pale = [False] * (1 + len(shown.shapes)) + [True]

@@ -51,7 +51,7 @@ def distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     """Return the largest difference between two lists of tensors; infinite between two shapes."""
     if [tensor.shape for tensor in first] != [tensor.shape for tensor in second]:
         return float("inf")
-    return max((_distance(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+    return max(map(_distance, first, second), default=0.0)
 
 
 def _changed(size: float, generator: torch.Generator, tensor: Tensor) -> Tensor:
@@ -63,15 +63,21 @@ def _changed(size: float, generator: torch.Generator, tensor: Tensor) -> Tensor:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         low, high = int(tensor.min()), int(tensor.max())
         return (low + (chance * (high - low + 1)).floor()).to(tensor.dtype)
-    sign = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
-    finite = tensor[tensor.isfinite()]
-    spread = float(finite.std()) if finite.numel() > 1 else 0.0
-    step = size * (spread or float(finite.abs().mean() if finite.numel() else 0.0) or 1.0)
-    moved = tensor + (step * sign * (0.5 + chance)).to(tensor.dtype)
-    return torch.where(tensor.isfinite(), moved, tensor)
+    spread = _spread(tensor) if tensor.isfinite().all() else _spread(tensor[tensor.isfinite()])
+    share = 2 * chance + torch.where(chance < 0.5, -1.5, -0.5)  # 0.5 to 1.5, down or up
+    moved = tensor + (size * spread * share).to(tensor.dtype)
+    return torch.where(tensor.isfinite() & moved.isfinite(), moved, tensor)
+
+
+def _spread(tensor: Tensor) -> float:
+    """Return the standard deviation, or where there is none the mean size, or 1."""
+    spread = float(tensor.std()) if tensor.numel() > 1 else 0.0
+    return spread or (float(tensor.abs().mean()) if tensor.numel() else 0.0) or 1.0
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
+    if torch.equal(a, b):  # nearly always, and many times faster
+        return 0.0
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     a, b = a.to(wide), b.to(wide)
     same = (a == b) | (a.isnan() & b.isnan())  # an infinity less itself is NaN

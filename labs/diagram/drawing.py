@@ -71,13 +71,13 @@ def draw(
     """
     groups = groups or {}
     tints = _tints(wiring, groups)
-    for arrow in accent:
-        if tuple(arrow) not in wiring.arrows:
-            raise KeyError(f"draw: no arrow from {arrow[0]!r} to {arrow[1]!r} was found")
-    chosen = {tuple(arrow) for arrow in accent}
+    chosen = {(start, end) for start, end in accent}
+    for start, end in chosen - set(wiring.arrows):
+        raise KeyError(f"draw: no arrow from {start!r} to {end!r} was found")
     batch = _have_a_batch(wiring)
     labels = {part.name: label(part, batch) for part in wiring.parts}
-    layout = place(rows, {name: shown.size() for name, shown in labels.items()}, wiring.arrows)
+    sizes = {name: shown.size() for name, shown in labels.items()}
+    layout = place(rows, sizes, wiring.arrows, chosen)
     drawn = [
         draw_box(shown, layout.boxes[name], *tints.get(name, ())) for name, shown in labels.items()
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from labs.diagram.routes import Arrow, Box, Point, find_routes
@@ -34,7 +34,12 @@ class Layout:
     height: float
 
 
-def place(rows: Rows, sizes: Mapping[str, tuple[float, float]], arrows: Sequence[Arrow]) -> Layout:
+def place(
+    rows: Rows,
+    sizes: Mapping[str, tuple[float, float]],
+    arrows: Sequence[Arrow],
+    alone: Collection[Arrow] = (),
+) -> Layout:
     """Place the boxes, with as little room between them as lets no arrow touch another.
 
     Args:
@@ -42,6 +47,7 @@ def place(rows: Rows, sizes: Mapping[str, tuple[float, float]], arrows: Sequence
         sizes: Width and height of each box, by name. All boxes get the same width, where that fits
             on the page, or else those of a column; those of a row get the same height.
         arrows: Between the boxes.
+        alone: Those that share no line with others.
 
     Raises:
         KeyError: When the grid names a part that there is not.
@@ -51,7 +57,7 @@ def place(rows: Rows, sizes: Mapping[str, tuple[float, float]], arrows: Sequence
     found: list[tuple[int, Layout]] = []
     for across, down in _TRACKS:
         boxes, xs, ys = _grid(rows, sizes, across, down)
-        routes = find_routes(boxes, arrows, xs, ys)
+        routes = find_routes(boxes, arrows, xs, ys, alone)
         layout = _trimmed(boxes, routes.ways)
         if not found and layout.width > _WIDEST:
             raise ValueError(

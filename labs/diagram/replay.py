@@ -79,8 +79,10 @@ def apart(model: nn.Module) -> nn.Module:
     """Return a copy in eval mode that shares nothing with the model, without its hooks."""
     twin = deepcopy(model).eval()
     for module in twin.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+        for backward in (module._backward_hooks, module._backward_pre_hooks):
+            backward.clear()
     return twin
 
 

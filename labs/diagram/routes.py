@@ -5,16 +5,16 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 Point = tuple[float, float]
 Arrow = tuple[str, str]
 
-_BEND, _CROSS, _OFF_CENTRE = 14.0, 24.0, 30.0  # what they cost, in pixels of detour
+_BEND, _CROSS, _OFF_CENTRE = 20.0, 24.0, 30.0  # what they cost, in pixels of detour
 _TOUCH = 400.0  # to run along another arrow, or bend on it: it could not be read
-_TRUNK = 0.5  # of the length, along an arrow from the same box: they look like one that splits
+_TRUNK = 0.9  # of the length, along an arrow from the same box: they look like one that splits
 
 
 @dataclass(frozen=True)
@@ -123,36 +123,42 @@ class _Streets:
             ]
         return found
 
-    def clashes(self, spot: _Spot, axes: frozenset[int], source: str) -> tuple[int, int]:
+    def clashes(self, spot: _Spot, axes: frozenset[int], user: str) -> tuple[int, int]:
         """Count the others that an arrow touches at a spot, and those that it crosses squarely."""
-        others = [used for user, used in self.users[spot] if user != source]
+        others = [used for other, used in self.users[spot] if other != user]
         touched = sum(bool(axes & used) for used in others)
         return touched, len(others) - touched
 
-    def is_taken(self, door: _Door, source: str) -> bool:
+    def is_taken(self, door: _Door, user: str) -> bool:
         """Tell whether another arrow has the door; those that leave one box may share it."""
-        return self.doors.get(door.at, source) != source
+        return self.doors.get(door.at, user) != user
 
 
 def find_routes(
-    boxes: Mapping[str, Box], arrows: Sequence[Arrow], xs: Sequence[float], ys: Sequence[float]
+    boxes: Mapping[str, Box],
+    arrows: Sequence[Arrow],
+    xs: Sequence[float],
+    ys: Sequence[float],
+    alone: Collection[Arrow] = (),
 ) -> Routes:
-    """Return a way for each arrow, the shortest first.
+    """Return a way for each arrow, the shortest first, and at last those that lead back.
 
     Args:
         boxes: By name. They do not touch.
         arrows: From and to.
         xs: Where vertical lines may run between the boxes: at least one on each side of every box.
         ys: Where horizontal lines may run, in the same way.
+        alone: Arrows that share no line with another from the same box, as others may.
     """
     inner = [_inside(box, share) for box in boxes.values() for share in (0.25, 0.5, 0.75)]
     streets = _Streets(
         boxes, sorted({*xs, *(x for x, _ in inner)}), sorted({*ys, *(y for _, y in inner)})
     )
     ways = {}
-    for arrow in sorted(arrows, key=lambda arrow: _apart(boxes, arrow)):
-        leave, spots, enter = _cheapest(streets, arrow)
-        _take(streets, arrow[0], leave, spots, enter)
+    for arrow in sorted(arrows, key=lambda arrow: (arrow[0] == arrow[1], _apart(boxes, arrow))):
+        user = repr(arrow) if arrow in alone else arrow[0]
+        leave, spots, enter = _cheapest(streets, arrow, user)
+        _take(streets, user, leave, spots, enter)
         ways[arrow] = _corners([leave.at, *map(streets.at, spots), enter.at])
     return Routes({arrow: ways[arrow] for arrow in arrows}, streets.touching)
 
@@ -170,9 +176,8 @@ _State = tuple[_Spot, int]
 """A spot, and the heading with which an arrow comes there."""
 
 
-def _cheapest(streets: _Streets, arrow: Arrow) -> tuple[_Door, list[_Spot], _Door]:
+def _cheapest(streets: _Streets, arrow: Arrow, user: str) -> tuple[_Door, list[_Spot], _Door]:
     """Find the cheapest way from a door of one box to a door of another (Dijkstra 1959)."""
-    source = arrow[0]
     leaving, entering = (streets.doors_of(streets.boxes[name]) for name in arrow)
     goals = {door.spot: door for door in entering}
     best: dict[_State, float] = {}
@@ -185,9 +190,7 @@ def _cheapest(streets: _Streets, arrow: Arrow) -> tuple[_Door, list[_Spot], _Doo
             heapq.heappush(queue, (cost, state))
 
     for door in leaving:
-        reach(
-            (door.spot, door.heading), _price(streets, door, streets.is_taken(door, source)), door
-        )
+        reach((door.spot, door.heading), _price(streets, door, streets.is_taken(door, user)), door)
     found: tuple[float, _State] = float("inf"), (entering[0].spot, 0)
     while queue and queue[0][0] < found[0]:
         cost, state = heapq.heappop(queue)
@@ -195,14 +198,12 @@ def _cheapest(streets: _Streets, arrow: Arrow) -> tuple[_Door, list[_Spot], _Doo
             continue
         goal = goals.get(state[0])
         if goal is not None and state[1] != goal.heading:
-            whole = cost + _pass(streets, state, goal.heading ^ 1, source)  # ^ 1 turns around
+            whole = cost + _pass(streets, state, goal.heading ^ 1, user)  # ^ 1 turns around
             found = min(found, (whole + _price(streets, goal, goal.at in streets.doors), state))
         for heading in range(4):
             new = None if heading == state[1] ^ 1 else streets.after(state[0], heading)
             if new is not None:
-                step = _pass(streets, state, heading, source) + _walk(
-                    streets, state[0], new, source
-                )
+                step = _pass(streets, state, heading, user) + _walk(streets, state[0], new, user)
                 reach((new, heading), cost + step, state)
     return _retrace(came, found[1], goals[found[1][0]])
 
@@ -223,33 +224,31 @@ def _price(streets: _Streets, door: _Door, is_taken: bool) -> float:
     return door.price + abs(x1 - x2) + abs(y1 - y2) + (_TOUCH if is_taken else 0.0)
 
 
-def _pass(streets: _Streets, state: _State, heading: int, source: str) -> float:
+def _pass(streets: _Streets, state: _State, heading: int, user: str) -> float:
     """Return what it costs to go on from a spot in this direction."""
     axes = frozenset({state[1] // 2, heading // 2})
-    touched, crossed = streets.clashes(state[0], axes, source)
+    touched, crossed = streets.clashes(state[0], axes, user)
     return _BEND * (len(axes) - 1) + _TOUCH * touched + _CROSS * crossed
 
 
-def _walk(streets: _Streets, spot: _Spot, new: _Spot, source: str) -> float:
+def _walk(streets: _Streets, spot: _Spot, new: _Spot, user: str) -> float:
     """Return what the stretch between two spots costs."""
     (x1, y1), (x2, y2) = streets.at(spot), streets.at(new)
-    shared = (source, spot, new) in streets.stretches
+    shared = (user, spot, new) in streets.stretches
     return (abs(x1 - x2) + abs(y1 - y2)) * (_TRUNK if shared else 1.0)
 
 
-def _take(
-    streets: _Streets, source: str, leave: _Door, spots: Sequence[_Spot], enter: _Door
-) -> None:
+def _take(streets: _Streets, user: str, leave: _Door, spots: Sequence[_Spot], enter: _Door) -> None:
     """Remember where an arrow runs."""
-    streets.touching += streets.is_taken(leave, source) + (enter.at in streets.doors)
-    streets.doors[leave.at], streets.doors[enter.at] = source, ""
+    streets.touching += streets.is_taken(leave, user) + (enter.at in streets.doors)
+    streets.doors[leave.at], streets.doors[enter.at] = user, ""
     steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(spots)]
     headings = [leave.heading, *map(_HEADINGS.index, steps), enter.heading ^ 1]
     for spot, (before, after) in zip(spots, pairwise(headings), strict=True):
         axes = frozenset({before // 2, after // 2})
-        streets.touching += streets.clashes(spot, axes, source)[0]
-        streets.users[spot].add((source, axes))
-    streets.stretches |= {(source, a, b) for a, b in pairwise(spots)}
+        streets.touching += streets.clashes(spot, axes, user)[0]
+        streets.users[spot].add((user, axes))
+    streets.stretches |= {(user, a, b) for a, b in pairwise(spots)}
 
 
 def _corners(way: Sequence[Point]) -> list[Point]:

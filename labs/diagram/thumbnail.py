@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-_MOST = 64  # pixels of a side
+_MAP, _IMAGE = 64, 128  # pixels of the longer side; an image is looked at more closely
 
 
 def strongest_map(value: Tensor) -> Tensor | None:
     """Return the first image of [N,3,H,W] as it is, or of [N,C,H,W] the map that varies most.
 
     Returns:
-        [3,h,w] or [h,w], in [0, 1], at most 64 pixels a side, on the CPU; ``None`` where the tensor
-        holds no maps.
+        [3,h,w] or [h,w], in [0, 1], at most 128 or 64 pixels a side, on the CPU; ``None`` where the
+        tensor holds no maps.
     """
     if value.ndim != 4 or min(value.shape[2:]) < 2 or not value.is_floating_point():
         return None
@@ -27,8 +27,8 @@ def strongest_map(value: Tensor) -> Tensor | None:
     if len(maps) != 3:
         maps = maps[maps.flatten(1).std(1).argmax()][None]
     height, width = maps.shape[1:]
-    if (longest := max(height, width)) > _MOST:
-        shrink = _MOST / longest
+    shrink = (_IMAGE if len(maps) == 3 else _MAP) / max(height, width)
+    if shrink < 1:
         size = max(1, round(height * shrink)), max(1, round(width * shrink))
         maps = adaptive_avg_pool2d(maps, size)
     low, high = maps.flatten().quantile(torch.tensor([0.01, 0.99]))

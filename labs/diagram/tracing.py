@@ -139,7 +139,9 @@ def _find_arrows(
                     f"{error}; where it decides how many things the next parts hold, name fewer "
                     "parts, or trace the network without what picks its boxes"
                 ) from error
-            arrows |= {(name, to) for to in held if distance(held[to], seen[to]) > noise[to]}
+            for to in held:
+                if (name, to) not in arrows and distance(held[to], seen[to]) > noise[to]:
+                    arrows.add((name, to))
     return arrows
 
 

@@ -32,7 +32,8 @@ def _overwrite(name: str, tensor: Tensor | None, generator: torch.Generator) -> 
     if tensor is None or not tensor.is_floating_point():
         return
     if tensor.ndim >= 2:
-        drawn = torch.randn(tensor.shape, generator=generator) / max(1, tensor[0].numel()) ** 0.5
+        fan_in = tensor[:1].numel()
+        drawn = torch.randn(tensor.shape, generator=generator) / max(fan_in, 1) ** 0.5
     elif "bias" in name or "mean" in name:
         drawn = torch.randn(tensor.shape, generator=generator) / 2
     else:
