@@ -33,7 +33,6 @@ STILL_TO_CONVERT = frozenset(
         "lessons/01_foundations/03_classify_flowers_with_dirty_labels",
         "lessons/02_detection/01_measure_boxes_and_map",
         "lessons/02_detection/02_predict_on_a_grid",
-        "lessons/02_detection/03_see_at_three_scales",
         "lessons/02_detection/04_try_the_bag_of_tricks",
         "lessons/02_detection/05_fit_anchors_and_read_source",
         "lessons/02_detection/06_plan_the_gradient_path",

@@ -152,7 +152,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_objectness_targets(run_cell(LESSON, "hunt-solution")["objectness_targets"])
+    verdict = check_objectness_targets(run_cell(LESSON, "hunt-solution")["counted_near_objects"])
     assert verdict, verdict
 
 
