@@ -68,6 +68,7 @@ fresh: $(VENV)/.book  ## name the lessons whose outputs are stale; execute nothi
 	@$(PY) -m tools.execute --check || { $(STALE); exit 1; }
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab
+	@$(PY) -m jupyter trust lessons/*/*.ipynb >/dev/null  # or its figures stay hidden until it is run
 	@LABS_CLAIMS=warn $(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons --LabApp.app_settings_dir=tools/jupyterlab
 
 lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one, FORCE=1: fresh ones too)

@@ -100,7 +100,9 @@ from labs.detection import Detector
 from labs.postprocess import YOLOv1Postprocess
 
 detector = Detector(
-    network, YOLOv1Criterion(STRIDE, BOXES), YOLOv1Postprocess(STRIDE, BOXES, iou_threshold=0.5)
+    network,
+    YOLOv1Criterion(STRIDE, BOXES),
+    YOLOv1Postprocess(STRIDE, BOXES, iou_threshold=0.5),
 )
 # %%
 learn(network, train, batch=16, epochs=5, rate=0.005, loss=detector.loss)
@@ -120,7 +122,9 @@ found = detector.detect(images)
 figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     preview(ax, images[row], above(found[row], 0.25), test.classes)
-plot.show(figure, alt="Three unseen scenes with the boxes and names that the network predicts.")
+plot.show(
+    figure, "Three unseen scenes with the boxes and names that the network predicts."
+)
 
 # %% [markdown]
 # Pictures that it never saw, after half a minute on one core. It is no champion: some boxes sit loosely, some digits are missed. But it plainly finds and names digits. Its score:
@@ -133,7 +137,9 @@ score
 from labs.claims import claim
 
 claim(
-    "unseen scenes: AP50 over the three classes is above 0.4", score.AP50 > 0.4, measured=score.AP50
+    "unseen scenes: AP50 over the three classes is above 0.4",
+    score.AP50 > 0.4,
+    measured=score.AP50,
 )
 
 # %% [markdown]
@@ -156,7 +162,9 @@ def pair(number, distance, middle, height=46):
         rows, columns = (glyph > 0.5).nonzero().T
         glyph = glyph[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         width = round(height * glyph.shape[1] / glyph.shape[0])
-        ink = nn.functional.interpolate(glyph[None, None], (height, width), mode="bilinear")[0]
+        ink = nn.functional.interpolate(
+            glyph[None, None], (height, width), mode="bilinear"
+        )[0]
         left, top = min(max(0, round(x - width / 2)), 128 - width), 48 - height // 2
         window = picture[:, top : top + height, left : left + width]
         window.copy_(torch.maximum(window, ink))
@@ -176,7 +184,9 @@ DISTANCES = (52, 44, 36, 28, 22)
 # %%
 def hits_of_pairs(distance, middle):
     """Return which of the digits have a box, [pairs,2] of bool."""
-    pictures, truths = zip(*(pair(k, distance, middle) for k in range(len(places))), strict=True)
+    pictures, truths = zip(
+        *(pair(k, distance, middle) for k in range(len(places))), strict=True
+    )
     predictions = detector.detect(torch.stack(pictures))
     return torch.stack(
         [
@@ -187,7 +197,9 @@ def hits_of_pairs(distance, middle):
 
 
 hits = {(x, d): hits_of_pairs(d, x) for x in (64, 48) for d in DISTANCES}
-whole = {place: found.all(1) for place, found in hits.items()}  # both digits have a box
+whole = {
+    place: found.all(1) for place, found in hits.items()
+}  # both digits have a box
 
 # %% [markdown]
 # To see what may happen, take the first pair that is found whole in every picture but one: 22 pixels apart, around x = 48.
@@ -207,7 +219,9 @@ def fitting(prediction, truth):
     """Return the surest box that fits, for each object that has one."""
     sure = above(prediction, 0.1)
     fits = box_iou(truth, sure["boxes"]) >= 0.5  # [objects,boxes], the surest first
-    first = torch.tensor([int(row.float().argmax()) for row in fits if row.any()]).long()
+    first = torch.tensor(
+        [int(row.float().argmax()) for row in fits if row.any()]
+    ).long()
     return {name: values[first] for name, values in sure.items()}
 
 
@@ -222,7 +236,8 @@ for ax, (middle, distance) in zip(axes.ravel(), shown, strict=True):
     ax.set_title(f"around {middle}, {distance} px apart", fontsize=8)
 plot.show(
     figure,
-    alt="A pair at three distances: only the closest one around x = 48 loses one of its digits.",
+    "A pair at three distances: only the closest one around x = 48 loses one of its "
+    "digits.",
 )
 
 # %% [markdown]
@@ -250,7 +265,9 @@ ax.set(
 )
 ax.invert_xaxis()
 ax.legend()
-plot.show(figure, alt="Recall by distance: around x = 48 it drops once the centres are close.")
+plot.show(
+    figure, "Recall by distance: around x = 48 it drops once the centres are close."
+)
 
 # %% [markdown]
 # How sure is that with 80 pairs? Draw the pairs again with replacement, and see how far the loss moves.
@@ -258,26 +275,34 @@ plot.show(figure, alt="Recall by distance: around x = 48 it drops once the centr
 # %%
 from labs.ablation import resample
 
-costs = {d: (hits[64, d].float() - hits[48, d].float()).mean(1).numpy() for d in DISTANCES}
+costs = {
+    d: (hits[64, d].float() - hits[48, d].float()).mean(1).numpy() for d in DISTANCES
+}
 cost = resample(lambda pairs: costs[22][pairs].mean(), len(places))
 closer = resample(lambda pairs: (costs[22] - costs[52])[pairs].mean(), len(places))
 only = [int((whole[a, 22] & ~whole[b, 22]).sum()) for a, b in ((64, 48), (48, 64))]
 print(f"recall lost at 22 px: {cost}\nmore than at 52 px:   {closer}")
-print(f"22 px apart, whole in one place only: {only[0]} around x = 64, {only[1]} around x = 48")
+print(
+    f"22 px apart, whole in one place only: {only[0]} around x = 64, {only[1]} "
+    f"around x = 48"
+)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "22 pixels apart: half a cell to the left costs at least 0.1 of recall (95 % over pairs)",
+    "22 pixels apart: half a cell to the left costs at least 0.1 of recall (95 % "
+    "over pairs)",
     cost.low > 0.1,
     measured=cost,
 )
 claim(
-    "the same shift costs at least 0.1 more at 22 pixels than at 52 (95 % over pairs)",
+    "the same shift costs at least 0.1 more at 22 pixels than at 52 (95 % over "
+    "pairs)",
     closer.low > 0.1,
     measured=closer,
 )
 claim(
-    "22 pixels apart: at least 9 of 10 pairs found whole in one place only are around x = 64",
+    "22 pixels apart: at least 9 of 10 pairs found whole in one place only are "
+    "around x = 64",
     only[0] >= 9 * max(only[1], 1),
     measured=only,
 )
@@ -301,7 +326,9 @@ for ax, row in zip(axes, (0, 2), strict=True):
     for x, y in (centres // STRIDE * STRIDE).tolist():
         ax.fill_between([x, x + 31], y, y + 31, color=plot.COLOURS[4], alpha=0.35)
     ax.plot(*centres.T, "o", color="w", markeredgecolor="k", markersize=4)
-plot.show(figure, alt="Two scenes under a grid of 4 x 4; the cells with a centre are marked.")
+plot.show(
+    figure, "Two scenes under a grid of 4 x 4; the cells with a centre are marked."
+)
 
 # %% [markdown]
 # A cell says two boxes and one set of classes. A box is five numbers: the centre in cells from the cell's corner, the *roots* of width and height in sides of the image, and a confidence. One object by hand: a box from (40, 70) to (72, 106) in an image of 128.
@@ -311,9 +338,8 @@ box = torch.tensor([40.0, 70.0, 72.0, 106.0])
 centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
 column, row = (centre // STRIDE).int().tolist()
 offset = centre / STRIDE - torch.tensor([column, row])
-print(
-    f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {(sides / 128).sqrt().tolist()}"
-)
+roots = (sides / 128).sqrt()
+print(f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {roots.tolist()}")
 
 # %% [markdown]
 # Row 2, column 1, and the centre (56, 88) is three quarters of a cell to the right and three quarters down. **Which of the two boxes answers?** The one that fits best at the moment, so that two boxes may specialise. Its confidence should be its
@@ -327,9 +353,9 @@ print(
 # %%
 widths = torch.tensor([8.0, 16.0, 32.0, 64.0])
 wrong = ((widths + 4) / 128).sqrt() - (widths / 128).sqrt()
-pd.DataFrame({"with roots": wrong**2, "without": (4 / 128) ** 2}, index=widths.int().tolist()).map(
-    "{:.5f}".format
-)
+pd.DataFrame(
+    {"with roots": wrong**2, "without": (4 / 128) ** 2}, index=widths.int().tolist()
+).map("{:.5f}".format)
 
 # %% [markdown]
 # Four pixels too many cost eight times as much in a box of 8 pixels as in one of 64 pixels. Without roots they cost the same.
@@ -342,7 +368,9 @@ pd.DataFrame({"with roots": wrong**2, "without": (4 / 128) ** 2}, index=widths.i
 
 # %%
 def grid_loss(raw, targets, stride=STRIDE, boxes=BOXES, coord=5.0, noobj=0.5):
-    terms = dict.fromkeys(("centre", "size", "objectness", "no_object", "classes"), 0.0)
+    terms = dict.fromkeys(
+        ("centre", "size", "objectness", "no_object", "classes"), 0.0
+    )
     canvas = torch.tensor(raw.shape[:1:-1]) * stride  # width and height
     for cells, target in zip(raw, targets, strict=True):
         owner = {}
@@ -351,11 +379,16 @@ def grid_loss(raw, targets, stride=STRIDE, boxes=BOXES, coord=5.0, noobj=0.5):
             truth, label = target["boxes"][k], target["labels"][k]
             column, row = ((truth[:2] + truth[2:]) / 2 / stride).int().tolist()
             owner.setdefault((row, column), (truth, label))
-        silent = torch.ones(boxes, *cells.shape[1:])  # 1 where a box must say: nothing here
+        silent = torch.ones(
+            boxes, *cells.shape[1:]
+        )  # 1 where a box must say: nothing here
         for (row, column), (truth, label) in owner.items():
             said = cells[: boxes * 5, row, column].view(boxes, 5)
             corner = torch.tensor([column, row])
-            middle, half = (said[:, :2] + corner) * stride, said[:, 2:4] ** 2 * canvas / 2
+            middle, half = (
+                (said[:, :2] + corner) * stride,
+                said[:, 2:4] ** 2 * canvas / 2,
+            )
             drawn = torch.cat([middle - half, middle + half], 1).detach()
             fit = box_iou(drawn, truth[None])[:, 0]
             apart = (drawn - truth).square().sum(1)  # decides where no box overlaps
@@ -367,7 +400,9 @@ def grid_loss(raw, targets, stride=STRIDE, boxes=BOXES, coord=5.0, noobj=0.5):
             terms["centre"] += coord * (said[best, :2] - x_y).square().sum()
             terms["size"] += coord * (said[best, 2:4] - roots).square().sum()
             terms["objectness"] += (said[best, 4] - fit[best]) ** 2
-            terms["classes"] += (cells[boxes * 5 :, row, column] - wanted).square().sum()
+            terms["classes"] += (
+                (cells[boxes * 5 :, row, column] - wanted).square().sum()
+            )
         terms["no_object"] += noobj * (silent * cells[4 : boxes * 5 : 5] ** 2).sum()
     return {name: term / len(raw) for name, term in terms.items()}
 
@@ -381,12 +416,16 @@ mine, theirs = grid_loss(raw, truths), detector.criterion((raw,), truths)
 pd.DataFrame({"by hand": mine, "labs": theirs}).astype(float).round(4)
 
 # %% tags=["nbval-check-output"]
-noise = torch.randn(32, 20, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+noise = torch.randn(
+    32, 20, 4, 4, generator=torch.Generator().manual_seed(0)
+).requires_grad_()
 slopes = [
     torch.autograd.grad(sum(terms.values()), noise)[0]
     for terms in (grid_loss(noise, truths), detector.criterion((noise,), truths))
 ]
-equal = [abs(mine[name] - theirs[name]) < 1e-5 * (1 + theirs[name]) for name in theirs]
+equal = [
+    abs(mine[name] - theirs[name]) < 1e-5 * (1 + theirs[name]) for name in theirs
+]
 claim(
     "every term by hand equals labs.criteria.YOLOv1Criterion to 1e-5",
     all(equal),
@@ -431,7 +470,9 @@ CHOICES = [("centre", "size"), ("classes",), ("objectness",), ("no_object",)]
 row = max(range(40), key=lambda k: len(test.targets[k]["labels"]))
 image, target = test[row]
 pulls = [pull(image, target, chosen) for chosen in CHOICES]
-alive = pd.Series([int((p > 0).sum()) for p in pulls], index=[" + ".join(c) for c in CHOICES])
+alive = pd.Series(
+    [int((p > 0).sum()) for p in pulls], index=[" + ".join(c) for c in CHOICES]
+)
 alive.rename("cells with a gradient")
 
 
@@ -449,14 +490,16 @@ for ax, chosen, cells in zip(axes[1:], CHOICES, pulls, strict=False):
     ax.set_title(" + ".join(chosen), fontsize=8)
 axes[-1].set_axis_off()
 plot.show(
-    figure, alt="One scene, and where each term has a gradient; only no_object is everywhere."
+    figure,
+    "One scene, and where each term has a gradient; only no_object is everywhere.",
 )
 
 # %% tags=["nbval-check-output"]
 centres = (target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2
 cells = {tuple(cell) for cell in (centres // STRIDE).int().tolist()}
 claim(
-    "boxes, classes and objectness have a gradient only where an object has its centre",
+    "boxes, classes and objectness have a gradient only where an object has its "
+    "centre",
     all(count == len(cells) for count in alive[:3]),
     measured=(alive.to_dict(), len(cells)),
 )
@@ -502,8 +545,15 @@ figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     plot.overlay(ax, images[row], scaled[row].kron(torch.ones(STRIDE, STRIDE)))
     boxes = test.targets[row]["boxes"]
-    ax.plot(*((boxes[:, :2] + boxes[:, 2:]) / 2).T, "+", color=plot.COLOURS[5], markersize=8)
-plot.show(figure, alt="Confidence by cell over three scenes: high at the cells with centres.")
+    ax.plot(
+        *((boxes[:, :2] + boxes[:, 2:]) / 2).T,
+        "+",
+        color=plot.COLOURS[5],
+        markersize=8,
+    )
+plot.show(
+    figure, "Confidence by cell over three scenes: high at the cells with centres."
+)
 
 
 # %%
@@ -520,7 +570,8 @@ def full_cells(targets):
 # %%
 full = full_cells(test.targets)
 print(
-    f"mean confidence: cells with a centre {heat[full].mean():.2f}, others {heat[~full].mean():.2f}"
+    f"mean confidence: cells with a centre {heat[full].mean():.2f}, others "
+    f"{heat[~full].mean():.2f}"
 )
 
 # %% tags=["nbval-check-output"]
@@ -554,7 +605,9 @@ curves = {}  # precision and recall of the last seed
 def go_on(noobj):
     seed = int(torch.randint(10_000, ()))  # ablate has seeded the generator
     twin = copy.deepcopy(network)
-    changed = Detector(twin, YOLOv1Criterion(STRIDE, BOXES, noobj=noobj), detector.postprocess)
+    changed = Detector(
+        twin, YOLOv1Criterion(STRIDE, BOXES, noobj=noobj), detector.postprocess
+    )
     learn(twin, short, batch=16, epochs=1, rate=0.001, loss=changed.loss, seed=seed)
     predictions = changed.detect(images)
     fits = [
@@ -576,7 +629,9 @@ def go_on(noobj):
 # :::
 
 # %%
-study = ablate(go_on, base={"noobj": 0.5}, vary="noobj", values=[0.05, 0.5, 5.0], seeds=range(3))
+study = ablate(
+    go_on, base={"noobj": 0.5}, vary="noobj", values=[0.05, 0.5, 5.0], seeds=range(3)
+)
 runs = study.frame()
 by = runs.groupby("noobj")[["recall", "alarms", "AP50"]]
 mean = by.mean()
@@ -586,27 +641,38 @@ mean.round(3)
 figure, (left, right) = plot.new(6.6, 2.6, columns=2)
 plot.curves(left, runs, "noobj", "recall")
 left.plot(runs["noobj"], runs["recall"], "o", color=plot.COLOURS[0], markersize=4)
-left.set(xscale="log", xlabel="weight of the empty cells", ylabel="recall at a score of 0.25")
+left.set(
+    xscale="log",
+    xlabel="weight of the empty cells",
+    ylabel="recall at a score of 0.25",
+)
 left.set_title("One threshold: silence")
 for (noobj, curve), colour in zip(curves.items(), plot.COLOURS, strict=False):
     right.plot(curve.recall, curve.precision, color=colour, label=f"noobj {noobj}")
 right.set(
-    xlabel="recall", ylabel="precision", ylim=(0, 1.02), title="All thresholds: not so silent"
+    xlabel="recall",
+    ylabel="precision",
+    ylim=(0, 1.02),
+    title="All thresholds: not so silent",
 )
 right.legend(fontsize=7)
 plot.show(
     figure,
-    alt="Recall at one threshold falls to nothing as noobj rises; the curves of precision differ less.",
+    "Recall at one threshold falls to nothing as noobj rises; the curves of "
+    "precision differ less.",
 )
 
 # %%
 print(f"AP50, against 0.5:\n{study.verdict('AP50')}")
-print(f"with these seeds a difference of {study.detectable('AP50'):.2f} would be found")
+print(
+    f"with these seeds a difference of {study.detectable('AP50'):.2f} would be found"
+)
 
 # %% tags=["nbval-check-output"]
 kept = mean.loc[5.0] / mean.loc[0.5]
 claim(
-    "noobj 5 keeps less than a tenth of the recall at a score of 0.25, and over half of the AP50",
+    "noobj 5 keeps less than a tenth of the recall at a score of 0.25, and over "
+    "half of the AP50",
     kept["recall"] < 0.1 and kept["AP50"] > 0.5,
     measured=kept.to_dict(),
 )
@@ -616,7 +682,8 @@ claim(
     measured=study.verdict("AP50"),
 )
 claim(
-    "noobj 0.05, every seed: more recall at a score of 0.25, at twice the alarms or more",
+    "noobj 0.05, every seed: more recall at a score of 0.25, at twice the alarms or "
+    "more",
     by.min().loc[0.05, "recall"] > by.max().loc[0.5, "recall"]
     and by.min().loc[0.05, "alarms"] > 2 * by.max().loc[0.5, "alarms"],
     measured=mean.to_dict(),
@@ -640,7 +707,12 @@ CROWDS = {
     "loose": {"n": 240, "objects": (7, 9), "occlusion": 0.0},
     "tight": {"n": 120, "objects": (8, 11), "occlusion": 0.3},
 }
-LARGE = {"canvas": (160, 160), "size": (32, 40), "weights": EASY["weights"], "seed": 5}
+LARGE = {
+    "canvas": (160, 160),
+    "size": (32, 40),
+    "weights": EASY["weights"],
+    "seed": 5,
+}
 WINDOWS = [(x, y) for x in (0, STRIDE // 2) for y in (0, STRIDE // 2)]
 
 
@@ -663,25 +735,38 @@ def observe(crowd):
     for x, y in WINDOWS:
         pictures = crowd.images[:, :, y : y + 128, x : x + 128].float() / 255
         predictions = detector.detect(pictures)
-        for scene, (seen, target) in enumerate(zip(predictions, crowd.targets, strict=True)):
+        for scene, (seen, target) in enumerate(
+            zip(predictions, crowd.targets, strict=True)
+        ):
             whole_boxes = target["boxes"]
             inside = ((whole_boxes[:, :2] >= 16) & (whole_boxes[:, 2:] <= 128)).all(1)
             boxes = whole_boxes - torch.tensor([x, y, x, y])
             hit = (box_iou(boxes, above(seen, 0.1)["boxes"]) >= 0.5).any(1)
             number = torch.arange(len(boxes))
-            columns = [number * 0 + scene, number, without_cell(boxes), hit, area_of(boxes)]
+            columns = [
+                number * 0 + scene,
+                number,
+                without_cell(boxes),
+                hit,
+                area_of(boxes),
+            ]
             rows += torch.stack(columns, 1)[inside].tolist()
     return pd.DataFrame(rows, columns=["scene", "object", "lost", "found", "area"])
 
 
 # %%
-seen = {name: observe(Rendered(Scenes("test", **LARGE, **knobs))) for name, knobs in CROWDS.items()}
+seen = {
+    name: observe(Rendered(Scenes("test", **LARGE, **knobs)))
+    for name, knobs in CROWDS.items()
+}
 
 # %% [markdown]
 # First the tempting comparison, of different objects:
 
 # %%
-naive = pd.concat({name: t.groupby("lost")[["found", "area"]].mean() for name, t in seen.items()})
+naive = pd.concat(
+    {name: t.groupby("lost")[["found", "area"]].mean() for name, t in seen.items()}
+)
 naive.rename({0.0: "with a cell", 1.0: "lost"}).rename_axis([None, None]).round(2)
 
 # %% [markdown]
@@ -696,7 +781,9 @@ naive.rename({0.0: "with a cell", 1.0: "lost"}).rename_axis([None, None]).round(
 # %%
 def same_objects(table):
     """Return recall with a cell and without one, of the objects that had both."""
-    both = table.groupby(["scene", "object", "lost"])["found"].mean().unstack().dropna()
+    both = (
+        table.groupby(["scene", "object", "lost"])["found"].mean().unstack().dropna()
+    )
     scenes = (both[0] - both[1]).groupby("scene").agg(["sum", "count"]).to_numpy()
 
     def gap(places):
@@ -709,25 +796,33 @@ def same_objects(table):
 matched = {name: same_objects(table) for name, table in seen.items()}
 pd.DataFrame(
     {
-        name: {"with a cell": both[0].mean(), "lost": both[1].mean(), "objects": len(both)}
+        name: {
+            "with a cell": both[0].mean(),
+            "lost": both[1].mean(),
+            "objects": len(both),
+        }
         for name, (both, _) in matched.items()
     }
 ).T.round(2)
 
 # %%
 gaps = {name: interval for name, (_, interval) in matched.items()}
-first_gap = {name: naive.loc[name, "found"][0] - naive.loc[name, "found"][1] for name in seen}
+first_gap = {
+    name: naive.loc[name, "found"][0] - naive.loc[name, "found"][1] for name in seen
+}
 for name, interval in gaps.items():
     print(f"{name}: other objects {first_gap[name]:.2f}, the same objects {interval}")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "loose crowds: the same digit is found less often where it has no cell (95 % over scenes)",
+    "loose crowds: the same digit is found less often where it has no cell (95 % "
+    "over scenes)",
     gaps["loose"].low > 0,
     measured=gaps["loose"],
 )
 claim(
-    "tight crowds: different objects overstate what the lost cell costs, by at least 0.1",
+    "tight crowds: different objects overstate what the lost cell costs, by at "
+    "least 0.1",
     first_gap["tight"] > gaps["tight"].high + 0.1,
     measured=(first_gap["tight"], gaps["tight"]),
 )
@@ -741,9 +836,14 @@ claim(
 # %%
 from labs.assigners import GridCell
 
-KINDS = {"digits": {"weights": EASY["weights"]}, "photographs": {"things": ("photos",)}}
+KINDS = {
+    "digits": {"weights": EASY["weights"]},
+    "photographs": {"things": ("photos",)},
+}
 group = {"n": 150, "seed": 5, "objects": (5, 7), "size": (32, 40)}
-groups = {name: Rendered(Scenes("test", **group, **kind)) for name, kind in KINDS.items()}
+groups = {
+    name: Rendered(Scenes("test", **group, **kind)) for name, kind in KINDS.items()
+}
 
 
 # %%
@@ -759,7 +859,9 @@ def homeless(data, stride):
 
 # %%
 photos = groups["photographs"]
-most = torch.tensor(homeless(photos, STRIDE)[:, 0]).argsort(descending=True, stable=True)[:3]
+most = torch.tensor(homeless(photos, STRIDE)[:, 0]).argsort(
+    descending=True, stable=True
+)[:3]
 figure, axes = plot.new(6.2, 2.2, columns=3)
 for ax, row in zip(axes, most.tolist(), strict=True):
     image, target = photos[row]
@@ -768,10 +870,13 @@ for ax, row in zip(axes, most.tolist(), strict=True):
     ax.hlines(range(32, 128, 32), 0, 127, color="w", lw=0.7)
     ax.vlines(range(32, 128, 32), 0, 127, color="w", lw=0.7)
     boxes = target["boxes"]
-    ax.plot(*((boxes[:, :2] + boxes[:, 2:]) / 2).T, "o", color="w", mec="k", markersize=4)
+    ax.plot(
+        *((boxes[:, :2] + boxes[:, 2:]) / 2).T, "o", color="w", mec="k", markersize=4
+    )
 plot.show(
     figure,
-    alt="Three crowds of photographs under a grid of 4 x 4; framed are objects without a cell.",
+    "Three crowds of photographs under a grid of 4 x 4; framed are objects without "
+    "a cell.",
 )
 
 # %% [markdown]
@@ -779,9 +884,14 @@ plot.show(
 
 # %%
 STRIDES = (64, 32, 16, 8)
-none = {name: {s: homeless(data, s) for s in STRIDES} for name, data in groups.items()}
+none = {
+    name: {s: homeless(data, s) for s in STRIDES} for name, data in groups.items()
+}
 share = pd.DataFrame(
-    {name: {s: n[:, 0].sum() / n[:, 1].sum() for s, n in by.items()} for name, by in none.items()}
+    {
+        name: {s: n[:, 0].sum() / n[:, 1].sum() for s, n in by.items()}
+        for name, by in none.items()
+    }
 )
 share.rename_axis("stride").round(3)
 
@@ -797,12 +907,14 @@ for name in groups:
 # %% tags=["nbval-check-output"]
 for name in groups:
     claim(
-        f"a crowd of {name}, cells of 32 pixels: at least 4 % have no cell (95 % over scenes)",
+        f"a crowd of {name}, cells of 32 pixels: at least 4 % have no cell (95 % "
+        f"over scenes)",
         sure[name, 32].low > 0.04,
         measured=sure[name, 32],
     )
     claim(
-        f"a crowd of {name}: cells of 16 pixels leave out less than half of those of 32",
+        f"a crowd of {name}: cells of 16 pixels leave out less than half of those "
+        f"of 32",
         sure[name, 16].high < sure[name, 32].low / 2,
         measured=(sure[name, 16], sure[name, 32]),
     )
@@ -895,7 +1007,9 @@ claim("the repaired targets pass every probe", verdict.passed, measured=verdict)
 leaf = raw[:1].clone().requires_grad_()
 term = detector.criterion((leaf,), truths[:1])["objectness"]
 (slope,) = torch.autograd.grad(term, leaf)
-print("channels with a gradient:", slope[0].flatten(1).any(1).nonzero()[:, 0].tolist())
+print(
+    "channels with a gradient:", slope[0].flatten(1).any(1).nonzero()[:, 0].tolist()
+)
 
 # %% [markdown]
 # **Exercise 3.** The network of the paper ends in two fully connected layers; ours in a 1x1 convolution. Shift a scene by exactly one cell. What does our network say, compared with before? What would fully connected layers say that saw digits only on the left?

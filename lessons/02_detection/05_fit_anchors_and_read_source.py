@@ -79,9 +79,15 @@ seed_everything(0)
 network = build()
 raw = network(images)
 criterion = YOLOv5Criterion(BORROWED, STRIDES, balance=BALANCE)
-losses = {"all labels": criterion(raw, targets), "labels lost": criterion(raw, poorer)}
+losses = {
+    "all labels": criterion(raw, targets),
+    "labels lost": criterion(raw, poorer),
+}
 table = pd.DataFrame(
-    {name: {term: x.item() for term, x in terms.items()} for name, terms in losses.items()}
+    {
+        name: {term: x.item() for term, x in terms.items()}
+        for name, terms in losses.items()
+    }
 ).T
 table.insert(0, "objects", [before, after])
 table.round(5)
@@ -89,9 +95,13 @@ table.round(5)
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
-same = [torch.equal(losses["all labels"][t], losses["labels lost"][t]) for t in table.columns[1:]]
+same = [
+    torch.equal(losses["all labels"][t], losses["labels lost"][t])
+    for t in table.columns[1:]
+]
 claim(
-    "a quarter of the labels can vanish without changing one bit of the loss of YOLOv5",
+    "a quarter of the labels can vanish without changing one bit of the loss of "
+    "YOLOv5",
     after < 0.75 * before and all(same),
     measured=(before, after, same),
 )
@@ -139,9 +149,13 @@ def cluster(shapes, count, distance, seed=0, rounds=40):
     """Return ``count`` typical shapes [count,2] of shapes [n,2], the smallest area first."""
     chance = torch.Generator().manual_seed(seed)
     centres = shapes[torch.randint(len(shapes), (1,), generator=chance)]
-    while len(centres) < count:  # k-means++: what is far from all centres is likely to be next
+    while (
+        len(centres) < count
+    ):  # k-means++: what is far from all centres is likely to be next
         far = distance(shapes, centres).amin(1)
-        centres = torch.cat([centres, shapes[torch.multinomial(far, 1, generator=chance)]])
+        centres = torch.cat(
+            [centres, shapes[torch.multinomial(far, 1, generator=chance)]]
+        )
     for _ in range(rounds):
         centres, before = step(shapes, centres, distance), centres
         if torch.equal(centres, before):
@@ -202,7 +216,8 @@ sigma = (data["digits"].double() / scaled)[:1]
 theirs = k_means(data["digits"], 6).double() / sigma
 moved = (step(scaled, theirs, in_pixels) - theirs).abs().max().item()
 ours = min(
-    in_pixels(scaled, cluster(scaled, 6, in_pixels, seed)).amin(1).sum() for seed in range(5)
+    in_pixels(scaled, cluster(scaled, 6, in_pixels, seed)).amin(1).sum()
+    for seed in range(5)
 )
 excess = (ours / in_pixels(scaled, theirs).amin(1).sum() - 1).item()
 
@@ -231,7 +246,10 @@ from labs.models.yolo_v5 import COCO_ANCHORS
 
 coco = torch.tensor(COCO_ANCHORS).float().view(-1, 2)
 clustered = {name: k_means(shapes, 6) for name, shapes in data.items()}
-evolved = {name: evolve(data[name], first, generations=300) for name, first in clustered.items()}
+evolved = {
+    name: evolve(data[name], first, generations=300)
+    for name, first in clustered.items()
+}
 
 # %%
 from labs import plot
@@ -240,15 +258,26 @@ figure, axes = plot.new(9, 3.0, columns=3)
 for ax, (name, shapes) in zip(axes, data.items(), strict=True):
     ax.scatter(*shapes.T, s=5, alpha=0.4, color="0.5", label="objects")
     ax.scatter(*coco.T, marker="+", s=60, color=plot.COLOURS[1], label="COCO's nine")
-    ax.scatter(*clustered[name].T, marker="s", s=26, color=plot.COLOURS[5], label="k-means")
-    ax.scatter(*evolved[name].T, marker="D", s=18, color=plot.COLOURS[0], label="evolved")
+    ax.scatter(
+        *clustered[name].T, marker="s", s=26, color=plot.COLOURS[5], label="k-means"
+    )
+    ax.scatter(
+        *evolved[name].T, marker="D", s=18, color=plot.COLOURS[0], label="evolved"
+    )
     side = shapes.max().item() * 1.15
-    ax.set(xlim=(0, side), ylim=(0, side), xlabel="width (px)", title=name, aspect="equal")
+    ax.set(
+        xlim=(0, side),
+        ylim=(0, side),
+        xlabel="width (px)",
+        title=name,
+        aspect="equal",
+    )
 axes[0].set_ylabel("height (px)")
 axes[2].legend(fontsize=7, loc="lower right")
 plot.show(
     figure,
-    alt="Widths and heights of three data sets, with COCO's, clustered and evolved anchors.",
+    "Widths and heights of three data sets, with COCO's, clustered and evolved "
+    "anchors.",
 )
 
 # %% [markdown]
@@ -261,11 +290,19 @@ plot.show(
 # :::
 
 # %%
-sets = {"COCO's nine": coco, **{f"six of the {name}": a for name, a in evolved.items()}}
+sets = {
+    "COCO's nine": coco,
+    **{f"six of the {name}": a for name, a in evolved.items()},
+}
 recall = pd.DataFrame(
-    {n: {k: best_possible_recall(s, a) for k, a in sets.items()} for n, s in data.items()}
+    {
+        n: {k: best_possible_recall(s, a) for k, a in sets.items()}
+        for n, s in data.items()
+    }
 )
-close = pd.DataFrame({n: {k: fitness(s, a) for k, a in sets.items()} for n, s in data.items()})
+close = pd.DataFrame(
+    {n: {k: fitness(s, a) for k, a in sets.items()} for n, s in data.items()}
+)
 pd.concat({"best possible recall": recall, "fitness": close}, axis=1).round(2)
 
 # %% [markdown]
@@ -274,20 +311,25 @@ pd.concat({"best possible recall": recall, "fitness": close}, axis=1).round(2)
 # digits share enough to get along.
 
 # %% tags=["nbval-check-output"]
-own = {name: best_possible_recall(shapes, evolved[name]) for name, shapes in data.items()}
+own = {
+    name: best_possible_recall(shapes, evolved[name]) for name, shapes in data.items()
+}
 claim(
     "six fitted anchors reach 98 % of the shapes: digits, cut-outs and trees",
     min(own.values()) > 0.98,
     measured=own,
 )
 claim(
-    "COCO's nine reach 95 % of digits of 10 to 20 px, and fit them worse by 0.08 or more",
+    "COCO's nine reach 95 % of digits of 10 to 20 px, and fit them worse by 0.08 or "
+    "more",
     recall.loc["COCO's nine", "digits"] > 0.95
-    and close.loc["six of the digits", "digits"] - close.loc["COCO's nine", "digits"] > 0.08,
+    and close.loc["six of the digits", "digits"] - close.loc["COCO's nine", "digits"]
+    > 0.08,
     measured=(recall["digits"].to_dict(), close["digits"].to_dict()),
 )
 claim(
-    "anchors fitted to cut-outs of 40 to 80 px cannot reach a quarter of the small digits",
+    "anchors fitted to cut-outs of 40 to 80 px cannot reach a quarter of the small "
+    "digits",
     recall.loc["six of the cut-outs", "digits"] < 0.75,
     measured=recall.loc["six of the cut-outs", "digits"],
 )
@@ -304,8 +346,19 @@ from labs.hooks import capture
 
 fitted = lay_onto_strides(evolved["digits"], STRIDES)
 names = [
-    *["backbone.stem", "backbone.stages.0", "backbone.stages.0.1.inner", "backbone.stages.0.1"],
-    *["backbone.stages.1", "backbone.pool", "neck.up.0", "neck.down.0", "neck.merge.0"],
+    *[
+        "backbone.stem",
+        "backbone.stages.0",
+        "backbone.stages.0.1.inner",
+        "backbone.stages.0.1",
+    ],
+    *[
+        "backbone.stages.1",
+        "backbone.pool",
+        "neck.up.0",
+        "neck.down.0",
+        "neck.merge.0",
+    ],
     *["head.levels.0", "head.levels.1"],
 ]
 with torch.no_grad(), capture(network, *names) as maps:
@@ -323,7 +376,9 @@ truths = Truths.of(targets[:1], like=answers[0])
 pairs = MultiAnchor(fitted, STRIDES)(answers, truths)
 here = pairs[pairs.level == 0]
 chosen = answers[0][here.places]
-boxes = decode_anchored(chosen[:, :4], here.corners, fitted[0][here.anchor], STRIDES[0])
+boxes = decode_anchored(
+    chosen[:, :4], here.corners, fitted[0][here.anchor], STRIDES[0]
+)
 
 # %%
 WHERE = {
@@ -390,26 +445,38 @@ def draw_cells(ax, image, box, level, anchors):
     plot.images(ax, image[None])
     for column, row in answering.corners.unique(dim=0).tolist():
         corner = (column * stride - 0.5, row * stride - 0.5)
-        ax.add_patch(Rectangle(corner, stride, stride, fc=plot.COLOURS[7], ec="k", alpha=0.55))
+        ax.add_patch(
+            Rectangle(corner, stride, stride, fc=plot.COLOURS[7], ec="k", alpha=0.55)
+        )
     x1, y1, x2, y2 = (box - 0.5).tolist()
-    ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=plot.COLOURS[5], lw=1.5))
+    ax.add_patch(
+        Rectangle(
+            (x1, y1), x2 - x1, y2 - y1, fill=False, color=plot.COLOURS[5], lw=1.5
+        )
+    )
     ax.plot((x1 + x2) / 2, (y1 + y2) / 2, "+", color="white", ms=7)
     for w, h in anchors[level][answering.anchor.unique()].tolist():
         corner = ((x1 + x2 - w) / 2, (y1 + y2 - h) / 2)
         ax.add_patch(Rectangle(corner, w, h, fill=False, color="white", ls=":", lw=1))
     ax.set(
-        xlim=((x1 + x2) / 2 - 17, (x1 + x2) / 2 + 17), ylim=((y1 + y2) / 2 + 17, (y1 + y2) / 2 - 17)
+        xlim=((x1 + x2) / 2 - 17, (x1 + x2) / 2 + 17),
+        ylim=((y1 + y2) / 2 + 17, (y1 + y2) / 2 - 17),
     )
     ax.set_title(f"stride {stride}: {len(answering)} places", fontsize=8)
     return len(answering)
 
 
 # %%
-crowd = next(i for i, target in enumerate(targets) if unanswered(target["boxes"]).any())
+crowd = next(
+    i for i, target in enumerate(targets) if unanswered(target["boxes"]).any()
+)
 lost = targets[crowd]["boxes"][unanswered(targets[crowd]["boxes"])][0]
 figure, axes = plot.new(7.6, 2.3, columns=4)
 counts = {
-    kind: [draw_cells(ax, images[crowd], lost, level, anchors) for level, ax in enumerate(row)]
+    kind: [
+        draw_cells(ax, images[crowd], lost, level, anchors)
+        for level, ax in enumerate(row)
+    ]
     for kind, anchors, row in [
         ("fitted", fitted, axes[:2]),
         ("borrowed", torch.tensor(BORROWED).float(), axes[2:]),
@@ -419,7 +486,8 @@ for ax, kind in zip(axes, ["fitted", "fitted", "borrowed", "borrowed"], strict=T
     ax.set_title(f"{kind}, {ax.get_title()}", fontsize=8)
 plot.show(
     figure,
-    alt="One small digit: with fitted anchors cells around its centre answer at both strides; with borrowed anchors none.",
+    "One small digit: with fitted anchors cells around its centre answer at both "
+    "strides; with borrowed anchors none.",
 )
 
 # %% [markdown]
@@ -428,7 +496,8 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "one small digit: fitted anchors answer at both strides, those of the cut-outs at none",
+    "one small digit: fitted anchors answer at both strides, those of the cut-outs "
+    "at none",
     min(counts["fitted"]) > 0 and sum(counts["borrowed"]) == 0,
     measured=counts,
 )
@@ -464,11 +533,20 @@ def debug(commands, function, *arguments):
 
 
 # %%
-rule, one = MultiAnchor(BORROWED, STRIDES), Truths(lost[None], *[torch.zeros(1).long()] * 2)
+rule, one = (
+    MultiAnchor(BORROWED, STRIDES),
+    Truths(lost[None], *[torch.zeros(1).long()] * 2),
+)
 print(
     debug(
         [
-            *["p (boxes[:, 2:] - boxes[:, :2]).tolist()", "n", "n", "p anchors.tolist()", "n"],
+            *[
+                "p (boxes[:, 2:] - boxes[:, :2]).tolist()",
+                "n",
+                "n",
+                "p anchors.tolist()",
+                "n",
+            ],
             *["p torch.maximum(ratio, 1 / ratio).amax(-1)", "p self.ratio"],
         ],
         rule.fits,
@@ -494,11 +572,14 @@ left.plot(t, t.sigmoid(), label="v3: sigmoid(t)")
 left.set(xlabel="t", ylabel="centre (cells)", title="v5 can reach the borders")
 right.plot(t, (2 * t.sigmoid()) ** 2, label="v5: (2 sigmoid(t))²")
 right.plot(t, t.exp(), label="v3: exp(t)")
-right.set(xlabel="t", ylabel="size (anchors)", ylim=(0, 8), title="v5 ends at four anchors")
+right.set(
+    xlabel="t", ylabel="size (anchors)", ylim=(0, 8), title="v5 ends at four anchors"
+)
 for ax in (left, right):
     ax.legend(fontsize=7)
 plot.show(
-    figure, alt="Decode of v5 and v3: centre offset in cells, and size in anchors, against t."
+    figure,
+    "Decode of v5 and v3: centre offset in cells, and size in anchors, against t.",
 )
 
 # %% [markdown]
@@ -564,7 +645,9 @@ def train_detector(anchors):
     batches = train.batches(16, seed=int(torch.randint(1000, ())))
     adam = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.01)
     total = EPOCHS * len(batches)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, 0.01, total_steps=total, pct_start=0.15)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adam, 0.01, total_steps=total, pct_start=0.15
+    )
     fit(network, batches, adam, EPOCHS, detector.loss, cycle)
     return detector
 
@@ -582,10 +665,15 @@ def train_and_score(anchors):
         ten = torch.cat([found["boxes"][:10], torch.zeros(1, 4)])  # never none
         hits.append(overlap(wanted[:, None], ten).amax(1) > 0.5)
     scores = coco_map(detections, val.targets)
-    return {"AP50": scores.AP50, "recall of the unanswered": torch.cat(hits).float().mean()}
+    return {
+        "AP50": scores.AP50,
+        "recall of the unanswered": torch.cat(hits).float().mean(),
+    }
 
 
-study = ablate(train_and_score, {"anchors": "k-means"}, "anchors", list(ANCHORS), seeds=range(3))
+study = ablate(
+    train_and_score, {"anchors": "k-means"}, "anchors", list(ANCHORS), seeds=range(3)
+)
 
 # %%
 both = {name: study.table(name)[["mean", "std"]] for name in study.metrics}
@@ -593,7 +681,10 @@ pd.concat(both, axis=1).round(3)
 
 # %%
 for metric in study.metrics:
-    print(f"{metric}: finds a difference of {study.detectable(metric):.2f} in four of five studies")
+    print(
+        f"{metric}: finds a difference of {study.detectable(metric):.2f} in four of "
+        f"five studies"
+    )
     print(study.verdict(metric), end="\n\n")
 
 # %%
@@ -603,7 +694,10 @@ for ax, metric in zip(axes, study.metrics, strict=True):
     ax.set_ylim(0, 0.6)
 axes[0].set_title("Borrowed anchors score lowest")
 axes[1].set_title("Not matched, hardly found")
-plot.show(figure, alt="AP50 and recall of unanswered digits for four sets of anchors, three seeds.")
+plot.show(
+    figure,
+    "AP50 and recall of unanswered digits for four sets of anchors, three seeds.",
+)
 
 # %% [markdown]
 # The borrowed anchors cost most. On the digits that they do not match, recall is near the ground: what little there is comes from boxes that were trained on larger digits. Between k-means and evolved anchors these
@@ -618,7 +712,8 @@ claim(
     measured=ap50.to_dict(),
 )
 claim(
-    "digits that no borrowed anchor matches are found less often with them, by the verdict",
+    "digits that no borrowed anchor matches are found less often with them, by the "
+    "verdict",
     told["recall of the unanswered"].startswith("borrowed: lower by"),
     measured=told,
 )
@@ -634,14 +729,18 @@ from labs.recipes import load
 unseen = Rendered(Scenes("test", n=40, seed=5))
 detector = load("yolo_v5")
 detections = detector.detect(torch.stack([image for image, _ in unseen]))
-sure = [{key: x[found["scores"] > 0.4] for key, x in found.items()} for found in detections]
+sure = [
+    {key: x[found["scores"] > 0.4] for key, x in found.items()}
+    for found in detections
+]
 
 # %%
 figure, axes = plot.new(8, 2.2, columns=4)
 for ax, row in zip(axes, (0, 1, 2, 3), strict=True):
     preview(ax, unseen[row][0], sure[row], unseen.classes)
 plot.show(
-    figure, alt="Four unseen scenes with the boxes and digits that the shipped YOLOv5 predicts."
+    figure,
+    "Four unseen scenes with the boxes and digits that the shipped YOLOv5 predicts.",
 )
 
 # %% [markdown]
@@ -707,11 +806,16 @@ for (name, curve), colour in zip(covered.items(), plot.COLOURS, strict=False):
     ax.plot(curve, "o-", color=colour, label=name)
 ax.axhline(by_hand, color="0.4", ls=":")
 ax.text(10, by_hand - 0.004, "nine by hand", ha="right", va="top", fontsize=8)
-ax.set(xlabel="priors", ylabel="mean IoU", title="IoU covers more, with any number of priors")
+ax.set(
+    xlabel="priors",
+    ylabel="mean IoU",
+    title="IoU covers more, with any number of priors",
+)
 ax.legend()
 plot.show(
     figure,
-    alt="Mean IoU for 2 to 10 priors: clustering by IoU lies above squared pixels throughout.",
+    "Mean IoU for 2 to 10 priors: clustering by IoU lies above squared pixels "
+    "throughout.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -721,7 +825,8 @@ claim(
     measured=(covered.loc[5, "1 - IoU"], by_hand),
 )
 claim(
-    "on shapes of mixed sizes IoU covers more than squared pixels with every k from 2 to 10",
+    "on shapes of mixed sizes IoU covers more than squared pixels with every k from "
+    "2 to 10",
     (covered["1 - IoU"] > covered["squared pixels"]).all(),
     measured=covered.to_dict(),
 )
@@ -739,7 +844,9 @@ def drawn_from_photos(split, size, n=150):
     scenes = Scenes(split, n, things=("photos",), size=size)
     drawn = [sprite for index in range(n) for sprite in scenes.layout(index).sprites]
     shapes = torch.tensor([sprite.mask.shape[::-1] for sprite in drawn]).float()
-    return torch.tensor([sprite.source for sprite in drawn]).unique(return_inverse=True)[1], shapes
+    return torch.tensor([sprite.source for sprite in drawn]).unique(
+        return_inverse=True
+    )[1], shapes
 
 
 # %%
@@ -750,10 +857,15 @@ from labs.ablation import resample
 
 def gain_on_new_photos(size, counts=range(2, 10)):
     """Return by how much IoU covers the shapes of new photographs better, mean over ``counts``."""
-    (_, fitted_to), (photo, new) = (drawn_from_photos(split, size) for split in ("train", "test"))
+    (_, fitted_to), (photo, new) = (
+        drawn_from_photos(split, size) for split in ("train", "test")
+    )
     gains = []
     for k in counts:
-        far = {n: by_iou(new, best_of(fitted_to, k, d)).amin(1) for n, d in DISTANCES.items()}
+        far = {
+            n: by_iou(new, best_of(fitted_to, k, d)).amin(1)
+            for n, d in DISTANCES.items()
+        }
         gains.append(far["squared pixels"] - far["1 - IoU"])
     things = photo.bincount().numpy()
     summed = np.bincount(photo, torch.stack(gains).mean(0))
@@ -762,7 +874,8 @@ def gain_on_new_photos(size, counts=range(2, 10)):
 
 # %%
 photos = {
-    f"{low} to {high} px": gain_on_new_photos((low, high)) for low, high in [(16, 80), (40, 80)]
+    f"{low} to {high} px": gain_on_new_photos((low, high))
+    for low, high in [(16, 80), (40, 80)]
 }
 for name, gain in photos.items():
     print(f"{name}: mean IoU higher by {gain}")
@@ -772,12 +885,14 @@ for name, gain in photos.items():
 
 # %% tags=["nbval-check-output"]
 claim(
-    "new photographs of 16 to 80 px: priors clustered by IoU cover them better, by an interval",
+    "new photographs of 16 to 80 px: priors clustered by IoU cover them better, by "
+    "an interval",
     photos["16 to 80 px"].low > 0,
     measured=photos["16 to 80 px"],
 )
 claim(
-    "new photographs of 40 to 80 px: the distance changes the mean IoU by less than 0.02",
+    "new photographs of 40 to 80 px: the distance changes the mean IoU by less than "
+    "0.02",
     photos["40 to 80 px"].low > -0.02 and photos["40 to 80 px"].high < 0.02,
     measured=photos["40 to 80 px"],
 )
@@ -843,12 +958,15 @@ def anchors_in_cells(anchors, strides):
     area = anchors.prod(-1).mean(-1)  # in pixels: the same unit for all levels
     if area[0] > area[-1]:
         anchors = anchors.flip(0)
-    return anchors / torch.tensor(strides).view(-1, 1, 1)  # each by the stride where it ends up
+    return anchors / torch.tensor(strides).view(
+        -1, 1, 1
+    )  # each by the stride where it ends up
 
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the repaired order decodes anchors of the size that the user gave, at every stride",
+    "the repaired order decodes anchors of the size that the user gave, at every "
+    "stride",
     check_anchor_order(anchors_in_cells).passed,
     measured=check_anchor_order(anchors_in_cells),
 )
@@ -865,7 +983,10 @@ claim(
 
 # %% tags=["hide-cell"]
 pd.Series(
-    {ratio: best_possible_recall(data["digits"], borrowed, ratio) for ratio in (2, 3, 4, 6, 8)}
+    {
+        ratio: best_possible_recall(data["digits"], borrowed, ratio)
+        for ratio in (2, 3, 4, 6, 8)
+    }
 ).rename("best possible recall").round(2)
 
 # %% [markdown]

@@ -29,7 +29,9 @@ WORLD = {
 }
 
 # %%
-train, val = (Rendered(Scenes(split, n, **WORLD)) for split, n in [("train", 800), ("val", 100)])
+train, val = (
+    Rendered(Scenes(split, n, **WORLD)) for split, n in [("train", 800), ("val", 100)]
+)
 train
 
 # %% [markdown]
@@ -69,7 +71,9 @@ def hidden_of(build, n):
     """Return the hidden channels whose parameters are nearest to those of an ELAN of 16."""
     with torch.device("meta"):  # counts without drawing a weight
         target = count(elan(16, n))
-        return min(range(8, 33), key=lambda hidden: abs(count(build(hidden, n)) - target))
+        return min(
+            range(8, 33), key=lambda hidden: abs(count(build(hidden, n)) - target)
+        )
 
 
 # %%
@@ -119,9 +123,13 @@ def batches(seed, steps):
 def train_detector(build, seed=0, layers=LAYERS, steps=STEPS, watch=None):
     net = Net(matched(build, layers)).to(device(), memory_format=torch.channels_last)
     criterion = YOLOv7Criterion(ANCHORS, STRIDES, balance=(1.0,))
-    detector = Detector(net, criterion, YOLOv5Postprocess(ANCHORS, STRIDES).to(device()))
+    detector = Detector(
+        net, criterion, YOLOv5Postprocess(ANCHORS, STRIDES).to(device())
+    )
     adam = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=steps, pct_start=0.15)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adam, 5e-3, total_steps=steps, pct_start=0.15
+    )
     data = batches(seed, steps)
     history = fit(net, data, adam, loss=detector.loss, scheduler=cycle, watch=watch)
     return detector, history.table()["loss"]
@@ -146,13 +154,18 @@ figure, ax = plot.new(6, 2.8)
 for name, losses, colour in [("chain", chain_loss, 1), ("ELAN", elan_loss, 0)]:
     smooth = losses.rolling(10, min_periods=1).mean()
     ax.plot(smooth, color=plot.COLOURS[colour], label=name)
-ax.set(xlabel="training step", ylabel="loss", title="The chain learns next to nothing")
+ax.set(
+    xlabel="training step", ylabel="loss", title="The chain learns next to nothing"
+)
 ax.set_ylim(0, 0.25)
 ax.legend()
-plot.show(figure, alt="Training loss of two detectors: the chain stays above ELAN.")
+plot.show(figure, "Training loss of two detectors: the chain stays above ELAN.")
 
 # %%
-scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(val.batches(50)).AP50}
+scores = {
+    "chain": chained.score(val.batches(50)).AP50,
+    "ELAN": stacked.score(val.batches(50)).AP50,
+}
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
@@ -163,7 +176,8 @@ scores = {"chain": chained.score(val.batches(50)).AP50, "ELAN": stacked.score(va
 from labs.claims import claim
 
 claim(
-    "24 layers, a short training: ELAN has at least twice the chain's AP50, and over 0.15",
+    "24 layers, a short training: ELAN has at least twice the chain's AP50, and "
+    "over 0.15",
     scores["ELAN"] > max(0.15, 2 * scores["chain"]),
     scores,
 )
@@ -224,7 +238,9 @@ import pandas as pd
 
 from labs.models.paths import gradient_paths
 
-ways = {name: gradient_paths(matched(build, LAYERS)) for name, build in BLOCKS.items()}
+ways = {
+    name: gradient_paths(matched(build, LAYERS)) for name, build in BLOCKS.items()
+}
 pd.DataFrame(
     {
         name: {
@@ -243,7 +259,8 @@ pd.DataFrame(
 # %% tags=["nbval-check-output"]
 short = {name: max(way.shortest) for name, way in ways.items()}
 claim(
-    "counted by shortest ways, residual, CSP and ELAN are equal, at two; the chain has all 25",
+    "counted by shortest ways, residual, CSP and ELAN are equal, at two; the chain "
+    "has all 25",
     short == {"chain": LAYERS + 1, "residual": 2, "CSP": 2, "ELAN": 2},
     short,
 )
@@ -257,7 +274,9 @@ claim(
 # %%
 wide, narrow = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[[10.0]]]])
 one = wide.clone()
-one[..., 1, 1] += narrow[0, 0, 0, 0] + 1  # the identity is a 1x1 kernel that holds a 1
+one[..., 1, 1] += (
+    narrow[0, 0, 0, 0] + 1
+)  # the identity is a 1x1 kernel that holds a 1
 one[0, 0]
 
 # %%
@@ -278,9 +297,14 @@ class Rep(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.kernels = nn.ModuleList(
-            [nn.Conv2d(c, c, 3, padding=1, bias=False), nn.Conv2d(c, c, 1, bias=False)]
+            [
+                nn.Conv2d(c, c, 3, padding=1, bias=False),
+                nn.Conv2d(c, c, 1, bias=False),
+            ]
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c, eps=1e-3, momentum=0.03) for _ in range(3))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(c, eps=1e-3, momentum=0.03) for _ in range(3)
+        )
 
     def forward(self, x):
         branches = [kernel(x) for kernel in self.kernels] + [x]  # [N,c,H,W] each
@@ -291,12 +315,16 @@ class Rep(nn.Module):
     def fused(self):
         c = self.kernels[0].out_channels
         wide, narrow = (kernel.weight for kernel in self.kernels)
-        same = torch.eye(c, device=wide.device)[:, :, None, None]  # each channel: itself
+        same = torch.eye(c, device=wide.device)[
+            :, :, None, None
+        ]  # each channel: itself
         pad = [1, 1, 1, 1]  # a 1x1 kernel is a 3x3 one with zeros around
         as_3x3 = [wide, nn.functional.pad(narrow, pad), nn.functional.pad(same, pad)]
         one = nn.Conv2d(c, c, 3, padding=1).to(wide.device)
         with torch.no_grad():
-            scales = [bn.weight / (bn.running_var + bn.eps).sqrt() for bn in self.norms]
+            scales = [
+                bn.weight / (bn.running_var + bn.eps).sqrt() for bn in self.norms
+            ]
             both = list(zip(scales, as_3x3, strict=True))
             one.weight.copy_(sum(s[:, None, None, None] * k for s, k in both))
             shifts = zip(self.norms, scales, strict=True)
@@ -353,7 +381,8 @@ claim(
     away["fused by hand"],
 )
 claim(
-    "the block written here and its fusion equal labs.models.RepConv and its fusion, to 1e-5",
+    "the block written here and its fusion equal labs.models.RepConv and its "
+    "fusion, to 1e-5",
     max(away["labs.RepConv"], away["labs.RepConv, fused"]) < 1e-5,
     away,
 )
@@ -390,7 +419,9 @@ def gradient_by_layer(block):
 
 # %%
 seed_everything(0)
-sizes = {name: gradient_by_layer(matched(build, LAYERS)) for name, build in BLOCKS.items()}
+sizes = {
+    name: gradient_by_layer(matched(build, LAYERS)) for name, build in BLOCKS.items()
+}
 figure, ax = plot.new(6, 2.8)
 for (name, norms), colour in zip(sizes.items(), [1, 0, 2, 4], strict=True):
     ax.semilogy(range(1, LAYERS + 1), norms, color=plot.COLOURS[colour], label=name)
@@ -400,7 +431,9 @@ ax.set(
     title="No gradient vanishes on its way to layer 1",
 )
 ax.legend()
-plot.show(figure, alt="Gradient norm by layer for four blocks: largest near the input in each.")
+plot.show(
+    figure, "Gradient norm by layer for four blocks: largest near the input in each."
+)
 
 # %% [markdown]
 # Nothing vanishes: with batch norm, each of them arrives at layer 1 *larger* than it left layer 24. So the size is not what is wrong with the chain, as you saw in
@@ -435,7 +468,9 @@ import numpy as np
 figure, ax = plot.new(6, 2.8)
 for (name, runs), colour in zip(agreed.items(), [1, 0, 2, 4], strict=True):
     low, high = np.min(runs, 0), np.max(runs, 0)
-    ax.fill_between(DEPTHS, low, high, color=plot.COLOURS[colour], alpha=0.25, linewidth=0)
+    ax.fill_between(
+        DEPTHS, low, high, color=plot.COLOURS[colour], alpha=0.25, linewidth=0
+    )
     ax.plot(DEPTHS, np.mean(runs, 0), "o-", color=plot.COLOURS[colour], label=name)
 ax.set(
     xlabel="3x3 layers in a row",
@@ -444,7 +479,8 @@ ax.set(
 )
 ax.legend()
 plot.show(
-    figure, alt="Agreement by depth: residual and CSP near 1, ELAN falls late, the chain to 0."
+    figure,
+    "Agreement by depth: residual and CSP near 1, ELAN falls late, the chain to 0.",
 )
 
 # %% [markdown]
@@ -455,28 +491,39 @@ plot.show(
 # The published YOLOv7 has four layers in such a row, where all curves begin close to 1. Nothing can be told apart up there, so make the question harder: half noise instead of a tenth.
 
 # %%
-FOUR = {name: [agreement(b, 4, seed, 0.5) for seed in range(3)] for name, b in BLOCKS.items()}
+FOUR = {
+    name: [agreement(b, 4, seed, 0.5) for seed in range(3)]
+    for name, b in BLOCKS.items()
+}
 pd.DataFrame(FOUR).agg(["mean", "min", "max"]).round(2)
 
 # %% [markdown]
 # With four layers ELAN is as good as the residual row, and the chain is behind even here.
 
 # %% tags=["nbval-check-output"]
-mean = {name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True)) for name, runs in agreed.items()}
+mean = {
+    name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True))
+    for name, runs in agreed.items()
+}
 fall = {name: m[4] - m[32] for name, m in mean.items()}
 claim(
-    "from 4 to 32 layers, the chain loses over 0.8 of its agreement, residual and CSP under 0.1",
+    "from 4 to 32 layers, the chain loses over 0.8 of its agreement, residual and "
+    "CSP under 0.1",
     fall["chain"] > 0.8 and max(fall["residual"], fall["CSP"]) < 0.1,
     fall,
 )
 claim(
-    "at 24 layers, ELAN agrees better than the chain by 0.1, and worse than residual and CSP",
-    mean["chain"][24] + 0.1 < mean["ELAN"][24] < min(mean["residual"][24], mean["CSP"][24]) - 0.1,
+    "at 24 layers, ELAN agrees better than the chain by 0.1, and worse than "
+    "residual and CSP",
+    mean["chain"][24] + 0.1
+    < mean["ELAN"][24]
+    < min(mean["residual"][24], mean["CSP"][24]) - 0.1,
     {name: m[24] for name, m in mean.items()},
 )
 four = {name: np.mean(runs) for name, runs in FOUR.items()}
 claim(
-    "at 4 layers, half noise: ELAN is within 0.03 of the residual row, the chain 0.05 below both",
+    "at 4 layers, half noise: ELAN is within 0.03 of the residual row, the chain "
+    "0.05 below both",
     abs(four["ELAN"] - four["residual"]) < 0.03
     and four["chain"] < min(four["ELAN"], four["residual"]) - 0.05,
     four,
@@ -559,25 +606,44 @@ def draw(ax, image, target, chosen, title):
     plot.images(ax, image[None], [title])
     for k, (x1, y1, x2, y2) in enumerate((target["boxes"] - 0.5).tolist()):
         colour = plot.COLOURS[(1, 5)[k]]
-        ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1.2)
+        ax.plot(
+            [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1.2
+        )
         mine = chosen[chosen.truth == chosen.truth.min() + k]
-        x = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2  # three anchors of a cell, side by side
+        x = (
+            mine.column * 8 + 3.5 + (mine.anchor - 1) * 2
+        )  # three anchors of a cell, side by side
         y = mine.row * 8 + 3.5
-        ax.plot(x, y, "o", color=colour, markersize=7, markeredgecolor="k", markeredgewidth=0.5)
+        ax.plot(
+            x,
+            y,
+            "o",
+            color=colour,
+            markersize=7,
+            markeredgecolor="k",
+            markeredgewidth=0.5,
+        )
 
 
 # %%
 start, end = (pairs[step][1] for step in (0, LONGER - 1))
 growth = [int((end.image == i).sum() - (start.image == i).sum()) for i in range(100)]
-row = max((i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i])
+row = max(
+    (i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i]
+)
 
 # %%
 figure, axes = plot.new(5, 5.4, rows=2, columns=2)
-panels = [("candidates", pairs[0][0]), *((f"step {s}", p[1]) for s, p in pairs.items())]
+panels = [
+    ("candidates", pairs[0][0]),
+    *((f"step {s}", p[1]) for s, p in pairs.items()),
+]
 for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
     here = chosen[chosen.image == row]
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
-plot.show(figure, alt="A scene with two digits: all candidates, and the winners at three steps.")
+plot.show(
+    figure, "A scene with two digits: all candidates, and the winners at three steps."
+)
 
 # %% [markdown]
 # Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
@@ -602,7 +668,9 @@ def place(chosen):
 
 spots, won = place(pairs[0][0]).unique(), place(end)
 iou = overlap(targets[row]["boxes"][:, None], boxes[0, spots][None])
-cost = class_cost(answers[spots], targets[row]["labels"]) - 3 * iou.clamp(min=1e-8).log()
+cost = (
+    class_cost(answers[spots], targets[row]["labels"]) - 3 * iou.clamp(min=1e-8).log()
+)
 
 # %%
 order = cost.min(0).values.argsort()
@@ -610,12 +678,24 @@ figure, ax = plot.new(7, 1.7)
 drawn = ax.imshow(cost[:, order].clamp(max=15), cmap="viridis_r", aspect="auto")
 owner = end[end.image == row].truth
 for spot, truth in zip(won.tolist(), (owner - owner.min()).tolist(), strict=True):
-    ax.plot((spots[order] == spot).nonzero()[0], truth, "o", color="white", markeredgecolor="k")
-ax.set(xlabel="candidate, cheapest first", yticks=[0, 1], ylabel="object", title="The cheapest win")
+    ax.plot(
+        (spots[order] == spot).nonzero()[0],
+        truth,
+        "o",
+        color="white",
+        markeredgecolor="k",
+    )
+ax.set(
+    xlabel="candidate, cheapest first",
+    yticks=[0, 1],
+    ylabel="object",
+    title="The cheapest win",
+)
 ax.grid(visible=False)
 figure.colorbar(drawn, label="cost, at most 15")
 plot.show(
-    figure, alt="Cost matrix of two objects and their candidates; white dots mark the winners."
+    figure,
+    "Cost matrix of two objects and their candidates; white dots mark the winners.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -627,7 +707,8 @@ claim(
     (first, last),
 )
 claim(
-    "SimOTA: after training, between half and two thirds of the candidate pairs have a place",
+    "SimOTA: after training, between half and two thirds of the candidate pairs "
+    "have a place",
     1 / 2 < share < 2 / 3,
     share,
 )
@@ -644,8 +725,12 @@ shipped = load("yolo_v7")
 unseen = Rendered(Scenes("test", 60))
 running = Detector(fuse(shipped.network), shipped.criterion, shipped.postprocess)
 both = {"as trained": shipped, "fused": running}
-ap = {name: detector.score(unseen.batches(60)).AP50 for name, detector in both.items()}
-pd.DataFrame({"AP50": ap, "parameters": {n: count(d.network) for n, d in both.items()}}).round(3)
+ap = {
+    name: detector.score(unseen.batches(60)).AP50 for name, detector in both.items()
+}
+pd.DataFrame(
+    {"AP50": ap, "parameters": {n: count(d.network) for n, d in both.items()}}
+).round(3)
 
 # %%
 from labs.data.scenes import preview
@@ -654,8 +739,15 @@ figure, axes = plot.new(7, 2.5, columns=3)
 for ax, row in zip(axes, [0, 5, 9], strict=True):
     (found_here,) = running.detect(unseen[row][0][None])
     sure = found_here["scores"] > 0.4
-    preview(ax, unseen[row][0], {k: v[sure] for k, v in found_here.items()}, unseen.classes)
-plot.show(figure, alt="Three unseen scenes with the digits that the fused detector finds.")
+    preview(
+        ax,
+        unseen[row][0],
+        {k: v[sure] for k, v in found_here.items()},
+        unseen.classes,
+    )
+plot.show(
+    figure, "Three unseen scenes with the digits that the fused detector finds."
+)
 
 # %% [markdown]
 # Same detections, fewer parameters. And the speed? Time the mini YOLOv7 as it is trained and as it runs, round by round. Seconds belong to a machine; the column `ratio`, against the first row in the same round, travels better.
@@ -672,10 +764,13 @@ times.table()
 # %% tags=["nbval-check-output"]
 scenes = unseen.images.float() / 255
 with torch.no_grad():
-    outputs = zip(shipped.network.eval()(scenes), running.network(scenes), strict=True)
+    outputs = zip(
+        shipped.network.eval()(scenes), running.network(scenes), strict=True
+    )
     worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in outputs)
 claim(
-    "the shipped detector answers the same when it is fused, to 1e-4 of its largest output",
+    "the shipped detector answers the same when it is fused, to 1e-4 of its largest "
+    "output",
     worst < 1e-4,
     worst,
 )
@@ -704,11 +799,18 @@ done = {("chain", 0): (chained, chain_loss), ("ELAN", 0): (stacked, elan_loss)}
 
 def run(block):
     seed = torch.initial_seed() % 1000
-    detector, losses = done.get((block, seed)) or train_detector(BLOCKS[block], seed=seed)
-    return {"loss": losses.tail(20).mean(), "AP50": detector.score(val.batches(50)).AP50}
+    detector, losses = done.get((block, seed)) or train_detector(
+        BLOCKS[block], seed=seed
+    )
+    return {
+        "loss": losses.tail(20).mean(),
+        "AP50": detector.score(val.batches(50)).AP50,
+    }
 
 
-study = ablate(run, base={"block": "ELAN"}, vary="block", values=list(BLOCKS), seeds=range(4))
+study = ablate(
+    run, base={"block": "ELAN"}, vary="block", values=list(BLOCKS), seeds=range(4)
+)
 study.table("AP50").drop(columns="failed").round(3)
 
 # %%
@@ -725,7 +827,8 @@ for ax, metric, title in zip(
 axes[1].legend()
 plot.show(
     figure,
-    alt="Loss and AP50 against agreement: the chain is worst, ELAN next, residual and CSP best.",
+    "Loss and AP50 against agreement: the chain is worst, ELAN next, residual and "
+    "CSP best.",
 )
 
 # %%
@@ -740,17 +843,20 @@ print(f"found with 80 %, if at least {study.detectable('AP50'):.2f}")
 rows = study.table("AP50")
 told = dict(line.split(": ", 1) for line in study.verdict("AP50").splitlines())
 claim(
-    "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, and is lower",
+    "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, "
+    "and is lower",
     told["chain"].startswith("lower"),
     told,
 )
 claim(
-    "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, and is higher",
+    "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, "
+    "and is higher",
     told["CSP"].startswith("higher"),
     told,
 )
 claim(
-    "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more than 0.1",
+    "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more "
+    "than 0.1",
     rows["delta"]["residual"] > 0.1,
     rows["delta"]["residual"],
 )
@@ -789,7 +895,9 @@ def rep_row(identity):
 def rep_elan(identity):
     def build(hidden, n):
         block = elan(hidden, n)
-        block.row = nn.ModuleList(RepConv(hidden, hidden, identity) for _ in block.row)
+        block.row = nn.ModuleList(
+            RepConv(hidden, hidden, identity) for _ in block.row
+        )
         return block
 
     return build
@@ -833,17 +941,20 @@ print(f"found with 80 %, if at least {closer.detectable():.3f}")
 lowest = {key: min(runs) for key, runs in planned.items()}
 highest = {key: max(runs) for key, runs in planned.items()}
 claim(
-    "YOLOv7 has 36.9 million parameters in the network to run, and more in the one to train",
+    "YOLOv7 has 36.9 million parameters in the network to run, and more in the one "
+    "to train",
     round(sizes_of["to run"] / 1e6, 1) == 36.9 < round(sizes_of["to train"] / 1e6, 1),
     sizes_of,
 )
 claim(
-    "a plain row of 24 layers: every seed agrees better with the identity than any without",
+    "a plain row of 24 layers: every seed agrees better with the identity than any "
+    "without",
     lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
     {key: planned["plain row", "24 layers", key] for key in (False, True)},
 )
 claim(
-    "ELAN of 4 layers: eight seeds do not tell the identity from none, 0.03 would have been found",
+    "ELAN of 4 layers: eight seeds do not tell the identity from none, 0.03 would "
+    "have been found",
     "not told apart" in closer.verdict() and closer.detectable() < 0.03,
     (closer.verdict(), closer.detectable()),
 )
@@ -908,7 +1019,9 @@ def fuse_conv_bn(conv, bn):
     old = torch.zeros_like(scale) if conv.bias is None else conv.bias
     with torch.no_grad():
         one.weight.copy_(conv.weight * scale[:, None, None, None])
-        one.bias.copy_((old - bn.running_mean) * scale + bn.bias)  # the old bias is scaled too
+        one.bias.copy_(
+            (old - bn.running_mean) * scale + bn.bias
+        )  # the old bias is scaled too
     return one
 
 

@@ -72,7 +72,11 @@ def train_net(devices, rule, lr):
     warm = steps // 4 if rule == "linear + warm-up" else 0
 
     def share(step):  # of the peak: a line up, and a line down to zero
-        return (step + 1) / (warm + 1) if step < warm else (steps - step) / (steps - warm)
+        return (
+            (step + 1) / (warm + 1)
+            if step < warm
+            else (steps - step) / (steps - warm)
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(sgd, share)
     history = fit(net, batches(PER_DEVICE * devices), sgd, scheduler=schedule)
@@ -84,7 +88,9 @@ def train_and_score(devices=1, rule="unchanged", lr=0.02):
     net, _ = train_net(devices, rule, lr)
     right = (predict(net, x_test).argmax(1) == test.labels).float().mean().item()
     maps = predict(net[:5], x_test)  # [N,16,7,7], after the last ReLU
-    silent = (maps.amax((0, 2, 3)) == 0).float().mean().item()  # on every image; for later
+    silent = (
+        (maps.amax((0, 2, 3)) == 0).float().mean().item()
+    )  # on every image; for later
     return {"accuracy": right, "silent": silent}
 
 
@@ -106,7 +112,8 @@ pd.Series(accuracy, name="accuracy").rename_axis("devices").round(3).to_frame()
 from labs.claims import claim
 
 claim(
-    "the batch of eight devices at the rate of one: at least 10 points of accuracy lost",
+    "the batch of eight devices at the rate of one: at least 10 points of accuracy "
+    "lost",
     accuracy[1] > accuracy[8] + 0.1,
     measured=accuracy,
 )
@@ -126,7 +133,12 @@ x, y = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2.0, 4.0, 6.0, 9.0])
 gradient = 2 * x * (x - y)
 by_two = torch.stack([gradient[[0, 2]].mean(), gradient[[1, 3]].mean()]).mean()
 by_three_and_one = torch.stack([gradient[:3].mean(), gradient[3:].mean()]).mean()
-gradient.tolist(), gradient.mean().item(), by_two.item(), round(by_three_and_one.item(), 2)
+(
+    gradient.tolist(),
+    gradient.mean().item(),
+    by_two.item(),
+    round(by_three_and_one.item(), 2),
+)
 
 # %% [markdown]
 # Two and two samples give the mean of all four. Three and one do not: the lonely sample counts as much as the three others together. So
@@ -151,7 +163,8 @@ list(wrapped.state_dict())[:2], len(wrapped.device_ids)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the checkpoint of a DataParallel does not load into the bare network: every key differs",
+    "the checkpoint of a DataParallel does not load into the bare network: every "
+    "key differs",
     not set(wrapped.state_dict()) & set(net.state_dict()),
     measured=list(wrapped.state_dict()),
 )
@@ -189,9 +202,13 @@ for step, (ax, state) in enumerate(zip(axes, states, strict=True)):
     ax.set(title=f"step {step}", xticks=range(n), yticks=range(n))
     ax.grid(False)
 axes[0].set(xlabel="chunk", ylabel="device")
-figure.suptitle("Each chunk is completed on its way round, then copied", x=0.01, ha="left")
+figure.suptitle(
+    "Each chunk is completed on its way round, then copied", x=0.01, ha="left"
+)
 plot.show(
-    figure, alt="A ring of four: each chunk collects contributions on its way round, then spreads."
+    figure,
+    "A ring of four: each chunk collects contributions on its way round, then "
+    "spreads.",
 )
 
 # %% [markdown]
@@ -212,7 +229,8 @@ claim(
     measured=(values - total).abs().max().item(),
 )
 claim(
-    "counted in a ring of four: each device sends one and a half gradients, and not three",
+    "counted in a ring of four: each device sends one and a half gradients, and not "
+    "three",
     sent_by_each == 1.5 * total.numel(),
     measured=sent_by_each / total.numel(),
 )
@@ -220,7 +238,10 @@ claim(
 # %%
 devices = [2, 8, 64, 1024]
 traffic = pd.DataFrame(
-    {"DataParallel": [k - 1 for k in devices], "ring": [2 * (k - 1) / k for k in devices]},
+    {
+        "DataParallel": [k - 1 for k in devices],
+        "ring": [2 * (k - 1) / k for k in devices],
+    },
     index=pd.Index(devices, name="devices"),
 )
 traffic.round(3)
@@ -264,7 +285,9 @@ def average_gradients(net):
 def by_hand(rank, images, labels):
     """Return four flat gradients: before and after our exchange, of DDP, and of one process."""
     home = current_place().device
-    torch.manual_seed(rank)  # on purpose: only the broadcast makes the ranks start alike
+    torch.manual_seed(
+        rank
+    )  # on purpose: only the broadcast makes the ranks start alike
     net, images, labels = make_net().to(home), images.to(home), labels.to(home)
     start_alike(net)
     whole = copy.deepcopy(net)
@@ -276,7 +299,9 @@ def by_hand(rank, images, labels):
     cross_entropy(wrapper(images[mine]), labels[mine]).backward()
     cross_entropy(whole(images), labels).backward()
     names = "alone", "by hand", "wrapper", "one process"
-    return dict(zip(names, (alone, flat(net), flat(wrapper), flat(whole)), strict=True))
+    return dict(
+        zip(names, (alone, flat(net), flat(wrapper), flat(whole)), strict=True)
+    )
 
 
 def flat(net):
@@ -340,7 +365,10 @@ workers = to_module(make_net, start_alike, average_gradients, flat, by_hand)
 ranks = launch(workers.by_hand, 2, (x_train[:64], train.labels[:64]))
 whole = ranks[0]["one process"]
 pd.DataFrame(
-    {k: ((r[k] - whole).norm() / whole.norm()).item() for k in ("alone", "by hand", "wrapper")}
+    {
+        k: ((r[k] - whole).norm() / whole.norm()).item()
+        for k in ("alone", "by hand", "wrapper")
+    }
     for r in ranks
 ).rename_axis("rank").map("{:.1e}".format)
 
@@ -354,7 +382,9 @@ pd.DataFrame(
 from labs.ddp import gradient_parity
 from labs.train import cross_entropy as mean_loss
 
-proof = gradient_parity(workers.make_net, mean_loss, (x_train[:63], train.labels[:63]))
+proof = gradient_parity(
+    workers.make_net, mean_loss, (x_train[:63], train.labels[:63])
+)
 proof.table()[["parameter", "max_abs_diff", "max_abs"]].map(
     lambda value: value if isinstance(value, str) else f"{value:.1e}"
 )
@@ -364,7 +394,10 @@ proof.table()[["parameter", "max_abs_diff", "max_abs"]].map(
 # network and loss, before you rent the second device.
 
 # %% tags=["nbval-check-output"]
-off = {k: max((r[k] - whole).abs().max().item() for r in ranks) for k in ("by hand", "wrapper")}
+off = {
+    k: max((r[k] - whole).abs().max().item() for r in ranks)
+    for k in ("by hand", "wrapper")
+}
 claim(
     "two ranks, all_reduce by hand: the gradient is that of one process to 1e-6",
     off["by hand"] < 1e-6,
@@ -373,7 +406,8 @@ claim(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "two ranks in DistributedDataParallel: the gradient is that of one process to 1e-6",
+    "two ranks in DistributedDataParallel: the gradient is that of one process to "
+    "1e-6",
     off["wrapper"] < 1e-6,
     measured=off["wrapper"],
 )
@@ -441,12 +475,17 @@ def follow(rank):
         p.register_post_accumulate_grad_hook(
             lambda p: log.append(("ready", names[id(p)], p.grad.cpu().clone()))
         )
-    x, steps = torch.randn(8, 30, generator=torch.Generator().manual_seed(rank)).to(home), []
+    x, steps = (
+        torch.randn(8, 30, generator=torch.Generator().manual_seed(rank)).to(home),
+        [],
+    )
     for step in range(3):
         net.zero_grad()
         with ddp.no_sync() if step == 2 else nullcontext():
             ddp(x).square().mean().backward()
-        steps.append((list(log), {n: p.grad.cpu().clone() for n, p in net.named_parameters()}))
+        steps.append(
+            (list(log), {n: p.grad.cpu().clone() for n, p in net.named_parameters()})
+        )
         log.clear()
     return steps
 
@@ -493,7 +532,9 @@ def clock(rank, images, labels):
         by_bytes[4 * n] = best_time(lambda v=vector: dist.all_reduce(v))
     by_step = {on: best_time(lambda on=on: step(on), 25) for on in (False, True)}
     apart = [torch.ones(p.numel(), device=home) for p in net.parameters()]
-    by_parts = [best_time(lambda p=p: send(p), 25) for p in (apart, [torch.cat(apart)])]
+    by_parts = [
+        best_time(lambda p=p: send(p), 25) for p in (apart, [torch.cat(apart)])
+    ]
     return by_bytes, by_step, by_parts
 
 
@@ -528,7 +569,9 @@ def wide():
     torch.manual_seed(0)
     sizes = [(14 * 14, 256), (256, 256), (256, 10)]
     linear, *others = [nn.Linear(*size) for size in sizes]
-    return nn.Sequential(nn.Flatten(), linear, *(m for o in others for m in (nn.ReLU(), o)))
+    return nn.Sequential(
+        nn.Flatten(), linear, *(m for o in others for m in (nn.ReLU(), o))
+    )
 
 
 def descend(net, images, labels):
@@ -542,8 +585,14 @@ def descend(net, images, labels):
         losses.append(loss.item())
     moments = [v for state in adam.state.values() for v in state.values()]
     gradients = [p.grad for p in net.parameters()]
-    kept = {"weights": list(net.parameters()), "gradients": gradients, "Adam": moments}
-    return losses, {name: sum(map(bytes_here, tensors)) for name, tensors in kept.items()}
+    kept = {
+        "weights": list(net.parameters()),
+        "gradients": gradients,
+        "Adam": moments,
+    }
+    return losses, {
+        name: sum(map(bytes_here, tensors)) for name, tensors in kept.items()
+    }
 
 
 def bytes_here(tensor):
@@ -558,7 +607,9 @@ def divided(rank, images, labels):
     net = wide().to(home)
     for layer in net:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer)  # gathered for its own forward and backward pass, then dropped
+            fully_shard(
+                layer
+            )  # gathered for its own forward and backward pass, then dropped
     fully_shard(net)
     mine = list(shard(len(images), rank, dist.get_world_size()))
     return descend(net, images[mine].to(home), labels[mine].to(home))
@@ -566,7 +617,12 @@ def divided(rank, images, labels):
 
 # %%
 def four_experiments(rank, images, labels):
-    seen = follow(rank), clock(rank, images, labels), uneven(rank), divided(rank, images, labels)
+    seen = (
+        follow(rank),
+        clock(rank, images, labels),
+        uneven(rank),
+        divided(rank, images, labels),
+    )
     dist.barrier()  # so that rank 1 does not leave while rank 0 still waits for it
     return seen
 
@@ -588,7 +644,11 @@ steps = [r[0] for r in ranks]
 for number, (log, _) in enumerate(steps[0], 1):
     print(f"step {number}")
     for what, names, *_ in log:
-        print(f"  {names} ready" if what == "ready" else f"  --> sent: {', '.join(names)}")
+        print(
+            f"  {names} ready"
+            if what == "ready"
+            else f"  --> sent: {', '.join(names)}"
+        )
 
 # %% [markdown]
 # In step 1 DDP does not know the order yet, so it waits for the last gradient, and sends one bucket. It has noted the order in which the
@@ -607,8 +667,12 @@ def gap(a, b):
 # %%
 rows = []
 for (log_0, end_0), (log_1, end_1) in zip(*steps, strict=True):
-    ready_0, ready_1 = ({e[1]: e[2] for e in log if e[0] == "ready"} for log in (log_0, log_1))
-    rows.append({"ready": gap(ready_0, ready_1), "end of backward": gap(end_0, end_1)})
+    ready_0, ready_1 = (
+        {e[1]: e[2] for e in log if e[0] == "ready"} for log in (log_0, log_1)
+    )
+    rows.append(
+        {"ready": gap(ready_0, ready_1), "end of backward": gap(end_0, end_1)}
+    )
 gaps = pd.DataFrame(rows, index=pd.Index([1, 2, 3], name="step"))
 gaps.map("{:.1e}".format)
 
@@ -628,7 +692,8 @@ claim(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "from the second step on DDP sends the first bucket before the last gradient is ready",
+    "from the second step on DDP sends the first bucket before the last gradient is "
+    "ready",
     kinds[1].index("sent") < len(kinds[1]) - 1 - kinds[1][::-1].index("ready"),
     measured=kinds[1],
 )
@@ -642,14 +707,16 @@ claim(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "after a backward pass with exchange the gradients of the ranks are equal, bit for bit",
+    "after a backward pass with exchange the gradients of the ranks are equal, bit "
+    "for bit",
     gaps.iloc[:2, 1].max() == 0,
     measured=gaps.iloc[:2, 1].max(),
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a hook that reads a gradient inside backward reads that of one rank, not the mean",
+    "a hook that reads a gradient inside backward reads that of one rank, not the "
+    "mean",
     gaps["ready"].min() > 0,
     measured=gaps["ready"].min(),
 )
@@ -718,7 +785,9 @@ claim(
 # %%
 from torch.utils.data import DistributedSampler
 
-dealt = [list(DistributedSampler(range(10), 4, rank, shuffle=False)) for rank in range(4)]
+dealt = [
+    list(DistributedSampler(range(10), 4, rank, shuffle=False)) for rank in range(4)
+]
 pd.DataFrame(dealt).rename_axis("rank")
 
 # %% [markdown]
@@ -730,14 +799,22 @@ pd.DataFrame(dealt).rename_axis("rank")
 # %%
 seed_everything(0)
 net = make_net()
-fit(net, [(x_train[:512], train.labels[:512])], torch.optim.Adam(net.parameters(), 0.01), epochs=12)
+fit(
+    net,
+    [(x_train[:512], train.labels[:512])],
+    torch.optim.Adam(net.parameters(), 0.01),
+    epochs=12,
+)
 hits = (predict(net, x_test[:101]).argmax(1) == test.labels[:101]).double()
 
 
 # %%
 def accuracy_by(deal, world):
     seen = torch.cat(
-        [torch.tensor(list(deal(rank, world)), dtype=torch.int64) for rank in range(world)]
+        [
+            torch.tensor(list(deal(rank, world)), dtype=torch.int64)
+            for rank in range(world)
+        ]
     )
     return {"counted": len(seen), "accuracy": hits[seen].mean().item()}
 
@@ -751,7 +828,9 @@ padded_scores = pd.DataFrame([accuracy_by(padded, w) for w in worlds], index=wor
 exact_scores = pd.DataFrame(
     [accuracy_by(lambda r, w: shard(101, r, w), w) for w in worlds], index=worlds
 )
-pd.concat({"padded": padded_scores, "exact": exact_scores}, axis=1).rename_axis("ranks").round(4)
+pd.concat({"padded": padded_scores, "exact": exact_scores}, axis=1).rename_axis(
+    "ranks"
+).round(4)
 
 # %% tags=["nbval-check-output"]
 drawn = [sample for samples in dealt for sample in samples]
@@ -763,14 +842,16 @@ claim(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "DistributedSampler: the accuracy on the same 101 images depends on the number of ranks",
+    "DistributedSampler: the accuracy on the same 101 images depends on the number "
+    "of ranks",
     padded_scores["accuracy"].nunique() > 1,
     measured=padded_scores["accuracy"].tolist(),
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "labs.ddp.shard: the accuracy on 101 images is the same for 1, 4, 16 and 64 ranks",
+    "labs.ddp.shard: the accuracy on 101 images is the same for 1, 4, 16 and 64 "
+    "ranks",
     exact_scores["accuracy"].nunique() == 1,
     measured=exact_scores["accuracy"].tolist(),
 )
@@ -788,7 +869,9 @@ remembered = []
 for epoch in range(3):
     sampler.set_epoch(epoch)
     remembered.append(list(sampler)[:6])
-pd.DataFrame({"without set_epoch": forgotten, "with set_epoch": remembered}).rename_axis("epoch")
+pd.DataFrame(
+    {"without set_epoch": forgotten, "with set_epoch": remembered}
+).rename_axis("epoch")
 
 # %% [markdown]
 # Without `set_epoch` every epoch has the same order, for ever ([pytorch/pytorch#31771](https://github.com/pytorch/pytorch/issues/31771)):
@@ -798,12 +881,14 @@ pd.DataFrame({"without set_epoch": forgotten, "with set_epoch": remembered}).ren
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a shuffling DistributedSampler repeats its order in every epoch without set_epoch",
+    "a shuffling DistributedSampler repeats its order in every epoch without "
+    "set_epoch",
     forgotten[0] == forgotten[1] == forgotten[2],
     measured=forgotten,
 )
 claim(
-    "a shuffling DistributedSampler has another order in each of three epochs with set_epoch",
+    "a shuffling DistributedSampler has another order in each of three epochs with "
+    "set_epoch",
     len({tuple(ids) for ids in remembered}) == 3,
     measured=remembered,
 )
@@ -825,11 +910,15 @@ def with_norm(make_norm):
 
 def shard_gap(make_norm, size):
     net = with_norm(make_norm)
-    parts = [(x_train[i : i + size], train.labels[i : i + size]) for i in range(0, 64, size)]
+    parts = [
+        (x_train[i : i + size], train.labels[i : i + size])
+        for i in range(0, 64, size)
+    ]
     losses = [mean_loss(net, (x_train[:64], train.labels[:64]))]
     losses.append(torch.stack([mean_loss(net, part) for part in parts]).mean())
     one, many = (
-        torch.cat([g.flatten() for g in torch.autograd.grad(v, net.parameters())]) for v in losses
+        torch.cat([g.flatten() for g in torch.autograd.grad(v, net.parameters())])
+        for v in losses
     )
     return ((many - one).norm() / one.norm()).item()
 
@@ -838,7 +927,8 @@ def shard_gap(make_norm, size):
 sizes = [32, 16, 8, 4, 2]
 norms = {"batch norm": nn.BatchNorm2d, "group norm": lambda c: nn.GroupNorm(2, c)}
 distance = pd.DataFrame(
-    {name: [shard_gap(make, s) for s in sizes] for name, make in norms.items()}, index=sizes
+    {name: [shard_gap(make, s) for s in sizes] for name, make in norms.items()},
+    index=sizes,
 )
 
 # %%
@@ -857,7 +947,8 @@ ax.invert_xaxis()
 ax.legend()
 plot.show(
     figure,
-    alt="Relative gradient difference: group norm at rounding error, batch norm rises as shards shrink.",
+    "Relative gradient difference: group norm at rounding error, batch norm rises "
+    "as shards shrink.",
 )
 
 # %% [markdown]
@@ -875,7 +966,8 @@ count, total, squares = (
 mean = total / count
 synced = mean, squares / count - mean**2
 pd.DataFrame(
-    [[p.mean().item(), p.var(correction=0).item()] for p in shards] + [[v.item() for v in synced]],
+    [[p.mean().item(), p.var(correction=0).item()] for p in shards]
+    + [[v.item() for v in synced]],
     index=["rank 0, zeros", "rank 1, ones", "synchronised"],
     columns=["mean", "variance"],
 ).round(4)
@@ -889,14 +981,16 @@ pd.DataFrame(
 both = torch.cat(shards)
 exact = torch.stack([both.mean(), both.var(correction=0)])
 claim(
-    "count, sum and sum of squares of each rank give the mean and variance of the whole batch",
+    "count, sum and sum of squares of each rank give the mean and variance of the "
+    "whole batch",
     torch.allclose(torch.stack(synced), exact, atol=1e-5),
     measured=(torch.stack(synced) - exact).abs().max().item(),
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "with group norm, shards of 2 to 32 images give the gradient of the whole batch, to 1e-4",
+    "with group norm, shards of 2 to 32 images give the gradient of the whole "
+    "batch, to 1e-4",
     distance["group norm"].max() < 1e-4,
     measured=distance["group norm"].max(),
 )
@@ -926,12 +1020,23 @@ import subprocess
 with socket.socket() as probe:  # a port that is free now
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
-meet = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+meet = [
+    "--nnodes=2",
+    "--nproc-per-node=1",
+    "--master-addr=127.0.0.1",
+    f"--master-port={port}",
+]
 options = ["--epochs", "1", "--limit", "2048", "--accumulate", "2"]
 
 
 def start(node):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *meet, f"--node-rank={node}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meet,
+        f"--node-rank={node}",
+    ]
     command = [*torchrun, "-m", "labs.ddp_train", *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
@@ -958,13 +1063,16 @@ from labs.ddp_train import Settings, train as train_digits
 
 def alone(seed):
     run = train_digits(
-        Settings(epochs=1, limit=2048, accumulate=2, seed=seed), Place(0, 1, 0, device())
+        Settings(epochs=1, limit=2048, accumulate=2, seed=seed),
+        Place(0, 1, 0, device()),
     )
     return {"steps": run.step, "accuracy": run.scores[-1]["accuracy"]}
 
 
 words = said[0][0].split()
-together = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+together = {
+    name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)
+}
 by_seed = pd.DataFrame([alone(seed) for seed in range(3)])
 print(f"two machines: {together['accuracy']:.4f}")
 by_seed.rename_axis("seed, one process").round(4)
@@ -972,7 +1080,9 @@ by_seed.rename_axis("seed, one process").round(4)
 # %% tags=["nbval-check-output"]
 claim(
     "two torchrun nodes on loopback: both end well, and only the first prints",
-    all(m.returncode == 0 for m in machines) and said[0][0].count("epoch") == 1 and not said[1][0],
+    all(m.returncode == 0 for m in machines)
+    and said[0][0].count("epoch") == 1
+    and not said[1][0],
     measured=said,
 )
 
@@ -987,7 +1097,8 @@ claim(
 between = by_seed["accuracy"].max() - by_seed["accuracy"].min()
 moved = abs(together["accuracy"] - by_seed["accuracy"][0])
 claim(
-    "two torchrun nodes move the accuracy less than three seeds of one process differ",
+    "two torchrun nodes move the accuracy less than three seeds of one process "
+    "differ",
     moved < between,
     measured=(moved, between),
 )
@@ -1033,12 +1144,16 @@ ax.set(
 ax.legend(loc="lower center")
 plot.show(
     figure,
-    alt="Accuracy of eight devices by rule: poor with the old rate, near one device when scaled, spread out with a warm-up.",
+    "Accuracy of eight devices by rule: poor with the old rate, near one device "
+    "when scaled, spread out with a warm-up.",
 )
 
 # %%
 print(study.verdict("accuracy"))
-print(f"it would find, with 80 % power: a difference of {study.detectable('accuracy'):.3f}")
+print(
+    f"it would find, with 80 % power: a difference of "
+    f"{study.detectable('accuracy'):.3f}"
+)
 
 # %% [markdown]
 # Each dot is one seed. With a rate eight times as large, eight devices come close to one device in an eighth of the steps. The bug of the
@@ -1062,12 +1177,16 @@ for rule, colour in zip(("linear", "linear + warm-up"), plot.COLOURS, strict=Fal
     log = train_net(8, rule, 0.02)[1].table()
     ax.plot(log["loss"], color=colour, label=rule)
     below.plot(log["lr"], color=colour)
-ax.set(ylabel="loss", title=f"Seed {worst}: where the rate peaks, the loss is on its steepest way")
+ax.set(
+    ylabel="loss",
+    title=f"Seed {worst}: where the rate peaks, the loss is on its steepest way",
+)
 ax.legend()
 below.set(xlabel="step", ylabel="learning rate")
 plot.show(
     figure,
-    alt="Loss and learning rate by step for one seed, with and without a warm-up, one above the other.",
+    "Loss and learning rate by step for one seed, with and without a warm-up, one "
+    "above the other.",
 )
 
 # %% [markdown]
@@ -1134,7 +1253,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Time of all_reduce against bytes: flat for small vectors, then proportional to size.",
+    "Time of all_reduce against bytes: flat for small vectors, then proportional to "
+    "size.",
 )
 
 # %% [markdown]
@@ -1142,17 +1262,20 @@ plot.show(
 # gradients into buckets. The two ranks measured that as well.
 
 # %%
-print(f"six gradients, one by one: {1e3 * one_by_one:.2f} ms, as one vector: {1e3 * in_one:.2f} ms")
+print(f"six gradients, one by one: {1e3 * one_by_one:.2f} ms")
+print(f"as one vector: {1e3 * in_one:.2f} ms")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "six small gradients sent one by one take at least 1.5 times as long as in one vector",
+    "six small gradients sent one by one take at least 1.5 times as long as in one "
+    "vector",
     one_by_one > 1.5 * in_one,
     measured=(one_by_one, in_one),
 )
 growth = times[1] / times[0], times[-1] / times[-2]
 claim(
-    "a message of four times the bytes takes less than twice as long at 1 KiB, more at 1 MiB",
+    "a message of four times the bytes takes less than twice as long at 1 KiB, more "
+    "at 1 MiB",
     growth[0] < 2 < growth[1],
     measured=growth,
 )
@@ -1197,7 +1320,10 @@ n = 2 ** np.arange(1, 13)
 figure, ax = plot.new(7, 3.2)
 for (name, link), colour in zip(LINKS.items(), plot.COLOURS, strict=False):
     exchange = ring_time(n, size, *link)
-    serial, hidden = COMPUTE / (COMPUTE + exchange), COMPUTE / np.maximum(COMPUTE, exchange)
+    serial, hidden = (
+        COMPUTE / (COMPUTE + exchange),
+        COMPUTE / np.maximum(COMPUTE, exchange),
+    )
     ax.fill_between(n, serial, hidden, color=colour, alpha=0.3, label=name)
 ax.set_xscale("log", base=2)
 ax.set(
@@ -1208,7 +1334,8 @@ ax.set(
 )
 ax.legend(loc="center")
 plot.show(
-    figure, alt="Efficiency by devices for three links; bands from no overlap to full overlap."
+    figure,
+    "Efficiency by devices for three links; bands from no overlap to full overlap.",
 )
 
 # %% [markdown]
@@ -1236,12 +1363,17 @@ plot.show(
 halves = [r[3] for r in ranks]
 losses, kept = descend(wide(), x_train[:128], train.labels[:128])
 apart = np.abs(np.mean([half[0] for half in halves], axis=0) - losses)
-pd.DataFrame([kept, *(half[1] for half in halves)], index=["one process", "rank 0", "rank 1"]).map(
-    "{:,} bytes".format
-)
+pd.DataFrame(
+    [kept, *(half[1] for half in halves)], index=["one process", "rank 0", "rank 1"]
+).map("{:,} bytes".format)
 
 # %%
-pd.DataFrame({"one process": losses, "two ranks, sharded": np.mean([h[0] for h in halves], axis=0)})
+pd.DataFrame(
+    {
+        "one process": losses,
+        "two ranks, sharded": np.mean([h[0] for h in halves], axis=0),
+    }
+)
 
 # %% [markdown]
 # A rank keeps half of everything, and the losses of all six steps agree to rounding: it is the same average of the same gradients,
@@ -1249,13 +1381,15 @@ pd.DataFrame({"one process": losses, "two ranks, sharded": np.mean([h[0] for h i
 
 # %% tags=["nbval-check-output"]
 claim(
-    "fully_shard on two ranks: six steps of Adam have the losses of one process, to 1e-5",
+    "fully_shard on two ranks: six steps of Adam have the losses of one process, to "
+    "1e-5",
     apart.max() < 1e-5,
     measured=apart.max(),
 )
 most = max(sum(half[1].values()) for half in halves) / sum(kept.values())
 claim(
-    "fully_shard on two ranks: no rank keeps more than 55 % of weights, gradients and moments",
+    "fully_shard on two ranks: no rank keeps more than 55 % of weights, gradients "
+    "and moments",
     most < 0.55,
     measured=most,
 )
@@ -1288,7 +1422,9 @@ pd.DataFrame(
 pixels = train.images[:400].to(device())
 ink = (pixels[:, 0] > 0.5).long()  # [400,28,28]
 seed_everything(0)
-painter = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)).to(device())
+painter = nn.Sequential(
+    nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)
+).to(device())
 
 
 def gradient_in(kind, scale=1.0):
@@ -1345,14 +1481,16 @@ pd.DataFrame(steps).rename_axis("step")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a loss over 300,000 pixels, weight 0.01: in fp16 its whole gradient rounds to zero",
+    "a loss over 300,000 pixels, weight 0.01: in fp16 its whole gradient rounds to "
+    "zero",
     zero["fp16"] == 1,
     measured=zero["fp16"],
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the same gradient is within 2 % of float32 in bf16, and in fp16 with the loss scaled up",
+    "the same gradient is within 2 % of float32 in bf16, and in fp16 with the loss "
+    "scaled up",
     max(off["bf16"], off["fp16, loss times 2**16"]) < 0.02,
     measured=off,
 )
@@ -1360,7 +1498,8 @@ claim(
 # %% tags=["nbval-check-output"]
 went = [step["weights moved"] for step in steps]
 claim(
-    "GradScaler leaves the weights alone while gradients overflow, and then trains on",
+    "GradScaler leaves the weights alone while gradients overflow, and then trains "
+    "on",
     not went[0] and went[-1] and went == sorted(went),
     measured=steps,
 )
@@ -1394,14 +1533,20 @@ ax.set(
     title="The rule holds for a while, then there are too few steps",
 )
 plot.show(
-    figure, alt="Accuracy by devices: with four as with one, then falling towards chance at 64."
+    figure,
+    "Accuracy by devices: with four as with one, then falling towards chance at 64.",
 )
 
 # %%
 print(growing.verdict("accuracy"))
-print(f"it would find, with 80 % power: a difference of {growing.detectable('accuracy'):.3f}")
+print(
+    f"it would find, with 80 % power: a difference of "
+    f"{growing.detectable('accuracy'):.3f}"
+)
 few = (
-    growing.frame().query("devices <= 4").pivot(index="seed", columns="devices", values="accuracy")
+    growing.frame()
+    .query("devices <= 4")
+    .pivot(index="seed", columns="devices", values="accuracy")
 )
 (few[1] - few[4]).rename("lost by four devices").round(4).to_frame()
 
@@ -1499,7 +1644,9 @@ def train_step(model, optimizer, scaler, micro_batches, loss_fn, max_norm):
     for images, labels in micro_batches:
         loss = loss_fn(model(images), labels) * len(labels) / samples
         scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)  # once, when all micro-batches are in: now max_norm is in true units
+    scaler.unscale_(
+        optimizer
+    )  # once, when all micro-batches are in: now max_norm is in true units
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     scaler.step(optimizer)
     scaler.update()
