@@ -35,7 +35,9 @@ one_each = torch.stack([train.images[train.labels == label][0] for label in rang
 figure, axes = plot.new(6, 1.05, columns=8)
 plot.images(axes, one_each, titles=train.classes)
 plot.show(
-    figure, alt="Eight photographs in a row, one of each class, with the name of the class above."
+    figure,
+    "Eight photographs in a row, one of each class, with the name of the class "
+    "above.",
 )
 
 # %% [markdown]
@@ -70,7 +72,11 @@ from labs.train import fit
 
 def small_network(classes=8):
     def stage(c_in, c_out):
-        return [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+        return [
+            nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+        ]
 
     return nn.Sequential(
         *stage(3, 24), nn.MaxPool2d(2), *stage(24, 48), nn.MaxPool2d(2), *stage(48, 64),
@@ -87,7 +93,9 @@ def learn(shrink, epochs=8):
     model = small_network(len(train.classes))
     data = TensorDataset(shrink(train.images), train.labels)
     order = BatchSampler(RandomSampler(data), 64, drop_last=False)
-    batches = DataLoader(data, sampler=order, batch_size=None)  # a whole batch by one index
+    batches = DataLoader(
+        data, sampler=order, batch_size=None
+    )  # a whole batch by one index
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     schedule = OneCycleLR(optimizer, 5e-3, total_steps=epochs * len(batches))
     fit(model, batches, optimizer, epochs, scheduler=schedule)
@@ -110,7 +118,8 @@ changed = (answers["in_training"] != answers["in_the_service"]).float().mean()
 from labs.claims import claim
 
 claim(
-    "in the service, the same network changes its mind on a quarter of the photos", changed >= 1 / 4
+    "in the service, the same network changes its mind on a quarter of the photos",
+    changed >= 1 / 4,
 )
 
 # %%
@@ -204,7 +213,11 @@ def shrink(images, size, antialias=True):
 # %%
 print(shrink_matrix(9, 3, antialias=False))
 print(9 * shrink_matrix(9, 3)[1])
-print(tuple(test.images[:4].shape), "->", tuple(shrink(test.images[:4], (SIDE, 12)).shape))
+print(
+    tuple(test.images[:4].shape),
+    "->",
+    tuple(shrink(test.images[:4], (SIDE, 12)).shape),
+)
 
 # %% [markdown]
 # Without antialiasing each row of the matrix holds a single 1: six of nine pixels are thrown away
@@ -217,17 +230,23 @@ from PIL import Image
 
 odd = test.images[:2, :, :61, :53]
 ours = {flag: shrink(odd, (13, 17), antialias=flag) for flag in (True, False)}
-torchs = {flag: F.interpolate(odd, size=(13, 17), mode="bilinear", antialias=flag) for flag in ours}
+torchs = {
+    flag: F.interpolate(odd, size=(13, 17), mode="bilinear", antialias=flag)
+    for flag in ours
+}
 off = {flag: (ours[flag] - torchs[flag]).abs().max().item() for flag in ours}
 
-photo = Image.fromarray((test.images[0] * 255).round().byte().permute(1, 2, 0).numpy())
+photo = Image.fromarray(
+    (test.images[0] * 255).round().byte().permute(1, 2, 0).numpy()
+)
 pillow = np.asarray(photo.resize((17, 13), Image.Resampling.BILINEAR), float)
 pixels = torch.tensor(np.asarray(photo)).permute(2, 0, 1).float()
 off_pillow = np.abs(pillow - shrink(pixels, (13, 17)).permute(1, 2, 0).numpy()).max()
 
 # %% tags=["nbval-check-output"]
 claim(
-    "our shrink equals PyTorch's interpolate to 1e-5, antialiased or not", max(off.values()) < 1e-5
+    "our shrink equals PyTorch's interpolate to 1e-5, antialiased or not",
+    max(off.values()) < 1e-5,
 )
 claim("our antialiased shrink equals Pillow's to one grey level", off_pillow <= 1)
 
@@ -257,7 +276,9 @@ from tempfile import TemporaryDirectory
 def find_magick():
     for command in filter(shutil.which, ("magick", "convert")):
         answer = subprocess.run([command, "-version"], capture_output=True, text=True)
-        if "ImageMagick" in answer.stdout:  # the convert.exe of Windows converts disks
+        if (
+            "ImageMagick" in answer.stdout
+        ):  # the convert.exe of Windows converts disks
             return command
     return None
 
@@ -274,7 +295,9 @@ def shrink_with_magick(command, photo, size):
 # %%
 off_pillow = {"ours": off_pillow}
 if magick := find_magick():
-    off_pillow["ImageMagick"] = np.abs(shrink_with_magick(magick, photo, (17, 13)) - pillow).max()
+    off_pillow["ImageMagick"] = np.abs(
+        shrink_with_magick(magick, photo, (17, 13)) - pillow
+    ).max()
 else:
     print("ImageMagick is not installed: the comparison with it is skipped")
 for name, worst in off_pillow.items():
@@ -304,8 +327,10 @@ for ax, (title, picture) in zip(axes, pictures.items(), strict=True):
     plot.images(ax, picture[None], titles=[title], limits=(-1.01, 1.01))
 plot.show(
     figure,
-    alt="Left: rings that get finer towards the rim. Middle: shrunk without antialiasing, false "
-    "rings appear around new centres. Right: shrunk with antialiasing, fine rings fade to grey.",
+    "Left: rings that get finer towards the rim. Middle: shrunk without "
+    "antialiasing, false "
+    "rings appear around new centres. Right: shrunk with antialiasing, fine rings "
+    "fade to grey.",
 )
 
 # %% [markdown]
@@ -358,7 +383,9 @@ import venv
 
 away = TemporaryDirectory()
 other_python = Path(
-    away.name, "env", *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python"))
+    away.name,
+    "env",
+    *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")),
 )
 venv.create(Path(away.name, "env"), with_pip=False)
 
@@ -378,7 +405,9 @@ with kernel.open("w") as file:
 # :::
 
 # %%
-answer = subprocess.run([other_python, "-c", "import torch"], capture_output=True, text=True)
+answer = subprocess.run(
+    [other_python, "-c", "import torch"], capture_output=True, text=True
+)
 print(answer.stderr.splitlines()[-1])
 
 # %%
@@ -403,10 +432,14 @@ claim("and says that a lesson could not run", "Jupyter kernel" in sick.stoppers)
 # %%
 from jupyter_client.kernelspec import KernelSpecManager
 
-kernels = KernelSpecManager(kernel_dirs=[str(kernel.parents[1])], ensure_native_kernel=False)
+kernels = KernelSpecManager(
+    kernel_dirs=[str(kernel.parents[1])], ensure_native_kernel=False
+)
 for name in kernels.find_kernel_specs():
     starts = Path(kernels.get_kernel_spec(name).argv[0])
-    print(f"{name}: starts {starts.relative_to(away.name)}, which exists: {starts.exists()}")
+    print(
+        f"{name}: starts {starts.relative_to(away.name)}, which exists: {starts.exists()}"
+    )
 
 # %% [markdown]
 # Cleaning up means two things: the kernel is a small file, the environment is a large folder, and
@@ -417,7 +450,10 @@ for name in kernels.find_kernel_specs():
 kernels.remove_kernel_spec("python3")
 shutil.rmtree(Path(away.name, "env"))
 print("kernels left:", list(kernels.find_kernel_specs()))
-print("files left:", [path.name for path in Path(away.name).rglob("*") if path.is_file()])
+print(
+    "files left:",
+    [path.name for path in Path(away.name).rglob("*") if path.is_file()],
+)
 away.cleanup()
 
 # %% [markdown]
@@ -435,9 +471,12 @@ away.cleanup()
 
 # %%
 if shutil.which("conda"):
-    listed = subprocess.run(["conda", "env", "list", "--json"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["conda", "env", "list", "--json"], capture_output=True, text=True
+    )
     print(
-        "conda environments:", [Path(folder).name for folder in json.loads(listed.stdout)["envs"]]
+        "conda environments:",
+        [Path(folder).name for folder in json.loads(listed.stdout)["envs"]],
     )
 else:
     print("conda is not installed here, so there are no environments of it to list")
@@ -460,13 +499,21 @@ else:
 # %%
 from labs.hooks import capture
 
-stages = {"2": "after stage 1", "6": "after stage 2", "10": "after stage 3", "13": "the answer"}
+stages = {
+    "2": "after stage 1",
+    "6": "after stage 2",
+    "10": "after stage 3",
+    "13": "the answer",
+}
 seen = {}
 for name, shrinker in {"home": in_training, "service": in_the_service}.items():
     with capture(model, *stages) as maps, torch.no_grad():
         small = shrinker(test.images)
         model(small)
-    seen[name] = {"the picture": small - 0.5, **{stages[layer]: maps[layer] for layer in stages}}
+    seen[name] = {
+        "the picture": small - 0.5,
+        **{stages[layer]: maps[layer] for layer in stages},
+    }
 
 apart = {}
 for where, home in seen["home"].items():
@@ -479,20 +526,32 @@ claim(
 )
 
 # %%
-change = (seen["service"]["after stage 1"] - seen["home"]["after stage 1"]).abs().mean((2, 3))
-which, channel = divmod(change.argmax().item(), change.shape[1])  # of [photos, channels]
+change = (
+    (seen["service"]["after stage 1"] - seen["home"]["after stage 1"])
+    .abs()
+    .mean((2, 3))
+)
+which, channel = divmod(
+    change.argmax().item(), change.shape[1]
+)  # of [photos, channels]
 views = [seen[side]["after stage 1"][which, channel] for side in ("home", "service")]
 
 figure, axes = plot.new(9, 2.4, columns=4)
-small = torch.stack([seen[side]["the picture"][which] + 0.5 for side in ("home", "service")])
+small = torch.stack(
+    [seen[side]["the picture"][which] + 0.5 for side in ("home", "service")]
+)
 plot.images(axes[:2], small, titles=["photo, at home", "in the service"])
 brightest = max(view.max().item() for view in views)
 plot.images(
-    axes[2:], torch.stack(views), titles=["map, at home", "in the service"], limits=(0, brightest)
+    axes[2:],
+    torch.stack(views),
+    titles=["map, at home", "in the service"],
+    limits=(0, brightest),
 )
 plot.show(
     figure,
-    alt="The same photo shrunk at home and in the service, the second one jagged; beside them one "
+    "The same photo shrunk at home and in the service, the second one jagged; "
+    "beside them one "
     "map of the first stage for each, brighter and more broken up in the service.",
 )
 
@@ -505,11 +564,13 @@ figure, ax = plot.new(6.5, 2.6)
 ax.barh(list(apart), list(apart.values()), color=plot.COLOURS[0])
 ax.invert_yaxis()
 ax.set(
-    xlabel="difference / strength at home", title="The network amplifies what the shrinker added"
+    xlabel="difference / strength at home",
+    title="The network amplifies what the shrinker added",
 )
 plot.show(
     figure,
-    alt="Horizontal bars, one for the picture and one per stage of the network; the relative "
+    "Horizontal bars, one for the picture and one per stage of the network; the "
+    "relative "
     "difference grows with depth.",
 )
 
@@ -523,16 +584,21 @@ plot.show(
 size = test.images.shape[-1]
 number = torch.arange(size // 2 + 1)  # of stripes across the photo
 where = torch.arange(size)[:, None] + 0.5
-waves = torch.exp(2j * torch.pi * number * where / size)  # [size, number], cosine and sine in one
+waves = torch.exp(
+    2j * torch.pi * number * where / size
+)  # [size, number], cosine and sine in one
 contrast = {
     flag: (shrink_matrix(size, SIDE, antialias=flag).cfloat() @ waves).abs().mean(0)
     for flag in (True, False)
 }
-too_fine = (number >= SIDE) & (number < size / 3)  # twice what can be shown, and finer
+too_fine = (number >= SIDE) & (
+    number < size / 3
+)  # twice what can be shown, and finer
 
 # %% tags=["nbval-check-output"]
 claim(
-    "of stripes twice too fine, antialiasing lets less than a tenth of the contrast through",
+    "of stripes twice too fine, antialiasing lets less than a tenth of the contrast "
+    "through",
     contrast[True][too_fine].max() < 0.1,
 )
 claim("and the plain filter more than half", contrast[False][too_fine].min() > 0.5)
@@ -540,7 +606,9 @@ claim("and the plain filter more than half", contrast[False][too_fine].min() > 0
 # %%
 figure, ax = plot.new(7, 3.2)
 ax.plot(number, contrast[False], color=plot.COLOURS[1], label="not antialiased")
-ax.plot(number, contrast[True], color=plot.COLOURS[0], linestyle="--", label="antialiased")
+ax.plot(
+    number, contrast[True], color=plot.COLOURS[0], linestyle="--", label="antialiased"
+)
 ax.axvline(SIDE / 2, color="gray", linewidth=1)
 ax.set(
     xlabel="stripes across the picture",
@@ -550,8 +618,10 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Contrast against the number of stripes. The antialiased curve is near zero at twice the "
-    "vertical line, which is at half the small side; the other falls slowly and stays high there.",
+    "Contrast against the number of stripes. The antialiased curve is near zero at "
+    "twice the "
+    "vertical line, which is at half the small side; the other falls slowly and "
+    "stays high there.",
 )
 
 # %% [markdown]
@@ -599,7 +669,9 @@ originals = [as_pillow(image) for image in test.images]
 at_home = (answers["in_training"] == test.labels).float().mean().item()
 rows = []
 for quality in (5, 10, 20, 35, 50, 75, 95):
-    stored, sizes = zip(*(store(picture, quality) for picture in originals), strict=True)
+    stored, sizes = zip(
+        *(store(picture, quality) for picture in originals), strict=True
+    )
     decibels = [psnr(a, b) for a, b in zip(stored, originals, strict=True)]
     hits = predict(model, in_training(as_tensor(stored))).argmax(1) == test.labels
     row = {"bytes per photo": np.mean(sizes), "PSNR in dB": np.mean(decibels)}
@@ -608,7 +680,10 @@ files = pd.DataFrame(rows).set_index("quality")
 
 # %% tags=["nbval-check-output"]
 steps = files[["bytes per photo", "PSNR in dB"]].diff().dropna()
-claim("every step up in quality costs bytes and gains decibels", bool((steps > 0).all(axis=None)))
+claim(
+    "every step up in quality costs bytes and gains decibels",
+    bool((steps > 0).all(axis=None)),
+)
 claim(
     "the step from quality 75 to 95 costs more bytes than all of the file at 75",
     files["bytes per photo"][95] > 2 * files["bytes per photo"][75],
@@ -623,7 +698,9 @@ files.round({"bytes per photo": 0, "PSNR in dB": 1, "accuracy": 3})
 
 # %%
 figure, ax = plot.new(7, 3.2)
-ax.plot(files["bytes per photo"], files["PSNR in dB"], marker="o", color=plot.COLOURS[0])
+ax.plot(
+    files["bytes per photo"], files["PSNR in dB"], marker="o", color=plot.COLOURS[0]
+)
 for quality, row in files.iterrows():
     ax.annotate(
         f"{quality}",
@@ -639,7 +716,8 @@ ax.set(
 )
 plot.show(
     figure,
-    alt="PSNR against bytes per photo for JPEG qualities from 5 to 95; the curve climbs steeply "
+    "PSNR against bytes per photo for JPEG qualities from 5 to 95; the curve climbs "
+    "steeply "
     "first and flattens.",
 )
 
@@ -659,19 +737,29 @@ from labs.ablation import ablate
 
 
 def score(model, shrink):
-    return (predict(model, shrink(test.images)).argmax(1) == test.labels).float().mean().item()
+    return (
+        (predict(model, shrink(test.images)).argmax(1) == test.labels)
+        .float()
+        .mean()
+        .item()
+    )
 
 
 SHRINKERS = {
     "antialiased": in_training,
     "bilinear": in_the_service,
-    "nearest": lambda images: F.interpolate(images, size=(SIDE, SIDE), mode="nearest-exact"),
+    "nearest": lambda images: F.interpolate(
+        images, size=(SIDE, SIDE), mode="nearest-exact"
+    ),
 }
 
 
 def train_and_examine(trained_with):
     model = learn(SHRINKERS[trained_with])
-    own, torchvisions = score(model, SHRINKERS[trained_with]), score(model, in_training)
+    own, torchvisions = (
+        score(model, SHRINKERS[trained_with]),
+        score(model, in_training),
+    )
     return {"same filter": own, "deployed antialiased": torchvisions}
 
 
@@ -688,12 +776,14 @@ same, other = study.table("same filter"), study.table("deployed antialiased")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "with the same filter on both sides, no filter is 5 points worse than antialiased",
+    "with the same filter on both sides, no filter is 5 points worse than "
+    "antialiased",
     same["delta"].min() > -0.05,
 )
 lost = (same["mean"] - other["mean"]).drop("antialiased")
 claim(
-    "trained without antialiasing and deployed with it, a network loses at least 3 points",
+    "trained without antialiasing and deployed with it, a network loses at least 3 "
+    "points",
     lost.min() >= 0.03,
 )
 
@@ -720,7 +810,8 @@ ax.set(ylabel="accuracy", title="What costs accuracy is the mismatch")
 ax.legend()
 plot.show(
     figure,
-    alt="Accuracy with 95 % intervals for three training filters. With the same filter at test "
+    "Accuracy with 95 % intervals for three training filters. With the same filter "
+    "at test "
     "the three are close; deployed antialiased, the two others are clearly lower.",
 )
 
@@ -781,7 +872,8 @@ pictures = {
     for name in ("BILINEAR", "BOX", "BICUBIC", "LANCZOS")
 }
 pictures |= {
-    f"PyTorch {mode}": with_torch(mode) for mode in ("bilinear", "bicubic", "nearest-exact")
+    f"PyTorch {mode}": with_torch(mode)
+    for mode in ("bilinear", "bicubic", "nearest-exact")
 }
 try:
     import cv2
@@ -792,24 +884,33 @@ else:
     pictures["OpenCV bilinear"] = as_tensor(small)
 
 features = {name: predict(model[:-1], small) for name, small in pictures.items()}
-distance = {name: frechet(features["Pillow bilinear"], cloud) for name, cloud in features.items()}
+distance = {
+    name: frechet(features["Pillow bilinear"], cloud)
+    for name, cloud in features.items()
+}
 halves = features["Pillow bilinear"].chunk(2)
 yardstick = frechet(*halves)
 
 # %%
 nearest, reference = pictures["PyTorch nearest-exact"], pictures["Pillow bilinear"]
-to_nearest = {name: (small - nearest).abs().mean().item() for name, small in pictures.items()}
-to_pillow = {name: (small - reference).abs().mean().item() for name, small in pictures.items()}
+to_nearest = {
+    name: (small - nearest).abs().mean().item() for name, small in pictures.items()
+}
+to_pillow = {
+    name: (small - reference).abs().mean().item() for name, small in pictures.items()
+}
 fixed = [name for name in pictures if not name.startswith("Pillow")]
 wide = [name for name in pictures if name.startswith("Pillow")]
 
 # %% tags=["nbval-check-output"]
 claim(
-    "every fixed-width bilinear and bicubic lies nearer to picking pixels than to Pillow",
+    "every fixed-width bilinear and bicubic lies nearer to picking pixels than to "
+    "Pillow",
     all(to_nearest[name] < to_pillow[name] for name in fixed),
 )
 claim(
-    "every fixed-width filter moves the photos three times as far as any filter of Pillow",
+    "every fixed-width filter moves the photos three times as far as any filter of "
+    "Pillow",
     min(distance[name] for name in fixed) > 3 * max(distance[name] for name in wide),
 )
 
@@ -879,7 +980,8 @@ for ax, picture, title in zip(axes, pictures, titles, strict=True):
     plot.images(ax, as_tensor([picture]), titles=[title])
 plot.show(
     figure,
-    alt="Two pairs of pictures with four coloured corners. For orientation 1 the small copy "
+    "Two pairs of pictures with four coloured corners. For orientation 1 the small "
+    "copy "
     "shows the photo; for orientation 6 it is turned by a quarter.",
 )
 
@@ -920,7 +1022,10 @@ def shrink_photo(source, target, longest):
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired function passes every probe", check_shrink_photo(shrink_photo).passed)
+claim(
+    "the repaired function passes every probe",
+    check_shrink_photo(shrink_photo).passed,
+)
 
 # %% [markdown]
 # ImageMagick has the same trap and the same cure: `-auto-orient` turns the pixels, and `-strip`

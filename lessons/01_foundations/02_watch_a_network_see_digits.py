@@ -74,7 +74,9 @@ from math import pi
 
 def stripes(period, angle, phase):
     """Return stripes [N,1,28,28] between -1 and 1: period in pixels, angle and phase in radians."""
-    period, angle, phase = (torch.as_tensor(v)[..., None, None] for v in (period, angle, phase))
+    period, angle, phase = (
+        torch.as_tensor(v)[..., None, None] for v in (period, angle, phase)
+    )
     x = torch.arange(28) - 14.0
     across = x * angle.cos() + x[:, None] * angle.sin()
     return torch.cos(2 * pi * across / period + phase)[:, None]
@@ -101,11 +103,14 @@ some = test.take([2, 1, 18, 61])
 rows = [some.images, *(with_stripes(some.images, period) for period in (2.5, 6, 24))]
 figure, axes = plot.new(6, 6, rows=4, columns=4)
 plot.images(axes, torch.cat(rows), limits=(-0.3, 1.3))
-for ax, name in zip(axes[:, 0], ["no stripes", "2.5 px", "6 px", "24 px"], strict=True):
+for ax, name in zip(
+    axes[:, 0], ["no stripes", "2.5 px", "6 px", "24 px"], strict=True
+):
     ax.set_title(name, fontsize=9)
 plot.show(
     figure,
-    alt="Four digits without stripes, and with stripes 2.5, 6 and 24 pixels wide. All can be read.",
+    "Four digits without stripes, and with stripes 2.5, 6 and 24 pixels wide. All "
+    "can be read.",
 )
 
 # %%
@@ -135,7 +140,9 @@ ax.minorticks_off()
 ax.legend()
 plot.show(
     figure,
-    alt="Share of digits read right against the period of the stripes: near the dotted line for fine stripes, a deep dip around five to eight pixels, and a rise for wide ones.",
+    "Share of digits read right against the period of the stripes: near the dotted "
+    "line for fine stripes, a deep dip around five to eight pixels, and a rise for "
+    "wide ones.",
 )
 
 # %% [markdown]
@@ -144,8 +151,14 @@ plot.show(
 # will make the dip vanish without training anything.
 
 # %% tags=["nbval-check-output"]
-claim("stripes of 2.5 pixels cost less than 6 points", score - scores[2.5] < 0.06, scores)
-claim("stripes of 6 pixels cost more than 15 points", score - scores[6] > 0.15, scores)
+claim(
+    "stripes of 2.5 pixels cost less than 6 points",
+    score - scores[2.5] < 0.06,
+    scores,
+)
+claim(
+    "stripes of 6 pixels cost more than 15 points", score - scores[6] > 0.15, scores
+)
 
 # %% [markdown]
 # ## The idea
@@ -226,7 +239,9 @@ class Convolution(nn.Module):
         for a in range(size):
             for b in range(size):
                 shifted = framed[:, :, a : a + height, b : b + width]  # [N,C,H,W]
-                total = total + torch.einsum("nchw,kc->nkhw", shifted, self.weight[:, :, a, b])
+                total = total + torch.einsum(
+                    "nchw,kc->nkhw", shifted, self.weight[:, :, a, b]
+                )
         return total
 
 
@@ -247,12 +262,19 @@ class ByHand(nn.Module):
     def __init__(self, filters=16):
         super().__init__()
         self.conv1, self.bn1 = Convolution(1, filters, 7), nn.BatchNorm2d(filters)
-        self.conv2, self.bn2 = Convolution(filters, 2 * filters, 3), nn.BatchNorm2d(2 * filters)
+        self.conv2, self.bn2 = (
+            Convolution(filters, 2 * filters, 3),
+            nn.BatchNorm2d(2 * filters),
+        )
         self.fc = nn.Linear(2 * filters * 7 * 7, 10)
 
     def forward(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 2)  # [N,16,14,14]
-        x = nn.functional.max_pool2d(torch.relu(self.bn2(self.conv2(x))), 2)  # [N,32,7,7]
+        x = nn.functional.max_pool2d(
+            torch.relu(self.bn1(self.conv1(x))), 2
+        )  # [N,16,14,14]
+        x = nn.functional.max_pool2d(
+            torch.relu(self.bn2(self.conv2(x))), 2
+        )  # [N,32,7,7]
         return self.fc(x.flatten(1))
 
 
@@ -299,14 +321,20 @@ figure, axes = plot.new(7, 4, rows=4, columns=8)
 for k in range(16):
     above, below = axes[2 * (k // 8) : 2 * (k // 8) + 2, k % 8]
     top = weights[k].abs().max().item()
-    plot.images(above, weights[[k]], [f"filter {k}"], limits=(-top, top), cmap="RdBu_r")
+    plot.images(
+        above, weights[[k]], [f"filter {k}"], limits=(-top, top), cmap="RdBu_r"
+    )
     plot.images(below, maps["relu1"][0, [k]], limits=None)
 figure.suptitle(
-    "The maps show borders and strokes; the weights show little", x=0.01, ha="left", fontsize=10
+    "The maps show borders and strokes; the weights show little",
+    x=0.01,
+    ha="left",
+    fontsize=10,
 )
 plot.show(
     figure,
-    alt="Sixteen filters of 7 by 7 weights that look noisy, and below each its answer to a digit, which marks some borders or strokes.",
+    "Sixteen filters of 7 by 7 weights that look noisy, and below each its answer "
+    "to a digit, which marks some borders or strokes.",
 )
 
 # %% [markdown]
@@ -340,10 +368,14 @@ def answers(net):
     period, angle, phase = torch.cartesian_prod(PERIODS, ANGLES, PHASES).T
     with evaluating(net), capture(net, "conv1") as maps:
         net(stripes(period, angle, phase))
-    return maps["conv1"][:, :, 14, 14].reshape(len(PERIODS), len(ANGLES), len(PHASES), -1)
+    return maps["conv1"][:, :, 14, 14].reshape(
+        len(PERIODS), len(ANGLES), len(PHASES), -1
+    )
 
 
-tuning = answers(reader).norm(dim=2)  # [periods, angles, filters], wherever the stripes lie
+tuning = answers(reader).norm(
+    dim=2
+)  # [periods, angles, filters], wherever the stripes lie
 tuple(tuning.shape)
 
 # %%
@@ -351,12 +383,22 @@ chosen = tuning.flatten(0, 1).max(0).values.argsort(descending=True)[:5]
 figure, axes = plot.new(10, 3.6, rows=2, columns=5)
 for column, k in zip(axes.T, chosen, strict=True):
     top = weights[k].abs().max().item()
-    plot.images(column[0], weights[k][None], [f"filter {k}"], limits=(-top, top), cmap="RdBu_r")
-    column[1].pcolormesh(torch.arange(12) * 15, torch.arange(14), tuning[:, :, k], cmap="viridis")
+    plot.images(
+        column[0],
+        weights[k][None],
+        [f"filter {k}"],
+        limits=(-top, top),
+        cmap="RdBu_r",
+    )
+    column[1].pcolormesh(
+        torch.arange(12) * 15, torch.arange(14), tuning[:, :, k], cmap="viridis"
+    )
     column[1].set(xlabel="direction (degrees)", xticks=[0, 90], yticks=[])
     column[1].grid(False)
 axes[1, 0].set(
-    ylabel="period (pixels)", yticks=[0, 5, 8, 13], yticklabels=["2.2", "4.2", "7", "24"]
+    ylabel="period (pixels)",
+    yticks=[0, 5, 8, 13],
+    yticklabels=["2.2", "4.2", "7", "24"],
 )
 figure.suptitle(
     "The five loudest filters: each prefers one width and one direction",
@@ -366,7 +408,8 @@ figure.suptitle(
 )
 plot.show(
     figure,
-    alt="Five filters, and below each how loudly it answers to stripes by direction and period. Each has one bright spot at a middle period.",
+    "Five filters, and below each how loudly it answers to stripes by direction and "
+    "period. Each has one bright spot at a middle period.",
 )
 
 # %% [markdown]
@@ -375,16 +418,24 @@ plot.show(
 # transform of the filter. Test it with all gratings that fit a whole number of times into 28 pixels, and one line of `torch.fft`.
 
 # %%
-k_x, k_y, phase = torch.cartesian_prod(torch.arange(28.0), torch.arange(15.0), PHASES).T
+k_x, k_y, phase = torch.cartesian_prod(
+    torch.arange(28.0), torch.arange(15.0), PHASES
+).T
 gratings = stripes(28 / torch.hypot(k_x, k_y), torch.atan2(k_y, k_x), phase)
 with torch.no_grad(), capture(reader, "conv1") as maps:
     reader(gratings)
-heard = maps["conv1"][:, :, 14, 14].reshape(28, 15, 2, 16).norm(dim=2)  # [k_x,k_y,filter]
+heard = (
+    maps["conv1"][:, :, 14, 14].reshape(28, 15, 2, 16).norm(dim=2)
+)  # [k_x,k_y,filter]
 predicted = torch.fft.fft2(weights, s=(28, 28)).abs().permute(2, 1, 0)[:, :15]
 
 # %% tags=["nbval-check-output"]
 worst = (heard - predicted).abs().max() / predicted.max()
-claim("840 pictures through the hook, one line of FFT: equal to 0.1 %", worst < 1e-3, worst)
+claim(
+    "840 pictures through the hook, one line of FFT: equal to 0.1 %",
+    worst < 1e-3,
+    worst,
+)
 
 # %% [markdown]
 # ### Edge, line or texture
@@ -401,7 +452,9 @@ def describe(net):
     best = size.flatten(0, 1).argmax(0)  # [filters]
     row, column, k = best // len(ANGLES), best % len(ANGLES), torch.arange(len(best))
     around = size[row, :, k]  # [filters, angles], at the preferred period
-    turn = torch.exp(2j * ANGLES)  # twice the angle: after half a turn the stripes are the same
+    turn = torch.exp(
+        2j * ANGLES
+    )  # twice the angle: after half a turn the stripes are the same
     stripe, border = seen[row, column, :, k].abs().T
     shape = ["edge" if b > s else "line" for s, b in zip(stripe, border, strict=True)]
     period = PERIODS[row]
@@ -409,7 +462,9 @@ def describe(net):
         {
             "period": period,
             "selectivity": (around * turn).sum(1).abs() / around.sum(1),
-            "kind": ["texture" if p < 4 else s for p, s in zip(period, shape, strict=True)],
+            "kind": [
+                "texture" if p < 4 else s for p, s in zip(period, shape, strict=True)
+            ],
         }
     )
 
@@ -442,7 +497,9 @@ ax.minorticks_off()
 ax.legend()
 plot.show(
     figure,
-    alt="Each filter by preferred period and selectivity. Untrained filters crowd at fine periods with low selectivity, trained ones at four to ten pixels with higher selectivity.",
+    "Each filter by preferred period and selectivity. Untrained filters crowd at "
+    "fine periods with low selectivity, trained ones at four to ten pixels with "
+    "higher selectivity.",
 )
 
 # %% [markdown]
@@ -475,7 +532,11 @@ claim(
     kinds,
 )
 ratio = trained["selectivity"].mean() / untrained["selectivity"].mean()
-claim("trained filters are at least 1.3 times as selective for direction", ratio > 1.3, ratio)
+claim(
+    "trained filters are at least 1.3 times as selective for direction",
+    ratio > 1.3,
+    ratio,
+)
 
 # %% [markdown]
 # ### Prove it with pictures that are not stripes
@@ -486,7 +547,9 @@ claim("trained filters are at least 1.3 times as selective for direction", ratio
 
 # %%
 x = torch.arange(28) - 14.0
-turned = ANGLES[:, None, None, None]  # so that each picture comes in 12 directions, [12,1,28,28]
+turned = ANGLES[
+    :, None, None, None
+]  # so that each picture comes in 12 directions, [12,1,28,28]
 across = x * turned.cos() + x[:, None] * turned.sin()
 along = x[:, None] * turned.cos() - x * turned.sin()
 
@@ -505,9 +568,15 @@ pictures = {
 # %%
 figure, axes = plot.new(5, 1.9, columns=3)
 plot.images(
-    axes, torch.cat([p[[1]] for p in pictures.values()]), list(pictures), limits=(-0.5, 0.5)
+    axes,
+    torch.cat([p[[1]] for p in pictures.values()]),
+    list(pictures),
+    limits=(-0.5, 0.5),
 )
-plot.show(figure, alt="Three pictures: a step from dark to light, a light line, and a fine weave.")
+plot.show(
+    figure,
+    "Three pictures: a step from dark to light, a light line, and a fine weave.",
+)
 
 
 # %%
@@ -516,7 +585,9 @@ def loudest(net):
     with evaluating(net), capture(net, "conv1") as maps:
         for batch in pictures.values():
             net(batch)
-    return torch.stack([call[:, :, 14, 14].abs().amax(0) for call in maps.calls("conv1")], 1)
+    return torch.stack(
+        [call[:, :, 14, 14].abs().amax(0) for call in maps.calls("conv1")], 1
+    )
 
 
 # %%
@@ -525,7 +596,9 @@ names = list(pictures)
 
 def called_and_found(net):
     found = [names[i] for i in loudest(net).argmax(1)]
-    return pd.DataFrame({"called by stripes": describe(net)["kind"], "loudest answer to": found})
+    return pd.DataFrame(
+        {"called by stripes": describe(net)["kind"], "loudest answer to": found}
+    )
 
 
 # %% [markdown]
@@ -550,7 +623,8 @@ agree = (every["called by stripes"] == every["loudest answer to"]).mean()
 shares = [every[column].value_counts(normalize=True) for column in every]
 by_chance = (shares[0] * shares[1]).sum()
 claim(
-    "64 filters: names and pictures agree at least 20 points more often than by chance",
+    "64 filters: names and pictures agree at least 20 points more often than by "
+    "chance",
     agree - by_chance > 0.2,
     (agree, by_chance),
 )
@@ -558,7 +632,9 @@ hits = (ours["called by stripes"] == ours["loudest answer to"]).sum()
 claim("they agree for at least 8 of the 16 trained filters", hits >= 8, hits)
 
 # %%
-print(f"agreement {agree:.0%}, by chance {by_chance:.0%}; {hits} of 16 trained filters")
+print(
+    f"agreement {agree:.0%}, by chance {by_chance:.0%}; {hits} of 16 trained filters"
+)
 
 # %% [markdown]
 # ### Prove that this is the cause of the dip
@@ -596,10 +672,15 @@ from scipy.stats import spearmanr
 
 figure, ax = plot.new(6, 3.4)
 points = ax.scatter(
-    under["loudness"], under["score"], c=[PERIODS[p].log() for p, _ in tried], cmap="viridis"
+    under["loudness"],
+    under["score"],
+    c=[PERIODS[p].log() for p, _ in tried],
+    cmap="viridis",
 )
 bar = figure.colorbar(points, label="period (pixels)")
-bar.set_ticks([PERIODS[p].log().item() for p in (0, 4, 8, 13)], labels=["2.2", "3.6", "7", "24"])
+bar.set_ticks(
+    [PERIODS[p].log().item() for p in (0, 4, 8, 13)], labels=["2.2", "3.6", "7", "24"]
+)
 ax.set(
     xlabel="how loudly conv1 hears the stripes",
     ylabel="share read right",
@@ -607,7 +688,8 @@ ax.set(
 )
 plot.show(
     figure,
-    alt="Accuracy against loudness for 32 kinds of stripes: it falls as the filters hear them more loudly.",
+    "Accuracy against loudness for 32 kinds of stripes: it falls as the filters "
+    "hear them more loudly.",
 )
 
 # %% [markdown]
@@ -636,7 +718,9 @@ def blind(net, period, angle):
     ]  # as the filter in the middle sees it
     basis, _ = torch.linalg.qr(window.flatten(1).T)  # [49,2], orthonormal
     copy = deepcopy(net)
-    flat = copy.conv1.weight.detach().flatten(1)  # [16,49], a view: it shares the memory
+    flat = copy.conv1.weight.detach().flatten(
+        1
+    )  # [16,49], a view: it shares the memory
     flat -= flat @ basis @ basis.T
     return copy
 
@@ -652,7 +736,10 @@ nets = {
 
 # %%
 clean = {
-    name: (predict(net, test.images[:500]).argmax(1) == test.labels[:500]).float().mean().item()
+    name: (predict(net, test.images[:500]).argmax(1) == test.labels[:500])
+    .float()
+    .mean()
+    .item()
     for name, net in nets.items()
 }
 striped = {name: score_under(net, period, angle) for name, net in nets.items()}
@@ -682,7 +769,8 @@ claim(
 )
 rho = spearmanr(under["loudness"], under["score"]).statistic
 claim(
-    "over 32 kinds of stripes, loudness and accuracy have a rank correlation below -0.5",
+    "over 32 kinds of stripes, loudness and accuracy have a rank correlation below "
+    "-0.5",
     rho < -0.5,
     rho,
 )
@@ -710,7 +798,9 @@ def score_without(net, k, n=1000):
 
 # %%
 everything = score_without(reader, [])
-trained["points lost"] = [100 * (everything - score_without(reader, k)) for k in range(16)]
+trained["points lost"] = [
+    100 * (everything - score_without(reader, k)) for k in range(16)
+]
 trained.groupby("kind")["points lost"].agg(["count", "mean", "max"]).round(2)
 
 # %% [markdown]
@@ -736,7 +826,9 @@ claim(
 from labs.ablation import ablate
 
 exam = test.take(slice(3000))
-noise = 0.3 * torch.randn(exam.images.shape, generator=torch.Generator().manual_seed(0))
+noise = 0.3 * torch.randn(
+    exam.images.shape, generator=torch.Generator().manual_seed(0)
+)
 tests = {
     "clean": exam.images,
     "fine stripes": with_stripes(exam.images, 2.8),
@@ -768,7 +860,9 @@ def train_and_score(frozen, linear=False):
 # :::
 
 # %%
-study = ablate(train_and_score, base={"frozen": "nothing"}, vary="frozen", values=LAYERS)
+study = ablate(
+    train_and_score, base={"frozen": "nothing"}, vary="frozen", values=LAYERS
+)
 study.table("clean").round(4)
 
 # %%
@@ -792,7 +886,9 @@ figure.suptitle(
 )
 plot.show(
     figure,
-    alt="Four panels, three dots for each setting. On clean digits the three settings are close; with noise and fine stripes frozen filters are far worse; with middle stripes there is no clear difference.",
+    "Four panels, three dots for each setting. On clean digits the three settings "
+    "are close; with noise and fine stripes frozen filters are far worse; with "
+    "middle stripes there is no clear difference.",
 )
 
 # %% [markdown]
@@ -803,14 +899,20 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 mean = study.frame().groupby("frozen")[list(tests)].mean()
-gain = mean.loc["nothing"] - mean.loc[["conv1", "both"]]  # what learning the filters brings
+gain = (
+    mean.loc["nothing"] - mean.loc[["conv1", "both"]]
+)  # what learning the filters brings
 claim(
     "clean digits: learning the first filters brings less than 2 points",
     gain["clean"]["conv1"] < 0.02,
     gain,
 )
 claim("noise: it brings more than 5 points", gain["noise"]["conv1"] > 0.05, gain)
-claim("noise: learning both layers brings more than 15 points", gain["noise"]["both"] > 0.15, gain)
+claim(
+    "noise: learning both layers brings more than 15 points",
+    gain["noise"]["both"] > 0.15,
+    gain,
+)
 claim(
     "fine stripes: it brings at least 8 points more than for middle stripes",
     gain["fine stripes"]["both"] - gain["middle stripes"]["both"] > 0.08,
@@ -838,7 +940,9 @@ linear = []
 for seed in range(3):
     seed_everything(seed)
     linear.append(train_and_score("both", linear=True)["clean"])
-clean_runs = {value: study.frame().query("frozen == @value")["clean"] for value in LAYERS}
+clean_runs = {
+    value: study.frame().query("frozen == @value")["clean"] for value in LAYERS
+}
 reached = pd.DataFrame(
     {
         "learned filters": clean_runs["nothing"].to_numpy(),
@@ -850,7 +954,11 @@ reached.round(4)
 
 # %% tags=["nbval-check-output"]
 cost = reached["mean"]["learned filters"] - reached["mean"]
-claim("random filters in both layers cost less than 4 points", cost["random filters"] < 0.04, cost)
+claim(
+    "random filters in both layers cost less than 4 points",
+    cost["random filters"] < 0.04,
+    cost,
+)
 claim(
     "taking rectification and max pooling away costs more than learning ever brought",
     cost["random filters, linear"] - cost["random filters"] > cost["random filters"],
@@ -953,7 +1061,9 @@ class Reader(nn.Module):
 
     def forward(self, images):
         maps = torch.relu(self.conv(images))  # [N,8,7,7]
-        return self.fc(maps.flatten(1))  # scores: cross_entropy applies the softmax itself
+        return self.fc(
+            maps.flatten(1)
+        )  # scores: cross_entropy applies the softmax itself
 
 
 def loss(net, batch):
@@ -962,7 +1072,10 @@ def loss(net, batch):
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired reader and its loss pass every probe", check_digit_loss(Reader, loss).passed)
+claim(
+    "the repaired reader and its loss pass every probe",
+    check_digit_loss(Reader, loss).passed,
+)
 
 # %% [markdown]
 # Where does the number come from at which the loss got stuck? The softmax gives at best a one and nine zeros. `cross_entropy` takes these
@@ -981,7 +1094,9 @@ pd.Series(floor, name="lowest loss").rename_axis("classes").round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the planted bug ends within 0.01 of log(1 + 9 / e)", abs(plateau - floor[10]) < 0.01, plateau
+    "the planted bug ends within 0.01 of log(1 + 9 / e)",
+    abs(plateau - floor[10]) < 0.01,
+    plateau,
 )
 
 # %% [markdown]
@@ -993,11 +1108,16 @@ from labs.hooks import gradient_health
 
 corrected = (sixteen[0], (sixteen[1] + 1) % 10)
 norms = {}
-for name, last in [("softmax twice", nn.Softmax(dim=1)), ("softmax once", nn.Identity())]:
+for name, last in [
+    ("softmax twice", nn.Softmax(dim=1)),
+    ("softmax once", nn.Identity()),
+]:
     scores_of = Reader()
     scores_of.load_state_dict(suspect.state_dict())
     loss(nn.Sequential(scores_of, last), corrected).backward()
-    norms[name] = gradient_health(scores_of).table().set_index("parameter")["grad_norm"]
+    norms[name] = (
+        gradient_health(scores_of).table().set_index("parameter")["grad_norm"]
+    )
 pd.DataFrame(norms).map("{:.1e}".format)
 
 # %% [markdown]
@@ -1029,9 +1149,14 @@ with torch.no_grad():
     answer_to_white = reader.conv1(white)
 inverted = (
     accuracy(reader, digits_500),
-    (predict(reader, 1 - digits_500.images).argmax(1) == digits_500.labels).float().mean().item(),
+    (predict(reader, 1 - digits_500.images).argmax(1) == digits_500.labels)
+    .float()
+    .mean()
+    .item(),
 )
-handle = reader.conv1.register_forward_hook(lambda module, inputs, output: answer_to_white - output)
+handle = reader.conv1.register_forward_hook(
+    lambda module, inputs, output: answer_to_white - output
+)
 repaired = predict(reader, 1 - digits_500.images)
 handle.remove()
 gap = (repaired - predict(reader, digits_500.images)).abs().max().item()
@@ -1064,7 +1189,8 @@ for k, column in enumerate(axes.T):
         plot.images(ax, picture[None], limits=(-top, top), cmap="RdBu_r")
 plot.show(
     figure,
-    alt="Upper row: four random filters. Lower row: the picture that each answers to most, which is a pattern of regular stripes.",
+    "Upper row: four random filters. Lower row: the picture that each answers to "
+    "most, which is a pattern of regular stripes.",
 )
 
 # %% [markdown]

@@ -28,13 +28,20 @@ orders = [
     {},
     {"things": ("clothes",)},
     {"things": ("photos",), "size": (40, 80)},
-    {"things": ("digits", "clothes"), "objects": (8, 10), "size": (20, 40), "occlusion": 0.6},
+    {
+        "things": ("digits", "clothes"),
+        "objects": (8, 10),
+        "size": (20, 40),
+        "occlusion": 0.6,
+    },
 ]
 figure, axes = plot.new(8, 2.15, columns=4)
 for ax, order, row in zip(axes, orders, [41, 8, 84, 21], strict=True):
     scenes = Scenes("train", n=100, seed=1, **order)
     image, target = scenes[row]
-    preview(ax, image, {key: target[key] for key in ("boxes", "labels")}, scenes.classes)
+    preview(
+        ax, image, {key: target[key] for key in ("boxes", "labels")}, scenes.classes
+    )
 plot.show(
     figure,
     alt="Four scenes with their boxes: digits at the sea, clothes on the moon, flowers, a crowd.",
@@ -76,9 +83,15 @@ def guess(rng, box, label, fate, others, loose):
     score, half = rng.beta(8, 2), np.array([0.5 * (box[2] - box[0]), 0.0])
     if fate == "missed":
         return []
-    place = box + np.tile(half, 2) if fate in ("localisation", "both") else shaken(rng, box, loose)
+    place = (
+        box + np.tile(half, 2)
+        if fate in ("localisation", "both")
+        else shaken(rng, box, loose)
+    )
     name = rng.choice(others) if fate in ("classification", "both") else label
-    rows = [[*place, score if fate in ("found", "duplicate") else rng.beta(4, 3), name]]
+    rows = [
+        [*place, score if fate in ("found", "duplicate") else rng.beta(4, 3), name]
+    ]
     if fate == "duplicate":
         rows.append([*shaken(rng, box, 0.1), score * rng.uniform(0.6, 1), label])
     return rows
@@ -117,7 +130,11 @@ def plant(targets, shares, junk=0.0, junk_scores=(0.0, 0.6), loose=0.02, seed=0)
             rows += guess(rng, box, label, fate, others, loose)
         table = torch.tensor(np.array(rows).reshape(-1, 6))
         predictions.append(
-            {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5].long()}
+            {
+                "boxes": table[:, :4],
+                "scores": table[:, 4],
+                "labels": table[:, 5].long(),
+            }
         )
     return predictions, planted
 
@@ -135,7 +152,9 @@ figure, axes = plot.new(6, 2.2, columns=3)
 for ax, (name, predictions) in zip(axes, three.items(), strict=True):
     preview(ax, images[row], predictions[row], scenes.classes)
     ax.set_title(f"detector {name}", fontsize=8)
-plot.show(figure, alt="One scene by three detectors: A misses, B is loose, C invents boxes.")
+plot.show(
+    figure, alt="One scene by three detectors: A misses, B is loose, C invents boxes."
+)
 
 # %% [markdown]
 # They could hardly be more different. A leaves out objects, and what it finds fits. B finds all, but its boxes sit loosely. C finds all and fits, and
@@ -146,13 +165,18 @@ import pandas as pd
 
 from labs.metrics import coco_map
 
-pd.Series({name: coco_map(p, targets).AP for name, p in three.items()}, name="mAP").round(2)
+pd.Series(
+    {name: coco_map(p, targets).AP for name, p in three.items()}, name="mAP"
+).round(2)
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
 mAP = [coco_map(predictions, targets).AP for predictions in three.values()]
-claim("three detectors, one score: mAP differs by less than 0.04", max(mAP) - min(mAP) < 0.04)
+claim(
+    "three detectors, one score: mAP differs by less than 0.04",
+    max(mAP) - min(mAP) < 0.04,
+)
 claim("and it is between 0.55 and 0.70", min(mAP) > 0.55 and max(mAP) < 0.70)
 
 # %% [markdown]
@@ -184,13 +208,23 @@ print(f"both boxes: {both.sum()} pixels, at least one: {either.sum()} pixels")
 
 # %%
 figure, ax = plot.new(2.2, 2.2)
-plot.images(ax, (paint(small).float() + paint(other).float())[None], limits=(0, 2.4), cmap="Blues")
+plot.images(
+    ax,
+    (paint(small).float() + paint(other).float())[None],
+    limits=(0, 2.4),
+    cmap="Blues",
+)
 for box, colour in [(small, plot.COLOURS[0]), (other, plot.COLOURS[1])]:
-    x1, y1, x2, y2 = (box - 0.5).tolist()  # imshow draws the first pixel from -0.5 to 0.5
+    x1, y1, x2, y2 = (
+        box - 0.5
+    ).tolist()  # imshow draws the first pixel from -0.5 to 0.5
     ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
 ax.hlines(np.arange(-0.5, 8), -0.5, 7.5, color="0.8", linewidth=0.5)
 ax.vlines(np.arange(-0.5, 8), -0.5, 7.5, color="0.8", linewidth=0.5)
-plot.show(figure, alt="Two boxes on a grid of pixels: four pixels are shared, twenty are covered.")
+plot.show(
+    figure,
+    alt="Two boxes on a grid of pixels: four pixels are shared, twenty are covered.",
+)
 
 # %% [markdown]
 # **Intersection over union**, {term}`IoU`, is the number of pixels in both boxes over the number in at least one: here 4 / 20. Corners give the same
@@ -228,7 +262,9 @@ ax.axhline(0.5, color="0.4", linestyle=":")
 ax.set(xlabel="slide (pixels)", ylabel="IoU", title="Four pixels lose a small object")
 ax.set_xlim(0, 34)
 ax.legend(title="object", fontsize=7, loc="right")
-plot.show(figure, alt="IoU falls with the slide: at once for 8 pixels, slowly for 128.")
+plot.show(
+    figure, alt="IoU falls with the slide: at once for 8 pixels, slowly for 128."
+)
 
 # %% [markdown]
 # The dotted line is the usual bar for "found". An object of 8 pixels is below it after three pixels, one of 128 pixels is far above it after twenty-four. IoU is free of
@@ -237,9 +273,13 @@ plot.show(figure, alt="IoU falls with the slide: at once for 8 pixels, slowly fo
 # %% tags=["nbval-check-output"]
 doubled = iou(2 * small[None], 2 * other[None])
 claim(
-    "counted pixels and corners agree", iou(small[None], other[None]) == both.sum() / either.sum()
+    "counted pixels and corners agree",
+    iou(small[None], other[None]) == both.sum() / either.sum(),
 )
-claim("IoU is the same when everything is twice as large", doubled == iou(small[None], other[None]))
+claim(
+    "IoU is the same when everything is twice as large",
+    doubled == iou(small[None], other[None]),
+)
 
 # %% [markdown]
 # ### One box for each object
@@ -283,7 +323,9 @@ for threshold in (0.1, 0.5, 0.7, 0.9):
 
 # %%
 hit = np.array([True, False, True, True, False])
-walk = pd.DataFrame({"hit": hit, "precision": hit.cumsum() / np.arange(1, 6)}, index=range(1, 6))
+walk = pd.DataFrame(
+    {"hit": hit, "precision": hit.cumsum() / np.arange(1, 6)}, index=range(1, 6)
+)
 walk["recall"] = hit.cumsum() / 4
 walk["best from here on"] = walk["precision"][::-1].cummax()[::-1]
 walk.rename_axis("rank").round(2)
@@ -312,7 +354,9 @@ def judge(prediction, target, label, bar):
     """Return scores and hits of one class in one image, and how many objects there are."""
     mine, true = prediction["labels"] == label, target["labels"] == label
     scores, order = prediction["scores"][mine].sort(descending=True, stable=True)
-    overlap = iou(prediction["boxes"][mine][order].double(), target["boxes"][true].double())
+    overlap = iou(
+        prediction["boxes"][mine][order].double(), target["boxes"][true].double()
+    )
     hits = np.zeros(len(scores), dtype=bool)
     for rank, row in enumerate(overlap):
         if len(row) and row.max() >= bar:
@@ -322,7 +366,9 @@ def judge(prediction, target, label, bar):
 
 
 def average_precision(predictions, targets, label, bar=0.5):
-    judged = [judge(p, t, label, bar) for p, t in zip(predictions, targets, strict=True)]
+    judged = [
+        judge(p, t, label, bar) for p, t in zip(predictions, targets, strict=True)
+    ]
     scores, hits = (np.concatenate([image[k] for image in judged]) for k in (0, 1))
     hits = hits[np.argsort(-scores, kind="stable")]  # one ranking of all images
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
@@ -335,13 +381,23 @@ def average_precision(predictions, targets, label, bar=0.5):
 def mean_average_precision(predictions, targets, bars):
     labels = torch.cat([target["labels"] for target in targets]).unique()
     return np.mean(
-        [average_precision(predictions, targets, k, bar) for k in labels for bar in bars]
+        [
+            average_precision(predictions, targets, k, bar)
+            for k in labels
+            for bar in bars
+        ]
     )
 
 
 # %%
 COCO_BARS = np.linspace(0.5, 0.95, 10)
-shares = {"missed": 0.1, "localisation": 0.1, "classification": 0.1, "both": 0.05, "duplicate": 0.1}
+shares = {
+    "missed": 0.1,
+    "localisation": 0.1,
+    "classification": 0.1,
+    "both": 0.05,
+    "duplicate": 0.1,
+}
 mixed, planted = plant(targets, shares, junk=1.5, junk_scores=(0.05, 0.8), loose=0.08)
 prediction = mixed[0]
 print({key: tuple(value.shape) for key, value in prediction.items()})
@@ -367,11 +423,27 @@ def annotations(images, first_id):
     """Write boxes as COCO's rows, with ids that count from ``first_id``."""
     rows = []
     for number, image in enumerate(images):
-        scores = image["scores"] if "scores" in image else torch.ones(len(image["boxes"]))
-        for box, label, score in zip(image["boxes"].tolist(), image["labels"], scores, strict=True):
-            row = {"image_id": number, "category_id": int(label), "bbox": xywh(box), "iscrowd": 0}
+        scores = (
+            image["scores"] if "scores" in image else torch.ones(len(image["boxes"]))
+        )
+        for box, label, score in zip(
+            image["boxes"].tolist(), image["labels"], scores, strict=True
+        ):
+            row = {
+                "image_id": number,
+                "category_id": int(label),
+                "bbox": xywh(box),
+                "iscrowd": 0,
+            }
             size = row["bbox"][2] * row["bbox"][3]
-            rows.append({**row, "id": first_id + len(rows), "area": size, "score": float(score)})
+            rows.append(
+                {
+                    **row,
+                    "id": first_id + len(rows),
+                    "area": size,
+                    "score": float(score),
+                }
+            )
     return rows
 
 
@@ -386,7 +458,9 @@ def pycocotools_ap(predictions, targets, first_id=1):
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(annotations(predictions, 1)), "bbox")
+        evaluation = COCOeval(
+            truth, truth.loadRes(annotations(predictions, 1)), "bbox"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -403,11 +477,13 @@ boxes, boxes_scores = (
 )
 same = nms(boxes, boxes_scores, 0.5).equal(torchvision_nms(boxes, boxes_scores, 0.5))
 claim(
-    "our mAP equals that of labs.metrics.coco_map", abs(ours - coco_map(mixed, targets).AP) < 1e-9
+    "our mAP equals that of labs.metrics.coco_map",
+    abs(ours - coco_map(mixed, targets).AP) < 1e-9,
 )
 claim("and that of pycocotools", abs(ours - pycocotools_ap(mixed, targets)) < 1e-9)
 claim(
-    "our IoU equals torchvision's", (iou(boxes, boxes) - box_iou(boxes, boxes)).abs().max() < 1e-9
+    "our IoU equals torchvision's",
+    (iou(boxes, boxes) - box_iou(boxes, boxes)).abs().max() < 1e-9,
 )
 claim("our NMS keeps the boxes that torchvision's keeps", same)
 
@@ -427,7 +503,8 @@ def as_centre(boxes, others):
     """Take the others for cx, cy, w, h of a box at the origin (dmlc/gluon-cv#262)."""
     size = others[:, 2:] - others[:, :2]
     return iou(
-        torch.cat([0 * size, boxes[:, 2:] - boxes[:, :2]], 1), torch.cat([-size, size], 1) / 2
+        torch.cat([0 * size, boxes[:, 2:] - boxes[:, :2]], 1),
+        torch.cat([-size, size], 1) / 2,
     )
 
 
@@ -459,7 +536,10 @@ def iou_from(high, boxes, others):
 
 # %%
 square = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-here, there = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[5.0, 5.0, 9.0, 9.0]])
+here, there = (
+    torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
+    torch.tensor([[5.0, 5.0, 9.0, 9.0]]),
+)
 print(f"a box with itself, as centre: {as_centre(square, square).item():.3f}")
 print(f"two boxes apart, without clamp: {without_clamp(here, there).item():.3f}")
 
@@ -471,8 +551,12 @@ print(f"two boxes apart, without clamp: {without_clamp(here, there).item():.3f}"
 # %%
 def properties(overlap, count=50):
     """Say which laws of IoU hold for random boxes with whole coordinates."""
-    corner = torch.randint(0, 20, (count, 2), generator=torch.Generator().manual_seed(0)).float()
-    size = torch.randint(1, 12, (count, 2), generator=torch.Generator().manual_seed(1)).float()
+    corner = torch.randint(
+        0, 20, (count, 2), generator=torch.Generator().manual_seed(0)
+    ).float()
+    size = torch.randint(
+        1, 12, (count, 2), generator=torch.Generator().manual_seed(1)
+    ).float()
     boxes = torch.cat([corner, corner + size], 1)
     found, pixels = (
         overlap(boxes, boxes),
@@ -500,8 +584,14 @@ laws.replace({True: "✓", False: "✗"})
 
 # %% tags=["nbval-check-output"]
 claim("our IoU and torchvision's obey every law", laws.iloc[:2].all(axis=None))
-claim("counting pixels rejects each broken one", not laws["counts pixels"].iloc[2:].any())
-claim("a box overlaps itself by a seventh as_centre", abs(as_centre(square, square) - 1 / 7) < 1e-6)
+claim(
+    "counting pixels rejects each broken one",
+    not laws["counts pixels"].iloc[2:].any(),
+)
+claim(
+    "a box overlaps itself by a seventh as_centre",
+    abs(as_centre(square, square) - 1 / 7) < 1e-6,
+)
 
 # %% [markdown]
 # ### Two broken NMS
@@ -513,7 +603,12 @@ claim("a box overlaps itself by a seventh as_centre", abs(as_centre(square, squa
 from labs.repro import budget
 
 ONLY_3_AND_8 = {str(k): 0 for k in range(10) if k not in (3, 8)}
-CROWD = {"objects": (8, 12), "size": (32, 48), "occlusion": 0.6, "weights": ONLY_3_AND_8}
+CROWD = {
+    "objects": (8, 12),
+    "size": (32, 48),
+    "occlusion": 0.6,
+    "weights": ONLY_3_AND_8,
+}
 SPARSE = {"objects": (1, 3), "weights": ONLY_3_AND_8}
 SCENES = budget(cpu=40, gpu=200)
 
@@ -529,10 +624,15 @@ def propose(order, seed, count=12):
         shape = (len(boxes), count)
         step = rng.uniform(-1, 1, (*shape, 4)) * rng.uniform(0, 0.3, (*shape, 1))
         guesses = boxes + size * torch.tensor(step)
-        fit = torch.stack([iou(g, b)[:, 0] for g, b in zip(guesses, boxes, strict=True)])
+        fit = torch.stack(
+            [iou(g, b)[:, 0] for g, b in zip(guesses, boxes, strict=True)]
+        )
         luck = rng.uniform(0.6, 1, (len(boxes), 1)) * rng.uniform(0.8, 1, shape)
         labels = target["labels"].repeat_interleave(count)
-        flat = {"boxes": guesses.flatten(0, 1), "scores": (fit * torch.tensor(luck)).flatten()}
+        flat = {
+            "boxes": guesses.flatten(0, 1),
+            "scores": (fit * torch.tensor(luck)).flatten(),
+        }
         candidates.append({**flat, "labels": labels})
     return truths, candidates
 
@@ -555,7 +655,9 @@ print(f"{sum(len(t['labels']) for t in crowd)} objects, {proposed} proposed boxe
 from torchvision.ops import batched_nms, box_convert
 
 ways = {
-    "class by class": lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], 0.5),
+    "class by class": lambda c: batched_nms(
+        c["boxes"], c["scores"], c["labels"], 0.5
+    ),
     "all classes together": lambda c: torchvision_nms(c["boxes"], c["scores"], 0.5),
     "centres for corners": lambda c: batched_nms(
         box_convert(c["boxes"], "xyxy", "cxcywh"), c["scores"], c["labels"], 0.5
@@ -572,7 +674,9 @@ def thin(candidates, way):
 thinned = {name: thin(candidates, way) for name, way in ways.items()}
 nms_table = pd.DataFrame(
     {
-        "boxes left": {name: sum(len(p["labels"]) for p in t) for name, t in thinned.items()},
+        "boxes left": {
+            name: sum(len(p["labels"]) for p in t) for name, t in thinned.items()
+        },
         "mAP": {name: coco_map(t, crowd).AP for name, t in thinned.items()},
     }
 )
@@ -586,7 +690,10 @@ nms_table.round(3)
 # %% tags=["nbval-check-output"]
 left, cost = nms_table["boxes left"], nms_table["mAP"]
 claim("all classes together: fewer boxes are left", left.iloc[1] < left.iloc[0])
-claim("centres for corners: at least nine of ten proposals stay", left.iloc[2] > 0.9 * proposed)
+claim(
+    "centres for corners: at least nine of ten proposals stay",
+    left.iloc[2] > 0.9 * proposed,
+)
 claim("and mAP falls by more than a third", cost.iloc[2] < cost.iloc[0] * 2 / 3)
 
 # %% [markdown]
@@ -601,12 +708,16 @@ claim("and mAP falls by more than a third", cost.iloc[2] < cost.iloc[0] * 2 / 3)
 # :::
 
 # %%
-perfect = [{**target, "scores": torch.ones(len(target["labels"]))} for target in targets]
+perfect = [
+    {**target, "scores": torch.ones(len(target["labels"]))} for target in targets
+]
 one = [{key: perfect[0][key][:1] for key in ("boxes", "labels", "scores")}]
 sizes = {"one object": one, f"all {objects} objects": perfect}
 ids = pd.DataFrame(
     {
-        f"ids from {first}": {n: pycocotools_ap(p, p, first) for n, p in sizes.items()}
+        f"ids from {first}": {
+            n: pycocotools_ap(p, p, first) for n, p in sizes.items()
+        }
         for first in (0, 1)
     }
 )
@@ -618,7 +729,10 @@ ids.round(4)
 
 # %% tags=["nbval-check-output"]
 claim("truth against itself: one object with id 0 scores 0", ids.iloc[0, 0] == 0)
-claim("hundreds of objects: the score is above 0.98 and below 1", 0.98 < ids.iloc[1, 0] < 0.9999)
+claim(
+    "hundreds of objects: the score is above 0.98 and below 1",
+    0.98 < ids.iloc[1, 0] < 0.9999,
+)
 claim("with ids from 1 the truth scores 1", ids["ids from 1"].min() > 1 - 1e-9)
 
 # %% [markdown]
@@ -649,8 +763,14 @@ with_empty.round(3).rename("mAP of A").to_frame()
 
 # %% tags=["nbval-check-output"]
 right = with_empty["without empty scenes"]
-claim("left out, hundreds of ghosts cost nothing", with_empty["with them, left out"] == right)
-claim("counted, they cost more than a quarter of the mAP", with_empty["with them"] < 0.75 * right)
+claim(
+    "left out, hundreds of ghosts cost nothing",
+    with_empty["with them, left out"] == right,
+)
+claim(
+    "counted, they cost more than a quarter of the mAP",
+    with_empty["with them"] < 0.75 * right,
+)
 
 # %% [markdown]
 # The last one fits on a line. A detector predicts six boxes in an image with four objects, and the program marks as hits `1, 1, 1, 0, 1, 1`: it forgot that a found object is taken. It is from
@@ -706,7 +826,10 @@ breakdown.table()[["count", "gain"]].join(truth).round(3)
 counts = breakdown.counts
 exact = [kind for kind in ERRORS if kind != "missed"]
 claim("five kinds come back exactly", all(counts[k] == planted[k] for k in exact))
-claim("missed = planted as missed + both", counts["missed"] == planted["missed"] + planted["both"])
+claim(
+    "missed = planted as missed + both",
+    counts["missed"] == planted["missed"] + planted["both"],
+)
 worth = {kind: breakdown.gains[kind] / counts[kind] for kind in ERRORS}
 claim(
     "one wrong class costs more than five inventions",
@@ -719,12 +842,17 @@ claim(
 # %%
 kinds = list(ERRORS)
 figure, axes = plot.new(7, 2.1, columns=3)
-for ax, (name, predictions), colour in zip(axes, three.items(), plot.COLOURS, strict=False):
+for ax, (name, predictions), colour in zip(
+    axes, three.items(), plot.COLOURS, strict=False
+):
     found = error_breakdown(predictions, targets, iou=0.75)
     ax.barh(kinds[::-1], [found.gains[kind] for kind in kinds[::-1]], color=colour)
     ax.set(xlim=(0, 0.5), xlabel="AP75 gained", title=f"detector {name}")
     ax.tick_params(labelleft=ax is axes[0])
-plot.show(figure, alt="Error profiles: A misses, B localises badly, C invents background boxes.")
+plot.show(
+    figure,
+    alt="Error profiles: A misses, B localises badly, C invents background boxes.",
+)
 
 # %% [markdown]
 # Here they part at a glance. The bar is IoU 0.75, since at 0.5 the loose boxes of B are good enough: their mistake is invisible there. **Report a breakdown next to
@@ -753,15 +881,23 @@ nervous = plant(targets, {}, junk=20, junk_scores=(0.0, 0.35))[0]
 
 def above(predictions, threshold):
     """Keep the predictions with a higher score."""
-    return [{k: v[p["scores"] > threshold] for k, v in p.items()} for p in predictions]
+    return [
+        {k: v[p["scores"] > threshold] for k, v in p.items()} for p in predictions
+    ]
 
 
-rivals = {"careful": careful, "nervous": nervous, "nervous, above 0.35": above(nervous, 0.35)}
+rivals = {
+    "careful": careful,
+    "nervous": nervous,
+    "nervous, above 0.35": above(nervous, 0.35),
+}
 
 # %%
 figure, ax = plot.new(2.4, 2.4)
 preview(ax, images[69], nervous[69], scenes.classes)
-plot.show(figure, alt="Three digits under a mess of boxes that the nervous detector drew.")
+plot.show(
+    figure, alt="Three digits under a mess of boxes that the nervous detector drew."
+)
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -770,7 +906,9 @@ plot.show(figure, alt="Three digits under a mess of boxes that the nervous detec
 # :::
 
 # %%
-tidy = pd.Series({name: coco_map(p, targets).AP for name, p in rivals.items()}, name="mAP")
+tidy = pd.Series(
+    {name: coco_map(p, targets).AP for name, p in rivals.items()}, name="mAP"
+)
 tidy.round(3).to_frame()
 
 # %% [markdown]
@@ -778,7 +916,9 @@ tidy.round(3).to_frame()
 # order of the predictions, not the picture that you would show**. For a picture you need a threshold, and mAP does not give you one.
 
 # %% tags=["nbval-check-output"]
-claim("nervous beats careful by at least 0.1", tidy["nervous"] > tidy["careful"] + 0.1)
+claim(
+    "nervous beats careful by at least 0.1", tidy["nervous"] > tidy["careful"] + 0.1
+)
 claim(
     "its inventions cost it less than 0.005",
     abs(tidy["nervous"] - tidy["nervous, above 0.35"]) < 0.005,
@@ -799,11 +939,17 @@ sweep["mAP"] = [coco_map(above(mixed, t), targets).AP for t in sweep["threshold"
 
 # %%
 figure, ax = plot.new(5.5, 2.5)
-for name, colour in zip(["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False):
+for name, colour in zip(
+    ["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False
+):
     ax.plot(sweep["threshold"], sweep[name], color=colour, label=name)
 best = sweep.loc[sweep["F1"].idxmax()]
 ax.axvline(best["threshold"], color="0.4", linestyle=":")
-ax.set(xlabel="score threshold", ylabel="in [0, 1]", title="A threshold helps F1, and never mAP")
+ax.set(
+    xlabel="score threshold",
+    ylabel="in [0, 1]",
+    title="A threshold helps F1, and never mAP",
+)
 ax.legend(fontsize=7, loc="lower left")
 plot.show(figure, alt="Precision rises, recall falls, F1 has a peak, mAP only falls.")
 
@@ -813,10 +959,17 @@ plot.show(figure, alt="Precision rises, recall falls, F1 has a peak, mAP only fa
 # the two, and evaluates with the threshold of the demo, throws away points.
 
 # %% tags=["nbval-check-output"]
-claim("mAP never rises with the threshold", (sweep["mAP"].diff().dropna() <= 1e-9).all())
-claim("F1 gains at least 0.05 from a threshold", best["F1"] > sweep["F1"].iloc[0] + 0.05)
+claim(
+    "mAP never rises with the threshold", (sweep["mAP"].diff().dropna() <= 1e-9).all()
+)
+claim(
+    "F1 gains at least 0.05 from a threshold", best["F1"] > sweep["F1"].iloc[0] + 0.05
+)
 at_best = sweep.loc[sweep["F1"].idxmax(), "mAP"]
-claim("at the peak of F1, mAP has lost at least 0.01", at_best < sweep["mAP"].iloc[0] - 0.01)
+claim(
+    "at the peak of F1, mAP has lost at least 0.01",
+    at_best < sweep["mAP"].iloc[0] - 0.01,
+)
 
 # %% [markdown]
 # ### The threshold of NMS
@@ -830,10 +983,17 @@ from labs.ablation import ablate
 
 def score_nms(order, threshold):
     """Return how NMS at this threshold leaves fresh proposals, scored."""
-    truths, candidates = propose(order, seed=torch.randint(10_000, ()).item())  # ablate has seeded
-    left = thin(candidates, lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], threshold))
+    truths, candidates = propose(
+        order, seed=torch.randint(10_000, ()).item()
+    )  # ablate has seeded
+    left = thin(
+        candidates,
+        lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], threshold),
+    )
     result, found = coco_map(left, truths), error_breakdown(left, truths)
-    per_object = {kind: found.counts[kind] / found.objects for kind in ("missed", "duplicate")}
+    per_object = {
+        kind: found.counts[kind] / found.objects for kind in ("missed", "duplicate")
+    }
     return {"mAP": result.AP, "AP50": result.AP50, **per_object}
 
 
@@ -845,13 +1005,19 @@ def score_nms(order, threshold):
 
 # %%
 THRESHOLDS = [0.1, 0.3, 0.5, 0.6, 0.7, 0.9]
-in_sparse = ablate(score_nms, {"order": SPARSE, "threshold": 0.6}, "threshold", THRESHOLDS)
-in_crowd = ablate(score_nms, {"order": CROWD, "threshold": 0.6}, "threshold", THRESHOLDS)
+in_sparse = ablate(
+    score_nms, {"order": SPARSE, "threshold": 0.6}, "threshold", THRESHOLDS
+)
+in_crowd = ablate(
+    score_nms, {"order": CROWD, "threshold": 0.6}, "threshold", THRESHOLDS
+)
 in_crowd.table("mAP").round(3)
 
 # %%
 columns = ["mAP", "AP50", "missed", "duplicate"]
-in_crowd.frame().groupby("threshold")[columns].mean().round(3)  # the last two are per object
+in_crowd.frame().groupby("threshold")[columns].mean().round(
+    3
+)  # the last two are per object
 
 # %%
 frames = {"few": in_sparse.frame(), "crowd": in_crowd.frame()}
@@ -859,7 +1025,10 @@ runs = pd.concat(frame.assign(scene=name) for name, frame in frames.items())
 figure, ax = plot.new(5.5, 2.5)
 plot.curves(ax, runs, "threshold", "mAP", "scene")
 ax.set(xlabel="IoU threshold of NMS", title="A crowd forgives no low threshold")
-plot.show(figure, alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for the crowd.")
+plot.show(
+    figure,
+    alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for the crowd.",
+)
 
 # %% [markdown]
 # Read the curves. At 0.1 the crowd has lost a quarter of its score: each object silences its neighbours, and the column `missed` says how many. With few objects there are no neighbours to lose, and
@@ -874,16 +1043,23 @@ claim(
     "crowd: 0.1 costs at least 0.15 of mAP against 0.6",
     many.loc[0.6, "mAP"] - many.loc[0.1, "mAP"] > 0.15,
 )
-claim("few objects: it costs less than 0.06", few.loc[0.6, "mAP"] - few.loc[0.1, "mAP"] < 0.06)
+claim(
+    "few objects: it costs less than 0.06",
+    few.loc[0.6, "mAP"] - few.loc[0.1, "mAP"] < 0.06,
+)
 claim(
     "0.9 costs at least 0.25 in both",
     all(t.loc[0.6, "mAP"] - t.loc[0.9, "mAP"] > 0.25 for t in (few, many)),
 )
 change = many.loc[0.6] - many.loc[0.5]
 claim(
-    "crowd: 0.6 leaves at least 0.5 duplicates an object more than 0.5", change["duplicate"] > 0.5
+    "crowd: 0.6 leaves at least 0.5 duplicates an object more than 0.5",
+    change["duplicate"] > 0.5,
 )
-claim("and mAP and AP50 change by less than 0.03", change[["mAP", "AP50"]].abs().max() < 0.03)
+claim(
+    "and mAP and AP50 change by less than 0.03",
+    change[["mAP", "AP50"]].abs().max() < 0.03,
+)
 
 # %% [markdown]
 # ### A trained detector
@@ -906,7 +1082,10 @@ figure, axes = plot.new(7, 2.4, columns=3)
 for ax, row in zip(axes, (0, 1, 2), strict=True):
     preview(ax, test_images[row], above(found, 0.4)[row], test_scenes.classes)
 axes[0].set_title("It finds and names digits on photographs it has never seen")
-plot.show(figure, alt="Three unseen scenes with the boxes and the classes of the trained detector.")
+plot.show(
+    figure,
+    alt="Three unseen scenes with the boxes and the classes of the trained detector.",
+)
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -940,8 +1119,12 @@ real_sweep[["mAP", "duplicate", "missed"]].round(3)
 
 # %% tags=["nbval-check-output"]
 costs = error_breakdown(found, truths).table()["gain"]
-claim("AP50 of the trained detector on unseen scenes: at least 0.85", result.AP50 > 0.85)
-claim("taking one digit for another costs it most", costs.idxmax() == "classification")
+claim(
+    "AP50 of the trained detector on unseen scenes: at least 0.85", result.AP50 > 0.85
+)
+claim(
+    "taking one digit for another costs it most", costs.idxmax() == "classification"
+)
 claim(
     "NMS at 0.9 leaves more duplicates than at 0.6",
     real_sweep.loc[0.9, "duplicate"] > real_sweep.loc[0.6, "duplicate"],
@@ -973,10 +1156,18 @@ def mended(kinds):
         gone = rows["verdict"].isin(kinds & {"both", "duplicate", "background"})
         stay = np.delete(np.arange(len(labels)), rows.loc[gone, "prediction"])
         predictions.append(
-            {"boxes": boxes[stay], "labels": labels[stay], "scores": p["scores"][stay]}
+            {
+                "boxes": boxes[stay],
+                "labels": labels[stay],
+                "scores": p["scores"][stay],
+            }
         )
         met = set(rows.loc[rows["verdict"].isin(HELPED), "object"])
-        wanted = [k for k in range(len(target["labels"])) if k in met or "missed" not in kinds]
+        wanted = [
+            k
+            for k in range(len(target["labels"]))
+            if k in met or "missed" not in kinds
+        ]
         truths.append({key: target[key][wanted] for key in ("boxes", "labels")})
     return coco_map(predictions, truths, ious=[0.5]).AP
 
@@ -997,7 +1188,9 @@ rows = []
 for order in permutations(ERRORS):
     for place, kind in enumerate(order):
         before, after = frozenset(order[:place]), frozenset(order[: place + 1])
-        rows.append({"kind": kind, "place": place + 1, "gain": scores[after] - scores[before]})
+        rows.append(
+            {"kind": kind, "place": place + 1, "gain": scores[after] - scores[before]}
+        )
 steps = pd.DataFrame(rows)
 by_place = steps.groupby(["kind", "place"])["gain"].mean().unstack().loc[list(ERRORS)]
 by_place.round(3)
@@ -1013,15 +1206,26 @@ ax.set(
 )
 ax.set(xlim=(0.8, 8.8), xticks=range(1, 7))
 ax.legend(fontsize=7, loc="right")
-plot.show(figure, alt="The gain of each kind of error grows with the turn at which it is mended.")
+plot.show(
+    figure,
+    alt="The gain of each kind of error grows with the turn at which it is mended.",
+)
 
 # %% tags=["nbval-check-output"]
 first, last = by_place[1], by_place[6]
 agree = [abs(first[kind] - breakdown.gains[kind]) < 1e-6 for kind in ERRORS]
 claim("mended first, each kind gains what labs.metrics says", all(agree))
-claim("mended last, every kind gains at least 1.2 times as much", (last > 1.2 * first).all())
-claim("background: at least twice as much", last["background"] > 2 * first["background"])
-claim("one order puts it above classification", last["background"] > first["classification"])
+claim(
+    "mended last, every kind gains at least 1.2 times as much",
+    (last > 1.2 * first).all(),
+)
+claim(
+    "background: at least twice as much", last["background"] > 2 * first["background"]
+)
+claim(
+    "one order puts it above classification",
+    last["background"] > first["classification"],
+)
 claim("another far below", first["background"] < 0.6 * last["classification"])
 claim("all mended, AP50 is 1", scores[frozenset(ERRORS)] > 1 - 1e-9)
 
@@ -1036,7 +1240,9 @@ claim("all mended, AP50 is 1", scores[frozenset(ERRORS)] > 1 - 1e-9)
 # There is a price for being fair. The gains of single kinds do not add up to what is missing to 1:
 
 # %%
-print(f"sum of the gains alone {first.sum():.3f}, missing to 1: {1 - breakdown.AP:.3f}")
+print(
+    f"sum of the gains alone {first.sum():.3f}, missing to 1: {1 - breakdown.AP:.3f}"
+)
 
 # %% [markdown]
 # ## Bug hunt: the evaluation that says NMS is useless
@@ -1182,7 +1388,10 @@ shown = {
 }
 pd.DataFrame(
     {
-        "mAP": {"as is": coco_map(mixed, targets).AP, "squared": coco_map(squared, targets).AP},
+        "mAP": {
+            "as is": coco_map(mixed, targets).AP,
+            "squared": coco_map(squared, targets).AP,
+        },
         "boxes above 0.5": shown,
     }
 ).round(4)

@@ -339,7 +339,9 @@ centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
 column, row = (centre // STRIDE).int().tolist()
 offset = centre / STRIDE - torch.tensor([column, row])
 roots = (sides / 128).sqrt()
-print(f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {roots.tolist()}")
+print(
+    f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {roots.tolist()}"
+)
 
 # %% [markdown]
 # Row 2, column 1, and the centre (56, 88) is three quarters of a cell to the right and three quarters down. **Which of the two boxes answers?** The one that fits best at the moment, so that two boxes may specialise. Its confidence should be its

@@ -36,9 +36,8 @@ def draw(split, n, things=("digits",)):
 
 
 train, val = draw("train", budget(cpu=360, gpu=4000)), draw("val", 120)
-sizes = torch.cat(
-    [t["boxes"][:, 2:] - t["boxes"][:, :2] for t in train.targets]
-)  # [n,2]
+corners = torch.cat([t["boxes"] for t in train.targets])
+sizes = corners[:, 2:] - corners[:, :2]  # [n,2]
 print(train, "-", len(sizes), "objects")
 
 # %% [markdown]
@@ -59,9 +58,8 @@ from labs.recipes.detectors import EPS, MOMENTUM
 from labs.repro import device
 
 # %%
-shapes = k_means(
-    sizes.clamp(min=2).log(), 6
-).exp()  # of logarithms: what counts is a ratio
+# Of logarithms, because what counts is a ratio.
+shapes = k_means(sizes.clamp(min=2).log(), 6).exp()
 shipped = load("yolo_v3")
 learnt = shipped.network.backbone.state_dict()
 
@@ -254,7 +252,7 @@ claim(
 # $$x = (c_x + \sigma(t_x))\, s, \qquad y = (c_y + \sigma(t_y))\, s, \qquad w = a_w e^{t_w}, \qquad h = a_h e^{t_h}.$$
 #
 # Here $c_x, c_y$ are column and row of the cell, $s$ its stride in pixels, and $a_w, a_h$ the anchor. The sigmoid keeps the centre in its
-# cell, so two cells cannot claim the same centre. The exponential keeps sizes positive, and makes "twice as wide" the same step for small
+# cell, so two cells cannot compete for the same centre. The exponential keeps sizes positive, and makes "twice as wide" the same step for small
 # and large anchors.
 
 # %%
@@ -555,11 +553,8 @@ claim(
 )
 
 # %%
-print(
-    f"{off:.1e} pixels; {len(boxes) - len(match.target)} of {len(boxes)} objects "
-    f"lost "
-    f"their place"
-)
+lost = len(boxes) - len(match.target)
+print(f"{off:.1e} pixels; {lost} of {len(boxes)} objects lost their place")
 
 # %% [markdown]
 # ## Debug: ask the one that should have answered
@@ -587,14 +582,13 @@ def interview(detector):
         x.cpu()[here.image, here.place] for x in detector.postprocess.candidates(raw)
     )
     truth = boxes[here.target]
-    apart = ((guesses[:, :2] + guesses[:, 2:]) - (truth[:, :2] + truth[:, 2:])).norm(
-        dim=1
-    ) / 2
+    centres = (truth[:, :2] + truth[:, 2:]) / 2
+    apart = ((guesses[:, :2] + guesses[:, 2:]) / 2 - centres).norm(dim=1)
     fit = F.relu(torch.diagonal(box_iou(guesses, truth)))
     side = (truth[:, 2:] - truth[:, :2]).amax(1)
     stride = torch.tensor(detector.criterion.strides)[here.level]
     middle = (torch.stack([here.column, here.row], 1) + 0.5) * stride[:, None]
-    lazy = (middle - (truth[:, :2] + truth[:, 2:]) / 2).norm(dim=1)
+    lazy = (middle - centres).norm(dim=1)
     columns = {
         "score": scores[:, 0],
         "centre off": apart,

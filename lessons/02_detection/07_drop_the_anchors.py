@@ -41,7 +41,9 @@ from matplotlib.patches import Rectangle
 def outline(ax, boxes, colours):
     """Draw boxes, xyxy [n,4], over a picture, without names."""
     for (x1, y1, x2, y2), colour in zip((boxes - 0.5).tolist(), colours, strict=True):
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour))
+        ax.add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour)
+        )
 
 
 # %%
@@ -72,7 +74,11 @@ f"{1 - on_object.float().mean():.0%} of {len(on_object)} centres are not on thei
 from labs.claims import claim
 
 missed = 1 - on_object.float().mean().item()
-claim("at least a quarter of the box centres are not on the object", missed > 0.25, missed)
+claim(
+    "at least a quarter of the box centres are not on the object",
+    missed > 0.25,
+    missed,
+)
 
 # %% [markdown]
 # ## The idea
@@ -88,7 +94,9 @@ claim("at least a quarter of the box centres are not on the object", missed > 0.
 # %%
 import pandas as pd
 
-cells = pd.DataFrame({"score": [0.9, 0.5, 0.3, 0.0], "overlap": [0.6, 0.8, 0.9, 0.95]})
+cells = pd.DataFrame(
+    {"score": [0.9, 0.5, 0.3, 0.0], "overlap": [0.6, 0.8, 0.9, 0.95]}
+)
 cells["t"] = cells["score"] ** 0.5 * cells["overlap"] ** 6
 cells["beta = 1"] = cells["score"] ** 0.5 * cells["overlap"]
 cells.round(3)
@@ -154,8 +162,16 @@ library = TaskAligned()(
 )
 other = (owner != library.objects[0]).sum().item()
 away = (wanted - library.quality[0]).abs().max().item()
-claim("the assignment by hand and the one of labs choose the same cells", other == 0, other)
-claim("the assignment by hand and the one of labs want the same scores, to 1e-6", away < 1e-6, away)
+claim(
+    "the assignment by hand and the one of labs choose the same cells",
+    other == 0,
+    other,
+)
+claim(
+    "the assignment by hand and the one of labs want the same scores, to 1e-6",
+    away < 1e-6,
+    away,
+)
 
 # %% [markdown]
 # ## Debug: watch the assignment move
@@ -195,8 +211,12 @@ from labs.train import fit
 
 def train_detector(detector, steps, watch=None, data=train):
     net = detector.network.to(device(), memory_format=torch.channels_last)
-    adam = torch.optim.AdamW(net.parameters(), lr=8e-3, betas=(0.9, 0.99), weight_decay=0.02)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(adam, 8e-3, total_steps=steps, pct_start=0.15)
+    adam = torch.optim.AdamW(
+        net.parameters(), lr=8e-3, betas=(0.9, 0.99), weight_decay=0.02
+    )
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        adam, 8e-3, total_steps=steps, pct_start=0.15
+    )
     seed = torch.initial_seed() % 2**32
     batches = islice(chain.from_iterable(repeat(data.batches(16, seed))), steps)
     return fit(net, batches, adam, loss=detector.loss, scheduler=cycle, watch=watch)
@@ -225,7 +245,9 @@ seed_everything(0)
 detector = make_detector()
 averages = {
     "average": AveragedModel(
-        detector.network.to(device()), multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True
+        detector.network.to(device()),
+        multi_avg_fn=get_ema_multi_avg_fn(DECAY),
+        use_buffers=True,
     ),
     "average, warmed up": AveragedModel(
         detector.network.to(device()), multi_avg_fn=warming, use_buffers=True
@@ -262,10 +284,15 @@ images = val.images.float() / 255
 
 @torch.no_grad()
 def assignment(net):
-    raw = copy.deepcopy(net).train()(images)  # as in training, where norms see the batch
+    raw = copy.deepcopy(net).train()(
+        images
+    )  # as in training, where norms see the batch
     decoded = decode(raw, 10, (8,), 8)
     found = TaskAligned()(
-        decoded.classes.sigmoid(), decoded.boxes, decoded.points, *stack_objects(val.targets)
+        decoded.classes.sigmoid(),
+        decoded.boxes,
+        decoded.points,
+        *stack_objects(val.targets),
     )
     return found, decoded
 
@@ -284,7 +311,14 @@ def draw_cells(ax, row, found):
         mine = found.objects[row] == k
         x, y = (points[mine] - 0.5).T
         quality = found.quality[row][mine].clamp(0.02, 1)
-        ax.scatter(x, y, s=160 * quality, color=plot.COLOURS[k], edgecolor="white", linewidth=0.6)
+        ax.scatter(
+            x,
+            y,
+            s=160 * quality,
+            color=plot.COLOURS[k],
+            edgecolor="white",
+            linewidth=0.6,
+        )
 
 
 # %%
@@ -321,7 +355,10 @@ moved = pd.DataFrame(
         step: {
             "cells per object": (found.objects >= 0).sum().item() / len(final),
             "best wanted score": best_cells(found)[1].mean().item(),
-            "best cell is the final one": (best_cells(found)[0] == final).float().mean().item(),
+            "best cell is the final one": (best_cells(found)[0] == final)
+            .float()
+            .mean()
+            .item(),
         }
         for step, found in seen.items()
     }
@@ -363,8 +400,12 @@ norms = {}
 for part, prefix in parts.items():
     weights = [p for name, p in named.items() if name.startswith(prefix)]
     for term, value in terms.items():
-        found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-        norms[part, term] = sum(g.square().sum().item() for g in found if g is not None) ** 0.5
+        found = torch.autograd.grad(
+            value, weights, retain_graph=True, allow_unused=True
+        )
+        norms[part, term] = (
+            sum(g.square().sum().item() for g in found if g is not None) ** 0.5
+        )
 pd.Series(norms).unstack().round(3)
 
 # %% [markdown]
@@ -377,7 +418,9 @@ across = [
     norms["branch of classes", "dfl"],
 ]
 claim(
-    "in the head, no term of the loss moves a weight of the other branch", max(across) == 0, across
+    "in the head, no term of the loss moves a weight of the other branch",
+    max(across) == 0,
+    across,
 )
 
 # %% [markdown]
@@ -398,8 +441,15 @@ found = good.detect(pictures)
 figure, axes = plot.new(7, 2.5, columns=3)
 for ax, row in zip(axes, range(3), strict=True):
     sure = found[row]["scores"] > 0.4
-    preview(ax, pictures[row], {k: found[row][k][sure] for k in ("boxes", "labels")}, test.classes)
-plot.show(figure, alt="Three unseen scenes with the boxes that the shipped detector found.")
+    preview(
+        ax,
+        pictures[row],
+        {k: found[row][k][sure] for k in ("boxes", "labels")},
+        test.classes,
+    )
+plot.show(
+    figure, alt="Three unseen scenes with the boxes that the shipped detector found."
+)
 
 # %% [markdown]
 # These are predictions on scenes that it never saw. Each side of each box is not a number but sixteen: a probability for 0, 1, … 15 cells {cite:p}`li2020gfl`. The distance is
@@ -444,7 +494,9 @@ def read_sides(data):
     rows, scene, objects = [], 0, 0
     for pictures, targets in data.batches(50):
         decoded = decode(good.network(pictures), 10, (8, 16), 16)
-        for i, one in enumerate(suppress(decoded.boxes, decoded.classes.sigmoid(), 0.4)):
+        for i, one in enumerate(
+            suppress(decoded.boxes, decoded.classes.sigmoid(), 0.4)
+        ):
             share = decoded.bins[i, one["places"]].softmax(-1)  # [n,4,16]
             mean = share @ CELLS  # [n,4] cells
             spread = (share * CELLS**2).sum(-1) - mean**2
@@ -452,10 +504,14 @@ def read_sides(data):
             error = (one["boxes"] - targets[i]["boxes"][which]).abs()
             cell = decoded.cells[one["places"]].view(-1, 1).expand(-1, 4)
             for k in (u > 0.5).nonzero()[:, 0].tolist():
-                numbers = torch.stack([cell[k], mean[k], spread[k], error[k]], 1).tolist()
+                numbers = torch.stack(
+                    [cell[k], mean[k], spread[k], error[k]], 1
+                ).tolist()
                 for side, four in enumerate(numbers):
                     score, box = one["scores"][k].item(), one["boxes"][k]
-                    rows.append([scene, objects, side, *four, score, share[k, side], box])
+                    rows.append(
+                        [scene, objects, side, *four, score, share[k, side], box]
+                    )
                 objects += 1
             scene += 1
     names = "scene object side cell mean variance error score share box"
@@ -492,7 +548,9 @@ pd.Series(
 
 # %%
 figure, ax = plot.new(6, 2.8)
-ax.scatter(fraction, sides["width"] / sides["cell"], s=5, alpha=0.3, color=plot.COLOURS[0])
+ax.scatter(
+    fraction, sides["width"] / sides["cell"], s=5, alpha=0.3, color=plot.COLOURS[0]
+)
 at = np.linspace(0, 1, 101)
 ax.plot(at, (at * (1 - at)) ** 0.5, color=plot.COLOURS[1], label="smallest possible")
 ax.set(
@@ -532,10 +590,17 @@ for (name, at), (left, right) in zip(chosen.items(), axes, strict=True):
     plot.images(left, more.images[row["scene"]][None].float() / 255)
     outline(left, row["box"][None], ["0.75"])
     x1, y1, x2, y2 = (row["box"] - 0.5).tolist()
-    ends = [((x1, x1), (y1, y2)), ((x1, x2), (y1, y1)), ((x2, x2), (y1, y2)), ((x1, x2), (y2, y2))]
+    ends = [
+        ((x1, x1), (y1, y2)),
+        ((x1, x2), (y1, y1)),
+        ((x2, x2), (y1, y2)),
+        ((x1, x2), (y2, y2)),
+    ]
     left.plot(*ends[row["side"]], color=plot.COLOURS[1], linewidth=4)
     right.bar(CELLS, row["share"], color=plot.COLOURS[1])
-    right.set(xlabel="distance (cells)", ylabel="probability", ylim=(0, 1), title=name)
+    right.set(
+        xlabel="distance (cells)", ylabel="probability", ylim=(0, 1), title=name
+    )
 plot.show(
     figure,
     alt="Above: a side with two equal bars, side by side. Below: a side whose bars are spread over "
@@ -543,7 +608,9 @@ plot.show(
 )
 
 # %%
-sides.loc[list(chosen.values()), ["width", "excess", "error"]].set_axis(list(chosen)).round(2)
+sides.loc[list(chosen.values()), ["width", "excess", "error"]].set_axis(
+    list(chosen)
+).round(2)
 
 # %% [markdown]
 # The thick line is the side in question; the bars are its distribution. The sure one has two bars and no excess, and yet its width is nearly half a cell. The doubtful one spreads over many distances, and its error is large. Two sides prove nothing: in *Reproduce* you measure all of them.
@@ -570,7 +637,9 @@ def fit_sides(reg_max, steps=300):
 
 
 # %%
-told = pd.DataFrame({bins: fit_sides(bins) for bins in (8, 16, 32)}).T.rename_axis("reg_max")
+told = pd.DataFrame({bins: fit_sides(bins) for bins in (8, 16, 32)}).T.rename_axis(
+    "reg_max"
+)
 told.round(2)
 
 # %% [markdown]
@@ -584,7 +653,11 @@ claim(
     cut["DFL at the end"] < 0.05 and cut["IoU"] < 0.4,
     cut.to_dict(),
 )
-claim("400 pixels, cells of 8, 32 bins: the IoU ends above 0.95", whole["IoU"] > 0.95, whole["IoU"])
+claim(
+    "400 pixels, cells of 8, 32 bins: the IoU ends above 0.95",
+    whole["IoU"] > 0.95,
+    whole["IoU"],
+)
 
 # %% [markdown]
 # ### An average that remembers its first day
@@ -634,7 +707,8 @@ ax.set(
 )
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plot.show(
-    figure, alt="AP50 by step: the plain average stays near zero long after the network learnt."
+    figure,
+    alt="AP50 by step: the plain average stays near zero long after the network learnt.",
 )
 
 # %% [markdown]
@@ -644,7 +718,9 @@ plot.show(
 # %%
 smallest = {
     name: min(
-        m.running_var.min().item() for m in kept[150][name].modules() if hasattr(m, "running_var")
+        m.running_var.min().item()
+        for m in kept[150][name].modules()
+        if hasattr(m, "running_var")
     )
     for name in ("network", "average", "average, warmed up")
 }
@@ -716,7 +792,9 @@ def losses_of(place, data, frozen, shared):
         losses.append(value.item())
         return value
 
-    task = Task(detector.network, lambda epoch: data, loss, lambda network, place: {}, collate)
+    task = Task(
+        detector.network, lambda epoch: data, loss, lambda network, place: {}, collate
+    )
     mean = "labs.criteria.yolo_v8.mean_over_ranks"
     alone = contextlib.nullcontext() if shared else patch(mean, torch.Tensor.detach)
     with alone, contextlib.redirect_stdout(io.StringIO()):
@@ -735,7 +813,9 @@ VARIANTS = {
 # %%
 def worker(rank, knobs):
     data = Rendered(Scenes(**knobs))
-    return {name: losses_of(current_place(), data, *how) for name, how in VARIANTS.items()}
+    return {
+        name: losses_of(current_place(), data, *how) for name, how in VARIANTS.items()
+    }
 
 
 # %%
@@ -832,7 +912,11 @@ out, CPU = Path(folder.name), ["CPUExecutionProvider"]
 good.network.cpu()
 candidates = Candidates(good).eval()
 plain = to_onnx(
-    candidates, pictures[:2], out / "plain.onnx", {0: "batch"}, outputs=["boxes", "scores"]
+    candidates,
+    pictures[:2],
+    out / "plain.onnx",
+    {0: "batch"},
+    outputs=["boxes", "scores"],
 )
 # %%
 parity(candidates, plain, [pictures[:1], pictures[:7]]).table().round(6)
@@ -864,13 +948,18 @@ class WithNMS(torch.nn.Module):
 
 # %%
 with_nms = WithNMS(candidates).eval()
-path = to_onnx(with_nms, pictures[:1], out / "nms.onnx", outputs=["boxes", "scores", "labels"])
+path = to_onnx(
+    with_nms, pictures[:1], out / "nms.onnx", outputs=["boxes", "scores", "labels"]
+)
 run, counts = session(path, CPU), []
 with torch.no_grad():
     for image in pictures[:24].split(1):
         theirs, ours = run(image)[1], with_nms(image)[1]
         counts += [
-            {bar: (len(ours[ours > bar]), len(theirs[theirs > bar])) for bar in (0, 1e-3, 0.3)}
+            {
+                bar: (len(ours[ours > bar]), len(theirs[theirs > bar]))
+                for bar in (0, 1e-3, 0.3)
+            }
         ]
 pd.Series(
     {bar: sum(a != b for a, b in (c[bar] for c in counts)) for bar in (0, 1e-3, 0.3)},
@@ -904,7 +993,9 @@ one = to_onnx(joined, pictures[:2], out / "one.onnx", {0: "batch"}, outputs=["fo
 files = {
     "8 bits, joined": quantize(one, out / "one8.onnx", calibration),
     "8 bits, apart": quantize(plain, out / "plain8.onnx", calibration),
-    "8 bits, decoding in float": quantize(plain, out / "mixed8.onnx", calibration, keep=["decode"]),
+    "8 bits, decoding in float": quantize(
+        plain, out / "mixed8.onnx", calibration, keep=["decode"]
+    ),
 }
 
 # %%
@@ -924,7 +1015,10 @@ def score(run):
 
 # %%
 with torch.no_grad():
-    precision = {"PyTorch": score(candidates), "ONNX Runtime, float32": score(session(plain, CPU))}
+    precision = {
+        "PyTorch": score(candidates),
+        "ONNX Runtime, float32": score(session(plain, CPU)),
+    }
 precision |= {name: score(session(path, CPU)) for name, path in files.items()}
 precision = pd.DataFrame(precision).T
 precision.round(3)
@@ -1084,12 +1178,15 @@ claim(
 
 # %%
 def quarters(measure):
-    group = pd.qcut(sides[measure], 4, labels=["lowest", "second", "third", "highest"])
+    group = pd.qcut(
+        sides[measure], 4, labels=["lowest", "second", "third", "highest"]
+    )
     wrong = sides["error"] > 2
     return pd.DataFrame(
         {
             "mean error (px)": sides["error"].groupby(group, observed=True).mean(),
-            "share of errors > 2 px": wrong.groupby(group, observed=True).sum() / wrong.sum(),
+            "share of errors > 2 px": wrong.groupby(group, observed=True).sum()
+            / wrong.sum(),
         }
     )
 
@@ -1101,8 +1198,12 @@ pd.concat(by_quarter, axis=1).rename_axis("quarter").round(2)
 # %%
 figure, axes = plot.new(7, 3, columns=2)
 for ax, measure in zip(axes, by_quarter, strict=True):
-    ax.loglog(sides[measure], sides["error"], "o", ms=2, alpha=0.3, color=plot.COLOURS[0])
-    middle_of = sides[measure].groupby(pd.qcut(sides[measure], 4, labels=False)).median()
+    ax.loglog(
+        sides[measure], sides["error"], "o", ms=2, alpha=0.3, color=plot.COLOURS[0]
+    )
+    middle_of = (
+        sides[measure].groupby(pd.qcut(sides[measure], 4, labels=False)).median()
+    )
     means = by_quarter[measure]["mean error (px)"]
     ax.plot(middle_of, means, "D-", color=plot.COLOURS[1], label="mean of a quarter")
     ax.set(xlabel=f"{measure} (px)", xlim=(0.1, 30), ylim=(0.01, 30))
@@ -1148,8 +1249,12 @@ ranks_of = {
     measure: over_scenes(lambda rows, measure=measure: correlation(measure, rows))
     for measure in ("width", "excess", "1 - score")
 }
-better = over_scenes(lambda rows: correlation("excess", rows) - correlation("width", rows))
-pd.Series({**ranks_of, "excess minus width": better}, name="with the error").to_frame()
+better = over_scenes(
+    lambda rows: correlation("excess", rows) - correlation("width", rows)
+)
+pd.Series(
+    {**ranks_of, "excess minus width": better}, name="with the error"
+).to_frame()
 
 # %% [markdown]
 # The excess orders the sides better than the width, and the interval of the difference leaves out zero. But all three correlations are weak, and the plain score does almost as well. What the score cannot do is to tell the four sides of one box apart.
@@ -1159,13 +1264,17 @@ pd.Series({**ranks_of, "excess minus width": better}, name="with the error").to_
 # %%
 def names_worst(measure):
     """Say for each side whether the shape names the worst side of its box."""
-    four = [sides[name].to_numpy().reshape(-1, 4).argmax(1) for name in (measure, "error")]
+    four = [
+        sides[name].to_numpy().reshape(-1, 4).argmax(1) for name in (measure, "error")
+    ]
     return np.repeat(four[0] == four[1], 4)
 
 
 # %%
 named = {measure: names_worst(measure) for measure in ("width", "excess")}
-named = {m: over_scenes(lambda rows, hit=hit: hit[rows].mean()) for m, hit in named.items()}
+named = {
+    m: over_scenes(lambda rows, hit=hit: hit[rows].mean()) for m, hit in named.items()
+}
 pd.Series(named, name="names the worst side").to_frame()
 
 # %% tags=["nbval-check-output"]
@@ -1246,7 +1355,9 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, net):
-        pairs = zip(self.net.state_dict().values(), net.state_dict().values(), strict=True)
+        pairs = zip(
+            self.net.state_dict().values(), net.state_dict().values(), strict=True
+        )
         for mine, new in pairs:
             if mine.is_floating_point():
                 mine.lerp_(new, 1 - self.decay)
@@ -1255,7 +1366,10 @@ class MovingAverage:
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired average passes every probe", check_moving_average(MovingAverage).passed)
+claim(
+    "the repaired average passes every probe",
+    check_moving_average(MovingAverage).passed,
+)
 
 # %% [markdown]
 # ## Exercises

@@ -62,7 +62,9 @@ for ax, values, title in zip(
     ("What the hook recorded", "What the layer returned"),
     strict=True,
 ):
-    ax.hist(values.flatten().numpy(), bins=60, range=(-1.5, 1.5), color=plot.COLOURS[0])
+    ax.hist(
+        values.flatten().numpy(), bins=60, range=(-1.5, 1.5), color=plot.COLOURS[0]
+    )
     ax.set(xlabel="activation", title=title, ylabel="values")
 plot.show(
     figure,
@@ -78,7 +80,11 @@ claim(
     measured=low.item(),
 )
 below = (returned < 0).float().mean().item()
-claim("of what that batch norm really returned, at least 20 % is negative", below > 0.2, below)
+claim(
+    "of what that batch norm really returned, at least 20 % is negative",
+    below > 0.2,
+    below,
+)
 
 # %% [markdown]
 # The hook ran, at the right layer, at the right time, and what you kept is wrong. Others have
@@ -130,7 +136,9 @@ events = []
 
 
 def note(name):
-    return lambda *_: events.append(name)  # append returns None: look, and change nothing
+    return lambda *_: events.append(
+        name
+    )  # append returns None: look, and change nothing
 
 
 layer, x = nn.Linear(1, 1), torch.ones(1, 1, requires_grad=True)
@@ -247,15 +255,26 @@ resnet = torchvision.models.resnet18().eval()
 unequal = []
 for model in (net, resnet):
     names = [name for name, _ in model.named_modules()]
-    with torch.no_grad(), capture_by_hand(model, *names) as by_hand, capture(model, *names) as labs:
+    with (
+        torch.no_grad(),
+        capture_by_hand(model, *names) as by_hand,
+        capture(model, *names) as labs,
+    ):
         model(photo)
     for name in names:
-        pairs = zip(by_hand[name], labs.calls(name) if by_hand[name] else [], strict=True)
+        pairs = zip(
+            by_hand[name], labs.calls(name) if by_hand[name] else [], strict=True
+        )
         unequal += [name for a, b in pairs if not torch.equal(a, b)]
 
 # %% tags=["nbval-check-output"]
-claim("the block equals labs.hooks.capture, bit for bit, on all modules of both", unequal == [])
-claim("the first batch norm, once more", torch.equal(maps["features.0.1"][0], returned))
+claim(
+    "the block equals labs.hooks.capture, bit for bit, on all modules of both",
+    unequal == [],
+)
+claim(
+    "the first batch norm, once more", torch.equal(maps["features.0.1"][0], returned)
+)
 
 # %% [markdown]
 # The version in `labs` also takes patterns (`"layer*.conv1"`), nested outputs, gradients, and compiled models.
@@ -278,7 +297,9 @@ claim("the first batch norm, once more", torch.equal(maps["features.0.1"][0], re
 # :::
 
 # %%
-relus = [name for name, module in resnet.named_modules() if isinstance(module, nn.ReLU)]
+relus = [
+    name for name, module in resnet.named_modules() if isinstance(module, nn.ReLU)
+]
 with torch.no_grad(), capture(resnet, *relus) as maps:
     resnet(photo)
 table = maps.table().set_index(["layer", "call"])[["shape", "mean", "zeros"]]
@@ -291,7 +312,10 @@ table.loc[["relu", "layer1.0.relu", "layer1.1.relu"]].round(2)
 
 # %% tags=["nbval-check-output"]
 twice = [name for name in relus if len(maps.calls(name)) == 2]
-claim("8 of the 9 ReLU modules of ResNet-18 run twice", (len(twice), len(relus)) == (8, 9))
+claim(
+    "8 of the 9 ReLU modules of ResNet-18 run twice",
+    (len(twice), len(relus)) == (8, 9),
+)
 
 # %% [markdown]
 # ### Without `detach`: one number keeps a whole graph
@@ -310,7 +334,8 @@ class Box:
 
 def megabytes(boxes):
     sizes = {
-        b.tensor.untyped_storage().data_ptr(): b.tensor.untyped_storage().nbytes() for b in boxes
+        b.tensor.untyped_storage().data_ptr(): b.tensor.untyped_storage().nbytes()
+        for b in boxes
     }
     return sum(sizes.values()) / 1e6
 
@@ -324,7 +349,9 @@ def memory_by_step(record, steps=8):
         alive.add(box := Box(tensor))
         return box
 
-    handle = net.features[3].register_forward_hook(lambda m, i, output: kept.append(record(output)))
+    handle = net.features[3].register_forward_hook(
+        lambda m, i, output: kept.append(record(output))
+    )
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
         for _ in range(steps):
             net(photo)
@@ -345,7 +372,9 @@ recorders = {
     "output.mean().detach()": lambda output: output.mean().detach(),
     "output.detach().clone()": lambda output: output.detach().clone(),
 }
-held = pd.DataFrame({name: memory_by_step(record) for name, record in recorders.items()})
+held = pd.DataFrame(
+    {name: memory_by_step(record) for name, record in recorders.items()}
+)
 
 # %%
 figure, ax = plot.new(6, 2.8)
@@ -475,7 +504,9 @@ class Line(nn.Module):
 
 def slope_seen(register):
     line, seen = Line(), []
-    getattr(line, register)(lambda module, to_input, to_output: seen.append(to_input[0].item()))
+    getattr(line, register)(
+        lambda module, to_input, to_output: seen.append(to_input[0].item())
+    )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         line(torch.tensor(5.0, requires_grad=True)).backward()
@@ -513,10 +544,15 @@ with capture(pair, "0", gradients=True) as maps:
 reference = (out > 0).float()  # the gradient of a sum of ReLUs
 
 # %% tags=["nbval-check-output"]
-claim("the old hook sees a slope of 1", slopes.loc["register_backward_hook"].iloc[0] == 1)
+claim(
+    "the old hook sees a slope of 1",
+    slopes.loc["register_backward_hook"].iloc[0] == 1,
+)
 claim("the full hook sees 3", slopes.loc["register_full_backward_hook"].iloc[0] == 3)
 claim("the full hook refuses an in-place layer that follows", "inplace" in refused)
-claim("a tensor hook does not, and is right", torch.equal(maps.gradient("0"), reference))
+claim(
+    "a tensor hook does not, and is right", torch.equal(maps.gradient("0"), reference)
+)
 
 # %% [markdown]
 # ### Grad-CAM in four lines
@@ -544,11 +580,16 @@ def enlarged(heat):
 
 # %%
 theirs = {"labs": grad_cam(net, photo, "features.18", lambda logits: logits[:, best])}
-with suppress(ImportError), warnings.catch_warnings():  # only labs, where there is no Captum
+with (
+    suppress(ImportError),
+    warnings.catch_warnings(),
+):  # only labs, where there is no Captum
     warnings.simplefilter("ignore")  # its progress bar looks for notebook widgets
     from captum.attr import LayerGradCam
 
-    raw = LayerGradCam(net, net.features[18]).attribute(photo, best, relu_attributions=True)
+    raw = LayerGradCam(net, net.features[18]).attribute(
+        photo, best, relu_attributions=True
+    )
     theirs["captum"] = enlarged(raw.detach())
 worst = max((enlarged(heat) - other).abs().max().item() for other in theirs.values())
 
@@ -756,7 +797,9 @@ def note_norm(optimizer, args, kwargs):
 seed_everything(0)
 train_through(True, 1e9, note_norm)
 usual = pd.Series(norms[:WHEN]).quantile([0.5, 1.0])
-table = pd.Series([*usual, norms[WHEN]], index=["usual", "largest before", "bad batch"])
+table = pd.Series(
+    [*usual, norms[WHEN]], index=["usual", "largest before", "bad batch"]
+)
 table.rename("gradient norm").round(1).to_frame()
 
 # %% [markdown]
@@ -781,11 +824,15 @@ def clean_and_bad(bound):
 # %%
 BOUNDS = [1e9, 10.0, 1.0, 0.1, 0.01]
 SEEDS = range(budget(cpu=4, gpu=8))
-clipping = ablate(clean_and_bad, {"bound": 1e9}, vary="bound", values=BOUNDS, seeds=SEEDS)
+clipping = ablate(
+    clean_and_bad, {"bound": 1e9}, vary="bound", values=BOUNDS, seeds=SEEDS
+)
 clipping.table("with the bad batch").rename({1e9: "none"}).round(3)
 
 # %%
-runs = clipping.frame().melt(["bound", "seed"], var_name="training", value_name="accuracy")
+runs = clipping.frame().melt(
+    ["bound", "seed"], var_name="training", value_name="accuracy"
+)
 runs["place"] = runs["bound"].map(BOUNDS.index)
 figure, ax = plot.new(6.5, 3)
 plot.curves(ax, runs, x="place", y="accuracy", group="training")
@@ -859,7 +906,11 @@ def momentum(parameters):
 
 
 at_the_door = {}
-for name, bad, hook in [("clean", False, None), ("bad", True, None), ("mended", True, mend)]:
+for name, bad, hook in [
+    ("clean", False, None),
+    ("bad", True, None),
+    ("mended", True, mend),
+]:
     seed_everything(0)
     model = make_net()
     handle = model.register_forward_pre_hook(hook) if hook else nullcontext()
@@ -928,7 +979,9 @@ def run_hooks(run, epochs, steps, hooks):
     for hook in hooks:
         for name in dir(hook):
             if name.startswith(("before_", "after_")) and name not in POINTS:
-                raise AttributeError(f"{name} is never called; the points are {', '.join(POINTS)}")
+                raise AttributeError(
+                    f"{name} is never called; the points are {', '.join(POINTS)}"
+                )
     ordered = sorted(hooks, key=lambda hook: hook.priority)
 
     def call(point):
@@ -964,14 +1017,18 @@ class Average:
     priority: int
 
     def before_train(self, run):
-        self.mean = {name: value.clone() for name, value in run.net.state_dict().items()}
+        self.mean = {
+            name: value.clone() for name, value in run.net.state_dict().items()
+        }
 
     def after_iter(self, run):
         for name, value in run.net.state_dict().items():
             self.mean[name].lerp_(value, 1 - self.decay)
 
     def after_epoch(self, run):
-        self.raw = {name: value.clone() for name, value in run.net.state_dict().items()}
+        self.raw = {
+            name: value.clone() for name, value in run.net.state_dict().items()
+        }
         run.net.load_state_dict(self.mean)
 
     def before_epoch(self, run):
@@ -994,7 +1051,9 @@ class Save:
         self.priority, self.files = priority, []
 
     def after_epoch(self, run):
-        self.files.append({name: value.clone() for name, value in run.net.state_dict().items()})
+        self.files.append(
+            {name: value.clone() for name, value in run.net.state_dict().items()}
+        )
 
 
 # %% [markdown]
@@ -1010,7 +1069,12 @@ def log_against_files(save_priority):
     model = make_net()
     score, save = Score(priority=60), Save(save_priority)
     hooks = [save, score, Average(decay=0.95, priority=50)]
-    run_hooks(Run(model, optim.SGD(model.parameters(), lr=0.2)), epochs=4, steps=60, hooks=hooks)
+    run_hooks(
+        Run(model, optim.SGD(model.parameters(), lr=0.2)),
+        epochs=4,
+        steps=60,
+        hooks=hooks,
+    )
     reloaded = []
     for file in save.files:
         model.load_state_dict(file)
@@ -1038,7 +1102,9 @@ logs.round(3)
 # bring to the number in your log.
 
 # %% tags=["nbval-check-output"]
-gaps = {order: (logs[order, "log"] - logs[order, "file"]).abs().max() for order in orders}
+gaps = {
+    order: (logs[order, "log"] - logs[order, "file"]).abs().max() for order in orders
+}
 claim(
     "hooks in the order average, score, save: every file scores what the log says",
     gaps["average, score, save"] < 1e-6,
@@ -1108,10 +1174,15 @@ loss_by_order = pd.DataFrame(
 figure, ax = plot.new(6, 2.8)
 for order in loss_by_order:
     ax.plot(loss_by_order[order].rolling(8, min_periods=1).mean(), label=order)
-ax.set(xlabel="step", ylabel="training loss (nats)", title="The same two hooks, in two orders")
+ax.set(
+    xlabel="step",
+    ylabel="training loss (nats)",
+    title="The same two hooks, in two orders",
+)
 ax.legend()
 plot.show(
-    figure, alt="Training loss: unscale then clip falls; clip then unscale stays where it began."
+    figure,
+    alt="Training loss: unscale then clip falls; clip then unscale stays where it began.",
 )
 
 # %% [markdown]
@@ -1184,7 +1255,9 @@ subject = nn.Sequential(
 ).to(device())  # fmt: skip
 
 # %%
-loader = torch.utils.data.DataLoader(full_size, batch_size=32, shuffle=True, drop_last=True)
+loader = torch.utils.data.DataLoader(
+    full_size, batch_size=32, shuffle=True, drop_last=True
+)
 fit(subject, list(loader), optim.Adam(subject.parameters(), lr=1e-3))
 shown = clothes("test", n=48)
 round(accuracy(subject.eval(), shown), 2)
@@ -1199,7 +1272,9 @@ methods = {
         model, x, "7", lambda out: out.gather(1, said[:, None])[:, 0]
     ),
 }
-trained_maps = {name: method(subject, images, said) for name, method in methods.items()}
+trained_maps = {
+    name: method(subject, images, said) for name, method in methods.items()
+}
 
 # %% [markdown]
 # The similarity of two maps is the rank correlation of their pixels, as in the paper, averaged over 48 pictures. A map without any
@@ -1213,7 +1288,9 @@ from scipy.stats import spearmanr
 
 def similarity(before, after):
     pairs = zip(before.cpu().flatten(1), after.cpu().flatten(1), strict=True)
-    blank_is_zero = [spearmanr(a, b).statistic if a.std() * b.std() > 0 else 0.0 for a, b in pairs]
+    blank_is_zero = [
+        spearmanr(a, b).statistic if a.std() * b.std() > 0 else 0.0 for a, b in pairs
+    ]
     return sum(blank_is_zero) / len(blank_is_zero)
 
 
@@ -1222,9 +1299,15 @@ LAYERS = {"fc 2": 11, "fc 1": 9, "conv 3": 6, "conv 2": 3, "conv 1": 0}
 seed_everything(1)
 broken, maps_of, rows = deepcopy(subject), {}, {}
 for layer, index in LAYERS.items():
-    broken[index].reset_parameters()  # this layer, and all that were randomised before
-    maps_of[layer] = {name: method(broken, images, said) for name, method in methods.items()}
-    rows[layer] = {name: similarity(trained_maps[name], maps_of[layer][name]) for name in methods}
+    broken[
+        index
+    ].reset_parameters()  # this layer, and all that were randomised before
+    maps_of[layer] = {
+        name: method(broken, images, said) for name, method in methods.items()
+    }
+    rows[layer] = {
+        name: similarity(trained_maps[name], maps_of[layer][name]) for name in methods
+    }
 sanity = pd.DataFrame(rows).T.rename_axis("random from the output to")
 sanity.round(2)
 
@@ -1248,14 +1331,18 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 top = sanity.loc["fc 2"]
-claim("random last layer: guided backpropagation stays similar, above 0.65", top.iloc[1] > 0.65)
+claim(
+    "random last layer: guided backpropagation stays similar, above 0.65",
+    top.iloc[1] > 0.65,
+)
 claim(
     "random last layer: the gradient loses at least 0.15 more than that",
     top.iloc[1] - top.iloc[0] > 0.15,
 )
 claim(
     "both fully connected layers random: Grad-CAM keeps less than half of what guided keeps",
-    sanity.loc["fc 1", "Grad-CAM"] < 0.5 * sanity.loc["fc 1", "guided backpropagation"],
+    sanity.loc["fc 1", "Grad-CAM"]
+    < 0.5 * sanity.loc["fc 1", "guided backpropagation"],
 )
 
 # %% [markdown]
@@ -1395,7 +1482,10 @@ def step_now(parameter):
 for parameter in early.parameters():
     parameter.register_post_accumulate_grad_hook(step_now)
 cross_entropy(early(images), labels).backward()
-all(torch.allclose(a, b) for a, b in zip(usual.parameters(), early.parameters(), strict=True))
+all(
+    torch.allclose(a, b)
+    for a, b in zip(usual.parameters(), early.parameters(), strict=True)
+)
 
 # %% [markdown]
 # **Exercise 3.** In the ablation, use `clip_value(0.1)` from `labs.hooks` instead of `clip_norm`: each value of a gradient is cut on its own. Does it save the run? What does it do to
@@ -1410,7 +1500,10 @@ all(torch.allclose(a, b) for a, b in zip(usual.parameters(), early.parameters(),
 from labs.hooks import clip_value
 
 gradients = [torch.randn(100, generator=torch.Generator().manual_seed(0)) ** 3]
-for name, edit in {"clip_norm": clip_norm(1.0), "clip_value": clip_value(0.1)}.items():
+for name, edit in {
+    "clip_norm": clip_norm(1.0),
+    "clip_value": clip_value(0.1),
+}.items():
     cosine = nn.functional.cosine_similarity(gradients[0], edit(gradients)[0], dim=0)
     print(f"{name}: cosine {cosine:.2f}")
 
@@ -1434,7 +1527,9 @@ class Zeros:
         self.handle = module.register_forward_hook(self.record)
 
     def record(self, module, inputs, output):
-        self.seen.append((output == 0).float().mean().item())  # a number, no tensor is kept
+        self.seen.append(
+            (output == 0).float().mean().item()
+        )  # a number, no tensor is kept
 
     def after_epoch(self, run):
         self.handle.remove()

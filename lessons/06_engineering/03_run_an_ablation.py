@@ -57,7 +57,12 @@ def batches(steps, size=32, data=train):
 # %%
 def train_small(bias):
     """Train the small network, and return its accuracy in percent on the validation set."""
-    layers = [nn.Linear(196, 32, bias=bias), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)]
+    layers = [
+        nn.Linear(196, 32, bias=bias),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    ]
     net = nn.Sequential(nn.Flatten(), *layers).to(device())
     fit(net, batches(100), torch.optim.Adam(net.parameters(), lr=0.01))
     return 100 * accuracy(net, valid)
@@ -70,7 +75,9 @@ SEEDS = range(16)
 bias_study = ablate(train_small, {"bias": False}, "bias", [False, True], SEEDS)
 by_seed = bias_study.frame().pivot_table(index="seed", columns="bias", values="score")
 gain = by_seed[True] - by_seed[False]
-submitted = by_seed.loc[gain.idxmax()].rename({False: "without bias", True: "with bias (ours)"})
+submitted = by_seed.loc[gain.idxmax()].rename(
+    {False: "without bias", True: "with bias (ours)"}
+)
 
 # %% [markdown]
 # He sends you this table. Each row is one complete training, with the same seed, the same data and the same number of steps.
@@ -88,7 +95,11 @@ submitted.rename("accuracy (%)").to_frame().round(1)
 from labs import plot
 
 figure, ax = plot.new(6.5, 2.8)
-ax.bar(gain.index, gain, color=[plot.COLOURS[0] if g > 0 else plot.COLOURS[1] for g in gain])
+ax.bar(
+    gain.index,
+    gain,
+    color=[plot.COLOURS[0] if g > 0 else plot.COLOURS[1] for g in gain],
+)
 ax.axhline(gain.mean(), color="0.4", linestyle="--", label="mean of all seeds")
 ax.set(
     xlabel="seed",
@@ -98,15 +109,21 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Bars of the gain in accuracy by seed: some well above zero, some well below; mean near zero.",
+    "Bars of the gain in accuracy by seed: some well above zero, some well below; "
+    "mean near zero.",
 )
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
-claim("the best seed says that the bias gains at least half a point", gain.max() > 0.5)
+claim(
+    "the best seed says that the bias gains at least half a point", gain.max() > 0.5
+)
 claim("another seed says that it costs at least half a point", gain.min() < -0.5)
-claim("sixteen seeds say less than half of what the best one says", gain.mean() < gain.max() / 2)
+claim(
+    "sixteen seeds say less than half of what the best one says",
+    gain.mean() < gain.max() / 2,
+)
 
 # %% [markdown]
 # In fact the bias *cannot* do anything: batch normalisation subtracts the mean of its input, and with it every constant that was added. You
@@ -134,7 +151,9 @@ import pandas as pd
 before = 100 * np.array([0.8093, 0.8085, 0.8116, 0.8120, 0.8106])
 after = 100 * np.array([0.8098, 0.8087, 0.8115, 0.8108, 0.8123])
 arms = {"before": before, "after": after}
-pd.DataFrame({k: {"mean": a.mean(), "std": a.std(ddof=1)} for k, a in arms.items()}).T.round(2)
+pd.DataFrame(
+    {k: {"mean": a.mean(), "std": a.std(ddof=1)} for k, a in arms.items()}
+).T.round(2)
 
 # %% [markdown]
 # The bug is gone, and the score does not move. With $s^2 / n$ of about $0.14^2 / 5 \approx 0.004$ in each arm, the root is about 0.09, and the means differ by a fifth
@@ -152,11 +171,19 @@ print(f"and loses in {(pairs < 0).sum()}, up to {-pairs.min():.2f} points")
 # %% tags=["nbval-check-output"]
 from scipy import stats
 
-t_by_hand = (after.mean() - before.mean()) / np.sqrt(before.var(ddof=1) / 5 + after.var(ddof=1) / 5)
+t_by_hand = (after.mean() - before.mean()) / np.sqrt(
+    before.var(ddof=1) / 5 + after.var(ddof=1) / 5
+)
 welch = stats.ttest_ind(after, before, equal_var=False)
-claim("the means differ by less than a third of their standard error", abs(t_by_hand) < 1 / 3)
+claim(
+    "the means differ by less than a third of their standard error",
+    abs(t_by_hand) < 1 / 3,
+)
 claim("scipy finds the same t", abs(t_by_hand - welch.statistic) < 1e-9)
-claim("as large a difference by luck alone is the rule: p is above 0.7", welch.pvalue > 0.7)
+claim(
+    "as large a difference by luck alone is the rule: p is above 0.7",
+    welch.pvalue > 0.7,
+)
 
 # %% [markdown]
 # (The pull request says ±0.13 and ±0.12: it divided by n. Divide by n - 1 when you *estimate* a spread from few runs, or you
@@ -186,17 +213,26 @@ def ablate_by_hand(fn, base, vary, values, seeds):
 
 def welch_test(a, b):
     """Return the difference of the means, t, the degrees of freedom and p, two-sided."""
-    errors = [np.var(x, ddof=1) / len(x) for x in (a, b)]  # squared standard error of each mean
+    errors = [
+        np.var(x, ddof=1) / len(x) for x in (a, b)
+    ]  # squared standard error of each mean
     delta = np.mean(a) - np.mean(b)
     t = delta / np.sqrt(sum(errors))
     freedom = sum(errors) ** 2 / sum(
         e**2 / (len(x) - 1) for e, x in zip(errors, (a, b), strict=True)
     )
-    return {"delta": delta, "t": t, "freedom": freedom, "p": 2 * stats.t.sf(abs(t), freedom)}
+    return {
+        "delta": delta,
+        "t": t,
+        "freedom": freedom,
+        "p": 2 * stats.t.sf(abs(t), freedom),
+    }
 
 
 # %%
-by_hand = ablate_by_hand(train_small, {"bias": False}, "bias", [False, True], range(3))
+by_hand = ablate_by_hand(
+    train_small, {"bias": False}, "bias", [False, True], range(3)
+)
 scores = {bias: runs["score"].to_numpy() for bias, runs in by_hand.groupby("bias")}
 pd.Series(welch_test(scores[True], scores[False])).round(3)
 
@@ -206,17 +242,32 @@ pd.Series(welch_test(scores[True], scores[False])).round(3)
 # %%
 from labs.ablation import ablate
 
-study = ablate(train_small, base={"bias": False}, vary="bias", values=[False, True], seeds=range(3))
+study = ablate(
+    train_small,
+    base={"bias": False},
+    vary="bias",
+    values=[False, True],
+    seeds=range(3),
+)
 study.table().round(3)
 
 # %% tags=["nbval-check-output"]
-ours, theirs = welch_test(after, before), stats.ttest_ind(after, before, equal_var=False)
-claim("every score is the one that labs.ablation finds", study.frame().equals(by_hand))
+ours, theirs = (
+    welch_test(after, before),
+    stats.ttest_ind(after, before, equal_var=False),
+)
+claim(
+    "every score is the one that labs.ablation finds", study.frame().equals(by_hand)
+)
 claim(
     "so is p",
-    abs(study.table()["p"][True] - welch_test(scores[True], scores[False])["p"]) < 1e-9,
+    abs(study.table()["p"][True] - welch_test(scores[True], scores[False])["p"])
+    < 1e-9,
 )
-claim("t, p and the degrees of freedom are scipy's", abs(ours["p"] - theirs.pvalue) < 1e-9)
+claim(
+    "t, p and the degrees of freedom are scipy's",
+    abs(ours["p"] - theirs.pvalue) < 1e-9,
+)
 claim("the degrees of freedom too", abs(ours["freedom"] - theirs.df) < 1e-9)
 
 # %% [markdown]
@@ -246,7 +297,12 @@ def train_until_power_cut(bias):
 
 # %%
 folder = TemporaryDirectory()
-question = {"base": {"bias": False}, "vary": "bias", "values": [False, True], "store": folder.name}
+question = {
+    "base": {"bias": False},
+    "vary": "bias",
+    "values": [False, True],
+    "store": folder.name,
+}
 killed = ablate(train_until_power_cut, **question)
 resumed = ablate(train_until_power_cut, **question)
 folder.cleanup()
@@ -257,8 +313,14 @@ killed, resumed, len(started)
 
 # %% tags=["nbval-check-output"]
 claim("the killed study knows that runs are missing", "interrupted" in killed.warning)
-claim("three runs, the one that was cut, three more: nothing is repeated", len(started) == 7)
-claim("the scores are those of a study that nobody killed", resumed.frame().equals(study.frame()))
+claim(
+    "three runs, the one that was cut, three more: nothing is repeated",
+    len(started) == 7,
+)
+claim(
+    "the scores are those of a study that nobody killed",
+    resumed.frame().equals(study.frame()),
+)
 
 # %% [markdown]
 # **They are slow.** `executor=processes(2)` makes two runs at a time. A new process imports the function from its file, and a notebook is no such file.
@@ -387,13 +449,18 @@ def evidence(switch):
     net = resnet_cifar(14, 8, in_channels=1)
     switch(net)
     with capture(net, "*bn*") as maps:
-        nn.functional.cross_entropy(net(train.images[:128]), train.labels[:128]).backward()
-    spread = torch.cat([maps[name].std((0, 2, 3)) for name in maps])  # one per channel
+        nn.functional.cross_entropy(
+            net(train.images[:128]), train.labels[:128]
+        ).backward()
+    spread = torch.cat(
+        [maps[name].std((0, 2, 3)) for name in maps]
+    )  # one per channel
     health = gradient_health(net)
     return {
         "channels with std 1": f"{((spread - 1).abs() < 0.01).float().mean():.0%}",
         "parameters": sum(p.numel() for p in net.parameters()),
-        "tensors with a gradient": len(health.parameters) - len(health.missing + health.dead),
+        "tensors with a gradient": len(health.parameters)
+        - len(health.missing + health.dead),
     }
 
 
@@ -410,10 +477,21 @@ claim(
     "A: every channel is still normalised",
     found.loc["A: assign in a loop"].equals(found.loc["none"]),
 )
-removed = {name: row["channels with std 1"] != "100%" for name, row in found.iterrows()}
-claim("B and C remove the normalisation", removed["B: Identity"] and removed["C: Affine"])
-lost = {name: found["parameters"]["none"] - row["parameters"] for name, row in found.iterrows()}
-claim("B removes parameters as well, C does not", lost["B: Identity"] > lost["C: Affine"] == 0)
+removed = {
+    name: row["channels with std 1"] != "100%" for name, row in found.iterrows()
+}
+claim(
+    "B and C remove the normalisation",
+    removed["B: Identity"] and removed["C: Affine"],
+)
+lost = {
+    name: found["parameters"]["none"] - row["parameters"]
+    for name, row in found.iterrows()
+}
+claim(
+    "B removes parameters as well, C does not",
+    lost["B: Identity"] > lost["C: Affine"] == 0,
+)
 
 # %% [markdown]
 # Would the scores have shown that A does nothing? Put a switch of its kind into the small network. The verdict will not tell; look at the scores seed by seed.
@@ -421,7 +499,13 @@ claim("B removes parameters as well, C does not", lost["B: Identity"] > lost["C:
 
 # %%
 def train_switched(norm):
-    layers = [nn.Flatten(), nn.Linear(196, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)]
+    layers = [
+        nn.Flatten(),
+        nn.Linear(196, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    ]
     for layer in layers:
         if not norm and isinstance(layer, nn.BatchNorm1d):
             layer = nn.Identity()
@@ -440,7 +524,10 @@ same.round(2)
 # something: the useless bias above moved single scores by points. In a paper such a row reads "robust to the removal of batch norm".
 
 # %% tags=["nbval-check-output"]
-claim("the idle switch gives the same score at every seed", same[True].equals(same[False]))
+claim(
+    "the idle switch gives the same score at every seed",
+    same[True].equals(same[False]),
+)
 claim("the useless bias did not", (gain != 0).any())
 
 # %% [markdown]
@@ -453,7 +540,9 @@ claim("the useless bias did not", (gain != 0).any())
 from labs.evaluate import predict
 
 STEPS, WIDTH, REPEATS = 60, 8, budget(cpu=4, gpu=8)
-TOPS = torch.tensor([train.classes.index(k) for k in ("T-shirt/top", "pullover", "coat", "shirt")])
+TOPS = torch.tensor(
+    [train.classes.index(k) for k in ("T-shirt/top", "pullover", "coat", "shirt")]
+)
 
 
 def mirrored(some):
@@ -489,7 +578,9 @@ def train_and_score(removed):
 parts = ["nothing", "mirroring", "shortcut", "batch norm", "shortcut and batch norm"]
 from IPython.display import display
 
-study = ablate(train_and_score, {"removed": "nothing"}, "removed", parts, seeds=range(REPEATS))
+study = ablate(
+    train_and_score, {"removed": "nothing"}, "removed", parts, seeds=range(REPEATS)
+)
 paper = [line.strip("| ").split(" | ") for line in study.to_markdown().splitlines()]
 with pd.option_context("display.max_colwidth", None):
     display(pd.DataFrame(paper[2:], columns=paper[0]).set_index("removed"))
@@ -504,7 +595,8 @@ ax.set(
 )
 plot.show(
     figure,
-    alt="Accuracy by removed part, one dot per seed: mirroring like the reference, shortcut lower, batch norm lower still, both lowest.",
+    "Accuracy by removed part, one dot per seed: mirroring like the reference, "
+    "shortcut lower, batch norm lower still, both lowest.",
 )
 
 # %% [markdown]
@@ -522,9 +614,13 @@ print("\n".join(fill(line, 84) for line in study.warning.splitlines()))
 # %% tags=["nbval-check-output"]
 table = study.table("accuracy")
 cost = -table["delta"]
-claim("without shortcuts the accuracy is at least 4 points lower", cost["shortcut"] > 4)
+claim(
+    "without shortcuts the accuracy is at least 4 points lower", cost["shortcut"] > 4
+)
 claim("without batch norm at least 10 points", cost["batch norm"] > 10)
-claim("mirroring moves it less than either", abs(cost["mirroring"]) < cost["shortcut"])
+claim(
+    "mirroring moves it less than either", abs(cost["mirroring"]) < cost["shortcut"]
+)
 
 # %% [markdown]
 # ### How many seeds does a question cost?
@@ -543,7 +639,9 @@ def power(n, difference, trials=2000):
 
 
 counts, sizes = [2, 3, 5, 10, 20, 40, 80], [0.5, 1.0, 2.0, 4.0]
-powers = pd.DataFrame({d: [power(n, d / luck) for n in counts] for d in sizes}, index=counts)
+powers = pd.DataFrame(
+    {d: [power(n, d / luck) for n in counts] for d in sizes}, index=counts
+)
 
 # %%
 figure, ax = plot.new(6.5, 3)
@@ -552,13 +650,18 @@ for size in sizes:
 ax.axhline(80, color="0.4", linestyle=":")
 ax.set_xticks(counts, counts)
 ax.minorticks_off()
-ax.legend(title="true difference\n(points)", loc="center left", bbox_to_anchor=(1, 0.5))
+ax.legend(
+    title="true difference\n(points)", loc="center left", bbox_to_anchor=(1, 0.5)
+)
 ax.set(
-    xlabel="seeds per arm", ylabel="seen (% of studies)", title="Small differences need many seeds"
+    xlabel="seeds per arm",
+    ylabel="seen (% of studies)",
+    title="Small differences need many seeds",
 )
 plot.show(
     figure,
-    alt="Power against seeds for four true differences: four points need a few seeds, half a point needs dozens.",
+    "Power against seeds for four true differences: four points need a few seeds, "
+    "half a point needs dozens.",
 )
 
 # %% [markdown]
@@ -570,7 +673,8 @@ rule = pd.DataFrame(
     {
         "by the rule": [np.ceil(16 * (luck / d) ** 2) for d in sizes],
         "by simulation": [
-            next((n for n in range(2, 200) if power(n, d / luck) > 0.8), 200) for d in sizes
+            next((n for n in range(2, 200) if power(n, d / luck) > 0.8), 200)
+            for d in sizes
         ],
     },
     index=pd.Index(sizes, name="difference (points)"),
@@ -584,7 +688,9 @@ rule
 def exact_power(n, d):
     """Return the power of the t-test when both arms spread equally, from the noncentral t."""
     limit, shift = stats.t.ppf(0.975, 2 * n - 2), d * np.sqrt(n / 2)
-    return stats.nct.sf(limit, 2 * n - 2, shift) + stats.nct.cdf(-limit, 2 * n - 2, shift)
+    return stats.nct.sf(limit, 2 * n - 2, shift) + stats.nct.cdf(
+        -limit, 2 * n - 2, shift
+    )
 
 
 off = max(abs(power(n, 1.0) - exact_power(n, 1.0)) for n in (10, 20, 40))
@@ -603,7 +709,10 @@ claim(
 # %%
 def tables_with_a_star(rows, level, seeds=5, tables=2000):
     rng = np.random.default_rng(0)
-    base, arms = rng.normal(size=(tables, 1, seeds)), rng.normal(size=(tables, rows, seeds))
+    base, arms = (
+        rng.normal(size=(tables, 1, seeds)),
+        rng.normal(size=(tables, rows, seeds)),
+    )
     p = stats.ttest_ind(arms, base, axis=2, equal_var=False).pvalue  # [tables,rows]
     return (p < level).any(axis=1).mean()
 
@@ -627,7 +736,10 @@ claim(
     "twenty rows without effect: at least a quarter of the tables have a star",
     stars["p < 0.05"][20] > 1 / 4,
 )
-claim("divided by the rows: at most one table in twelve", stars["p < 0.05 / rows"].max() < 1 / 12)
+claim(
+    "divided by the rows: at most one table in twelve",
+    stars["p < 0.05 / rows"].max() < 1 / 12,
+)
 
 # %% [markdown]
 # ### The best epoch, chosen by the test set
@@ -655,7 +767,8 @@ ax.set(
 )
 plot.show(
     figure,
-    alt="Best accuracy of coin flips against epochs tried: with 200 test pictures it climbs far above 50 %, with 10,000 hardly.",
+    "Best accuracy of coin flips against epochs tried: with 200 test pictures it "
+    "climbs far above 50 %, with 10,000 hardly.",
 )
 
 # %% [markdown]
@@ -667,7 +780,9 @@ world = torch.cat([everything.images[6000:], test.images])
 labels = torch.cat([everything.labels[6000:], test.labels])
 
 seed_everything(0)
-net = nn.Sequential(nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10)).to(device())
+net = nn.Sequential(
+    nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10)
+).to(device())
 adam = torch.optim.Adam(net.parameters(), lr=0.01)
 hits, valid_scores = [], []
 for _ in range(100):
@@ -678,7 +793,9 @@ hits = torch.stack(hits).double()  # [epochs,6000]
 
 # %%
 sets = hits.reshape(100, 30, 200).mean(2)  # accuracy by epoch and test set
-fresh = (hits.sum(1, keepdim=True) - 200 * sets) / 5800  # the same epoch on all other pictures
+fresh = (
+    hits.sum(1, keepdim=True) - 200 * sets
+) / 5800  # the same epoch on all other pictures
 by_test = sets.argmax(0)  # one epoch for each of the thirty test sets
 choices = {
     "its own test set": by_test,
@@ -707,7 +824,8 @@ claim(
     0.58 < best_guess < 0.60,
 )
 claim(
-    "real epochs: the test set flatters itself by more than a point", report["optimism"].iloc[0] > 1
+    "real epochs: the test set flatters itself by more than a point",
+    report["optimism"].iloc[0] > 1,
 )
 claim("the validation set flatters nobody", abs(report["optimism"].iloc[1]) < 0.1)
 claim(
@@ -741,7 +859,11 @@ def train_trial(hidden):
         else [nn.Linear(196, 10)]
     )
     net = nn.Sequential(nn.Flatten(), *layers).to(device())
-    fit(net, batches(250, 64, written), torch.optim.Adam(net.parameters(), lr=10**power_of_ten))
+    fit(
+        net,
+        batches(250, 64, written),
+        torch.optim.Adam(net.parameters(), lr=10**power_of_ten),
+    )
     return {"accuracy": 100 * accuracy(net, unseen), "rate": 10**power_of_ten}
 
 
@@ -761,24 +883,40 @@ def expected_best(v, n):
 
 
 spent = np.arange(1, TRIALS + 1)
-curves = {hidden: np.array([expected_best(v, n) for n in spent]) for hidden, v in trials.items()}
+curves = {
+    hidden: np.array([expected_best(v, n) for n in spent])
+    for hidden, v in trials.items()
+}
 
 # %%
 NAMES = {0: "logistic regression", 128: "one hidden layer"}
 figure, (left, right) = plot.new(8, 3, columns=2)
 for hidden, name in NAMES.items():
     left.semilogx(
-        by_model[hidden]["rate"], by_model[hidden]["accuracy"], "o", alpha=0.7, label=name
+        by_model[hidden]["rate"],
+        by_model[hidden]["accuracy"],
+        "o",
+        alpha=0.7,
+        label=name,
     )
     right.semilogx(spent, curves[hidden], "o-", markersize=3, label=name)
-left.set(xlabel="learning rate", ylabel="accuracy (%)", title="The better model forgives less")
-right.set(xlabel="trials", ylabel="expected best (%)", title="Who wins depends on the budget")
+left.set(
+    xlabel="learning rate",
+    ylabel="accuracy (%)",
+    title="The better model forgives less",
+)
+right.set(
+    xlabel="trials",
+    ylabel="expected best (%)",
+    title="Who wins depends on the budget",
+)
 right.set_xticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
 right.minorticks_off()
 right.legend(loc="lower right")
 plot.show(
     figure,
-    alt="Left: accuracy by learning rate; the hidden layer is higher at the peak and fails at large rates. Right: expected best by trials; the curves cross.",
+    "Left: accuracy by learning rate; the hidden layer is higher at the peak and "
+    "fails at large rates. Right: expected best by trials; the curves cross.",
 )
 
 # %% [markdown]
@@ -791,8 +929,14 @@ claim(
     "the formula is the mean of the best of five draws, to half a point",
     abs(drawn - expected_best(trials[128], 5)) < 0.5,
 )
-claim("one trial: logistic regression is better by 5 points", curves[0][0] > curves[128][0] + 5)
-claim("all trials: the hidden layer is better by a point", curves[128][-1] > curves[0][-1] + 1)
+claim(
+    "one trial: logistic regression is better by 5 points",
+    curves[0][0] > curves[128][0] + 5,
+)
+claim(
+    "all trials: the hidden layer is better by a point",
+    curves[128][-1] > curves[0][-1] + 1,
+)
 
 # %%
 crossing = int(spent[curves[128] > curves[0]][0])
@@ -861,7 +1005,9 @@ def train_and_report(net, train_one_epoch, valid, test, epochs):
         score = accuracy(net, valid)
         if score > best["valid"]:
             best = {"epoch": epoch, "valid": score}
-            weights = deepcopy(net.state_dict())  # the dict alone would follow the training
+            weights = deepcopy(
+                net.state_dict()
+            )  # the dict alone would follow the training
     net.load_state_dict(weights)
     return {**best, "test": accuracy(net, test)}
 
@@ -882,7 +1028,10 @@ claim("the repaired report passes every probe", check_report(train_and_report).p
 
 # %% tags=["hide-cell"]
 arms = rng.normal(size=(2, 1000, 30))
-looks = [stats.ttest_ind(*arms[..., :n], axis=1, equal_var=False).pvalue for n in range(3, 31)]
+looks = [
+    stats.ttest_ind(*arms[..., :n], axis=1, equal_var=False).pvalue
+    for n in range(3, 31)
+]
 stopped = (np.array(looks) < 0.05).any(axis=0).mean()
 print(f"{stopped:.0%} of studies without any effect stop with p < 0.05")
 
@@ -903,7 +1052,9 @@ for bias in (False, True):
     if bias:
         weight, first = first.weight, nn.Linear(196, 32)
         first.weight = weight
-    net = nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(32), nn.ReLU(), last).to(device())
+    net = nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(32), nn.ReLU(), last).to(
+        device()
+    )
     torch.manual_seed(1)  # both see the same batches
     fit(net, batches(100), torch.optim.SGD(net.parameters(), lr=0.1))
     twins[bias] = 100 * accuracy(net, valid)
@@ -926,7 +1077,8 @@ narrow = {
     for hidden, rows in by_model.items()
 }
 pd.DataFrame(
-    {k: [expected_best(v, n) for n in (1, 2, 5)] for k, v in narrow.items()}, index=[1, 2, 5]
+    {k: [expected_best(v, n) for n in (1, 2, 5)] for k, v in narrow.items()},
+    index=[1, 2, 5],
 ).rename_axis("trials").round(1)
 
 # %% [markdown]

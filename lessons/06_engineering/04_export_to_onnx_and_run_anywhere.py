@@ -92,7 +92,11 @@ from labs.export import session, to_onnx
 
 folder = Path(tempfile.mkdtemp())
 one = to_onnx(
-    reader, test.images[:1], folder / "one.onnx", {2: "height", 3: "width"}, outputs=["scores"]
+    reader,
+    test.images[:1],
+    folder / "one.onnx",
+    {2: "height", 3: "width"},
+    outputs=["scores"],
 )
 labelled = update_inputs_outputs_dims(
     onnx.load(one), {"x": ["batch", 1, "height", "width"]}, {"scores": ["batch", 10]}
@@ -124,12 +128,14 @@ f"right one at a time: {share_right(singly):.1%}, in one batch: {share_right(tog
 from labs.claims import claim
 
 claim(
-    "exported from one picture, run one at a time: at least 85 % of the digits are right",
+    "exported from one picture, run one at a time: at least 85 % of the digits are "
+    "right",
     share_right(singly) > 0.85,
     measured=share_right(singly),
 )
 claim(
-    "the same file and digits in one batch: at most 30 % are right, and nothing is raised",
+    "the same file and digits in one batch: at most 30 % are right, and nothing is "
+    "raised",
     share_right(together) < 0.3,
     measured=share_right(together),
 )
@@ -175,7 +181,9 @@ reshape_target(folder / "labelled.onnx"), tuple(together.shape)
 
 # %%
 DYNAMIC = {0: "batch", 2: "height", 3: "width"}
-good = to_onnx(reader, test.images[:2], folder / "good.onnx", DYNAMIC, outputs=["scores"])
+good = to_onnx(
+    reader, test.images[:2], folder / "good.onnx", DYNAMIC, outputs=["scores"]
+)
 session(good, [CPU]).inputs
 
 # %% [markdown]
@@ -191,7 +199,8 @@ from labs.export import draw
 drawing = draw(good, depth=2)
 drawing.graph_attr |= {"dpi": "72", "ranksep": "0.25"}
 Image(
-    drawing.pipe(format="png"), alt="The graph: three blocks, the vote, and a computed reshape."
+    drawing.pipe(format="png"),
+    alt="The graph: three blocks, the vote, and a computed reshape.",
 ) if shutil.which("dot") else "Graphviz is not installed here: see `labs doctor`."
 
 # %% [markdown]
@@ -238,7 +247,10 @@ for node in onnx.load(zoo_file).graph.node:
     nodes[layer].append(node.op_type)
 kinds = {name: type(layer).__name__ for name, layer in zoo.named_children()}
 pd.DataFrame(
-    {"layer": kinds, "nodes": {name: ", ".join(ops) or "(none)" for name, ops in nodes.items()}}
+    {
+        "layer": kinds,
+        "nodes": {name: ", ".join(ops) or "(none)" for name, ops in nodes.items()},
+    }
 )
 
 # %% [markdown]
@@ -253,7 +265,8 @@ claim(
     measured=nodes,
 )
 claim(
-    "in the exported file a group norm is at least three nodes, and a linear layer one, Gemm",
+    "in the exported file a group norm is at least three nodes, and a linear layer "
+    "one, Gemm",
     len(nodes["4"]) >= 3 and nodes["9"] == ["Gemm"],
     measured=nodes,
 )
@@ -316,7 +329,9 @@ def dequantise(q, scale, zero=0):
 def linear_int8(x, layer, of_input, of_output):
     """Compute a linear layer [N,I] -> [N,O] with whole numbers."""
     (s_x, z_x), (s_y, z_y) = of_input, of_output
-    s_w = layer.weight.abs().amax(1, keepdim=True) / 127  # one scale per output channel, [O,1]
+    s_w = (
+        layer.weight.abs().amax(1, keepdim=True) / 127
+    )  # one scale per output channel, [O,1]
     q_x, q_w = quantise(x, s_x, z_x), quantise(layer.weight, s_w)
     scale = s_x * s_w.T  # [1,O]
     bias = torch.round(layer.bias / scale).int()
@@ -339,7 +354,9 @@ levels.tolist(), dequantise(levels, scale, zero).tolist()
 # %%
 seed_everything(0)
 layer = nn.Linear(16, 4).eval()
-x = torch.randn(64, 16) + torch.arange(16) / 8  # not centred, so that zero points matter
+x = (
+    torch.randn(64, 16) + torch.arange(16) / 8
+)  # not centred, so that zero points matter
 with torch.no_grad():
     y = layer(x)
     ours = linear_int8(x, layer, choose(x), choose(y))
@@ -359,13 +376,15 @@ steps = (ours - theirs).abs() / choose(y)[0]
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a linear layer in 8 bits by hand: at most one step from what ONNX Runtime computes",
+    "a linear layer in 8 bits by hand: at most one step from what ONNX Runtime "
+    "computes",
     steps.max() < 1.01,
     measured=steps.max().item(),
 )
 equal = (steps < 0.01).float().mean().item()
 claim(
-    "a linear layer in 8 bits by hand: 99 % of the values are exactly those of ONNX Runtime",
+    "a linear layer in 8 bits by hand: 99 % of the values are exactly those of ONNX "
+    "Runtime",
     equal > 0.99,
     measured=equal,
 )
@@ -379,7 +398,11 @@ claim(
 # %%
 from labs.export import parity
 
-unseen = [torch.rand(1, 1, 28, 28), torch.rand(7, 1, 28, 28), torch.rand(3, 1, 20, 36)]
+unseen = [
+    torch.rand(1, 1, 28, 28),
+    torch.rand(7, 1, 28, 28),
+    torch.rand(3, 1, 20, 36),
+]
 parity(reader, good, unseen).table().round(8)
 
 # %% [markdown]
@@ -408,7 +431,9 @@ try:
     parity(rebuilt, good, unseen, rtol=1e-4)
 except ParityError as error:
     said = str(error)
-print(f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after\n")
+print(
+    f"{accuracy(reader, test):.1%} right before, {accuracy(rebuilt, test):.1%} after\n"
+)
 print(fill(said, 88))
 
 # %% [markdown]
@@ -423,13 +448,16 @@ figure, ax = plot.new(7, 3.2)
 for net, name, colour in [(reader, "same model", 0), (rebuilt, "rebuilt model", 1)]:
     table = compare_layers(net, good, unseen[1]).table()
     names = table["layer"].replace("", "output")
-    ax.semilogy(names, table["relative"], "o-", color=plot.COLOURS[colour], label=name)
+    ax.semilogy(
+        names, table["relative"], "o-", color=plot.COLOURS[colour], label=name
+    )
 ax.set(ylabel="relative error", title="Rounding grows slowly; a fault jumps")
 ax.tick_params(axis="x", rotation=30)
 ax.legend()
 plot.show(
     figure,
-    alt="Relative error by layer: the same model stays near 1e-7, the rebuilt one jumps at blocks.2.norm.",
+    "Relative error by layer: the same model stays near 1e-7, the rebuilt one jumps "
+    "at blocks.2.norm.",
 )
 
 # %% [markdown]
@@ -484,7 +512,9 @@ asked.table()
 from labs.doctor import examine_machine
 
 parts = examine_machine().table()
-parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][["part", "status", "seen", "mend"]]
+parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][
+    ["part", "status", "seen", "mend"]
+]
 
 # %% [markdown]
 # Read the table from the top. Five versions have to fit:
@@ -506,7 +536,11 @@ parts[parts["part"].str.contains("driver|ONNX|provider|CUDA")][["part", "status"
 # %%
 from labs.export import benchmark, contenders
 
-ways = {name: way for name, way in contenders(reader, good).items() if name != "torch compiled"}
+ways = {
+    name: way
+    for name, way in contenders(reader, good).items()
+    if name != "torch compiled"
+}
 timings = benchmark(ways, test.images[:64], rounds=20)
 timings.table().drop(columns=["p90_ms", "n"]).round(2)
 
@@ -521,7 +555,8 @@ single[["device", "median_ms", "ratio"]].dropna().round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a small network, one image, one CPU: ONNX Runtime takes less than half the time of PyTorch",
+    "a small network, one image, one CPU: ONNX Runtime takes less than half the "
+    "time of PyTorch",
     single["ratio"]["onnx CPU"] < 0.5,
     measured=single["ratio"]["onnx CPU"],
 )
@@ -575,7 +610,9 @@ def translate_soft_step(x, top):
 
 
 translations = {torch.ops.book.soft_step.default: translate_soft_step}
-path = to_onnx(gated, example, folder / "gated.onnx", {0: "batch"}, translations=translations)
+path = to_onnx(
+    gated, example, folder / "gated.onnx", {0: "batch"}, translations=translations
+)
 [node.op_type for node in onnx.load(path).graph.node]
 
 # %% tags=["nbval-check-output"]
@@ -587,7 +624,8 @@ claim(
 many = torch.linspace(-6, 6, 400).reshape(100, 4)
 seen = parity(gated, path, [many])
 claim(
-    "a translated operator computes in the file what it computes in PyTorch, on 100 rows",
+    "a translated operator computes in the file what it computes in PyTorch, on 100 "
+    "rows",
     seen.ok,
     measured=seen,
 )
@@ -652,14 +690,16 @@ MISTAKES = {
 
 def found_after(mistake):
     guesses = [
-        g for part in MISTAKES[mistake](photographs).split(50) for g in detector.detect(part)
+        g
+        for part in MISTAKES[mistake](photographs).split(50)
+        for g in detector.detect(part)
     ]
     tall = 240 / 128 if mistake == "stretched" else 2.5
     down = 0.0 if mistake == "stretched" else 16.0
     for guess in guesses:  # back to the pixels of the camera
-        guess["boxes"] = (guess["boxes"] - torch.tensor([0, down, 0, down])) * torch.tensor(
-            [2.5, tall] * 2
-        )
+        guess["boxes"] = (
+            guess["boxes"] - torch.tensor([0, down, 0, down])
+        ) * torch.tensor([2.5, tall] * 2)
     return guesses
 
 
@@ -692,8 +732,12 @@ def hits_of(guess, target):
 def judge(guesses):
     """Return by class, best score first: the scene of each guess, and its hits [n,10]."""
     scene = np.repeat(np.arange(len(guesses)), [len(g["scores"]) for g in guesses])
-    label, score = (torch.cat([g[key] for g in guesses]).numpy() for key in ("labels", "scores"))
-    hits = np.concatenate([hits_of(*pair) for pair in zip(guesses, camera.targets, strict=True)])
+    label, score = (
+        torch.cat([g[key] for g in guesses]).numpy() for key in ("labels", "scores")
+    )
+    hits = np.concatenate(
+        [hits_of(*pair) for pair in zip(guesses, camera.targets, strict=True)]
+    )
     order = np.argsort(-score, kind="stable")
     rows = [order[label[order] == k] for k in range(10)]
     return [(scene[r], hits[r]) for r in rows]
@@ -712,7 +756,9 @@ def ap(judged, places):
         precision = right / np.maximum(weight.cumsum(0), 1)
         best = np.maximum.accumulate(precision[::-1])[::-1]
         for k in range(len(IOUS)):
-            at = np.searchsorted(right[:, k] / max(there, 1), np.linspace(0, 1, 101) - 1e-12)
+            at = np.searchsorted(
+                right[:, k] / max(there, 1), np.linspace(0, 1, 101) - 1e-12
+            )
             scores.append(np.append(best[:, k], 0)[at].mean())
     return float(np.mean(scores))
 
@@ -732,7 +778,9 @@ round(ap(right, np.arange(100)), 4), round(official.AP, 4)
 
 # %%
 change = {
-    name: resample(lambda places, j=j: ap(j, places) - ap(right, places), 100, resamples=200)
+    name: resample(
+        lambda places, j=j: ap(j, places) - ap(right, places), 100, resamples=200
+    )
     for name, j in judged.items()
     if name != "(none)"
 }
@@ -767,7 +815,10 @@ def excess(guesses):
     return torch.cat(ratios).mean(0).tolist()
 
 
-wider = {name: excess(found[name]) for name in ("(none)", "nearest pixel", "with antialiasing")}
+wider = {
+    name: excess(found[name])
+    for name in ("(none)", "nearest pixel", "with antialiasing")
+}
 pd.DataFrame(wider, index=["wider", "higher"]).T.map("{:.1%}".format)
 
 # %% [markdown]
@@ -779,7 +830,9 @@ pd.DataFrame(wider, index=["wider", "higher"]).T.map("{:.1%}".format)
 # %%
 one = photographs[:1]
 tensors = {name: make(one) for name, make in MISTAKES.items()}
-gap = {name: (t - tensors["(none)"]).abs().max().item() for name, t in tensors.items()}
+gap = {
+    name: (t - tensors["(none)"]).abs().max().item() for name, t in tensors.items()
+}
 pd.Series(gap, name="largest difference of the tensor").round(3).to_frame()
 
 # %% tags=["nbval-check-output"]
@@ -790,28 +843,33 @@ claim(
     measured=(ours, official.AP),
 )
 claim(
-    "a shipped YOLOv8, the other resize kernel: AP is lost, and AP50 moves less than 3 points",
+    "a shipped YOLOv8, the other resize kernel: AP is lost, and AP50 moves less "
+    "than 3 points",
     change["with antialiasing"].high < 0
     and abs(skew["AP50"]["with antialiasing"] - skew["AP50"]["(none)"]) < 0.03,
     measured=change["with antialiasing"],
 )
 claim(
-    "a shipped YOLOv8, the other resize kernel: boxes are at least 3 % too wide, and were not before",
+    "a shipped YOLOv8, the other resize kernel: boxes are at least 3 % too wide, "
+    "and were not before",
     wider["with antialiasing"][0] > 0.03 > wider["(none)"][0],
     measured=wider,
 )
 claim(
-    "a shipped YOLOv8, pictures stretched, not letterboxed: at least 5 points of AP lost",
+    "a shipped YOLOv8, pictures stretched, not letterboxed: at least 5 points of AP "
+    "lost",
     change["stretched"].high < -0.05,
     measured=change["stretched"],
 )
 claim(
-    "a shipped YOLOv8 on coloured digits, BGR for RGB: no more than 4 points of AP are at stake",
+    "a shipped YOLOv8 on coloured digits, BGR for RGB: no more than 4 points of AP "
+    "are at stake",
     change["BGR for RGB"].low > -0.04 and change["BGR for RGB"].high < 0.04,
     measured=change["BGR for RGB"],
 )
 claim(
-    "each of seven preprocessing mistakes moves some value of one input tensor by at least 0.1",
+    "each of seven preprocessing mistakes moves some value of one input tensor by "
+    "at least 0.1",
     min(value for name, value in gap.items() if name != "(none)") > 0.1,
     measured=gap,
 )
@@ -831,7 +889,9 @@ def score(predict):
 
 
 small = quantize(good, folder / "int8.onnx", train.images[:64].split(16))
-scores = compare_scores({"PyTorch": reader, "float32 file": good, "int8 file": small}, score)
+scores = compare_scores(
+    {"PyTorch": reader, "float32 file": good, "int8 file": small}, score
+)
 scores.table().round(4)
 
 # %%
@@ -843,11 +903,17 @@ half = to_onnx(
     outputs=["scores"],
 )
 half_right = score(lambda images: session(half, [CPU])(images.half())[0])
-bytes_of = {name: path.stat().st_size for name, path in [("32", good), ("16", half), ("8", small)]}
+bytes_of = {
+    name: path.stat().st_size
+    for name, path in [("32", good), ("16", half), ("8", small)]
+}
 weights = sum(p.numel() for p in reader.parameters())
 print(f"{half_right:.4f} right in 16 bits")
 pd.DataFrame(
-    {"file": bytes_of, "weights": {name: weights * int(name) // 8 for name in bytes_of}}
+    {
+        "file": bytes_of,
+        "weights": {name: weights * int(name) // 8 for name in bytes_of},
+    }
 ).rename_axis("bits").rename(columns="{} (bytes)".format)
 
 # %% [markdown]
@@ -897,7 +963,8 @@ ax.axhline(0.1, color="0.5", linestyle=":")
 ax.set(title="Calibration needs few images, at the right scale", ylim=(0, 1.02))
 plot.show(
     figure,
-    alt="int8 accuracy by calibration data: digits and noise keep it, wrongly scaled images lose it.",
+    "int8 accuracy by calibration data: digits and noise keep it, wrongly scaled "
+    "images lose it.",
 )
 
 # %% [markdown]
@@ -920,7 +987,8 @@ claim(
 )
 worst = means[["times 255", "over 255"]].max()
 claim(
-    "8 bits, calibrated on images at 255 or 1/255 of the scale: at least 30 points lost",
+    "8 bits, calibrated on images at 255 or 1/255 of the scale: at least 30 points "
+    "lost",
     worst < means["64 digits"] - 0.3,
     measured=means.to_dict(),
 )
@@ -951,13 +1019,17 @@ known, new = photos("train", n=480), photos("test", n=240)
 @torch.no_grad()
 def embed(net, images):
     net = net.to(device())
-    return torch.cat([net.embed(batch.to(device())).cpu() for batch in images.split(80)])
+    return torch.cat(
+        [net.embed(batch.to(device())).cpu() for batch in images.split(80)]
+    )
 
 
 z = embed(backbone, known.images).double()  # [480,1280]
 target = nn.functional.one_hot(known.labels, 8).double() - 1 / 8
 centre, ridge = z.mean(0), 30 * torch.eye(z.shape[1], dtype=z.dtype)
-head = torch.linalg.solve((z - centre).T @ (z - centre) + ridge, (z - centre).T @ target)
+head = torch.linalg.solve(
+    (z - centre).T @ (z - centre) + ridge, (z - centre).T @ target
+)
 
 
 # %%
@@ -985,7 +1057,9 @@ def folded(net):
 
 
 def spread(conv):
-    size = conv.weight.detach().abs().amax(dim=(1, 2, 3)).cpu()  # of each output channel
+    size = (
+        conv.weight.detach().abs().amax(dim=(1, 2, 3)).cpu()
+    )  # of each output channel
     return (size.max() / size.quantile(0.1)).item()
 
 
@@ -993,9 +1067,19 @@ merged = folded(backbone)
 
 # %%
 figure, ax = plot.new(7, 3)
-for net, name, colour in [(backbone, "before folding", 0), (merged, "after folding", 1)]:
-    depthwise = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    ax.semilogy([spread(conv) for conv in depthwise], "o-", color=plot.COLOURS[colour], label=name)
+for net, name, colour in [
+    (backbone, "before folding", 0),
+    (merged, "after folding", 1),
+]:
+    depthwise = [
+        m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1
+    ]
+    ax.semilogy(
+        [spread(conv) for conv in depthwise],
+        "o-",
+        color=plot.COLOURS[colour],
+        label=name,
+    )
 ax.set(
     xlabel="depthwise layer, from input to output",
     ylabel="largest / small channel",
@@ -1004,7 +1088,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Ratio of largest to small channel by depthwise layer: mostly several times higher after folding.",
+    "Ratio of largest to small channel by depthwise layer: mostly several times "
+    "higher after folding.",
 )
 
 
@@ -1021,7 +1106,9 @@ def with_coarse_weights(net, bits, per_channel):
         top = conv.weight.abs()
         top = top.amax(dim=(1, 2, 3), keepdim=True) if per_channel else top.max()
         scale = top / (2 ** (bits - 1) - 1)
-        conv.weight.data = dequantise(quantise(conv.weight.data, scale, bits=bits), scale)
+        conv.weight.data = dequantise(
+            quantise(conv.weight.data, scale, bits=bits), scale
+        )
     return net
 
 
@@ -1056,10 +1143,14 @@ def equalised(net, rounds=2):
     for block in list(net.features)[1:-1] * rounds:
         convs = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
         for one, other in pairwise(convs):
-            depthwise = other.groups > 1  # then its input channels are its output channels
+            depthwise = (
+                other.groups > 1
+            )  # then its input channels are its output channels
             own = one.weight.abs().amax(dim=(1, 2, 3))
             next_ = other.weight.abs().amax(dim=(1, 2, 3) if depthwise else (0, 2, 3))
-            a = torch.where((own > 0) & (next_ > 0), (own / next_).sqrt().clamp(1e-4, 1e4), 1.0)
+            a = torch.where(
+                (own > 0) & (next_ > 0), (own / next_).sqrt().clamp(1e-4, 1e4), 1.0
+            )
             one.weight /= a.view(-1, 1, 1, 1)
             one.bias /= a
             other.weight *= a.view(-1, 1, 1, 1) if depthwise else a.view(1, -1, 1, 1)
@@ -1069,13 +1160,19 @@ def equalised(net, rounds=2):
 # %%
 even = equalised(merged)
 results["float, equalised", ""] = photo_accuracy(even)
-results["6 bits, equalised", "per layer"] = photo_accuracy(with_coarse_weights(even, 6, False))
+results["6 bits, equalised", "per layer"] = photo_accuracy(
+    with_coarse_weights(even, 6, False)
+)
 pd.Series(results, name="accuracy").round(3)
 
 # %% tags=["nbval-check-output"]
-layerwise, channelwise = results["6 bits", "per layer"], results["6 bits", "per channel"]
+layerwise, channelwise = (
+    results["6 bits", "per layer"],
+    results["6 bits", "per channel"],
+)
 claim(
-    "MobileNetV2, weights of 6 bits: a scale per channel is 10 points better than one per layer",
+    "MobileNetV2, weights of 6 bits: a scale per channel is 10 points better than "
+    "one per layer",
     channelwise > layerwise + 0.1,
     measured=(channelwise, layerwise),
 )
@@ -1085,7 +1182,8 @@ claim(
     measured=(results["8 bits", "per channel"], results["float", ""]),
 )
 claim(
-    "MobileNetV2, 6 bits, a scale per layer: equalising gives 8 points back, without data",
+    "MobileNetV2, 6 bits, a scale per layer: equalising gives 8 points back, "
+    "without data",
     results["6 bits, equalised", "per layer"] > layerwise + 0.08,
     measured=(results["6 bits, equalised", "per layer"], layerwise),
 )
@@ -1157,14 +1255,17 @@ class AnySize(nn.Module):
 
     def forward(self, x):
         height, width = x.shape[-2:]
-        x = pad(x, (0, -width % 4, 0, -height % 4))  # always: by zero where nothing is missing
+        x = pad(
+            x, (0, -width % 4, 0, -height % 4)
+        )  # always: by zero where nothing is missing
         return self.up(self.down(x).relu())[..., :height, :width]
 
 
 # %% tags=["nbval-check-output"]
 verdict = check_any_size(AnySize)
 claim(
-    "padding always, by zero where nothing is missing: the file is right for every size",
+    "padding always, by zero where nothing is missing: the file is right for every "
+    "size",
     verdict.passed,
     measured=verdict,
 )
@@ -1190,7 +1291,10 @@ for weight in mended.graph.initializer:
         shape[0] = 0
         weight.CopyFrom(numpy_helper.from_array(shape, weight.name))
 onnx.save(mended, folder / "mended.onnx")
-check(folder / "mended.onnx").ok, share_right(session(folder / "mended.onnx", [CPU])(images)[0])
+(
+    check(folder / "mended.onnx").ok,
+    share_right(session(folder / "mended.onnx", [CPU])(images)[0]),
+)
 
 # %% [markdown]
 # **Exercise 2.** `parity` compares a file with its model. Write a model for which `parity` is content at every size, and `check` still finds a folded batch.
@@ -1213,9 +1317,14 @@ exact = session(good, [CPU])(test.images)[0]
 kept = {}
 for name in [None, "blocks.0", "blocks.1", "blocks.2", "vote"]:
     trial = quantize(
-        good, folder / "trial.onnx", train.images[:64].split(16), keep=[name] if name else []
+        good,
+        folder / "trial.onnx",
+        train.images[:64].split(16),
+        keep=[name] if name else [],
     )
-    kept[name or "none"] = (session(trial, [CPU])(test.images)[0] - exact).abs().max().item()
+    kept[name or "none"] = (
+        (session(trial, [CPU])(test.images)[0] - exact).abs().max().item()
+    )
 pd.Series(kept, name="largest difference").round(3)
 
 # %% [markdown]

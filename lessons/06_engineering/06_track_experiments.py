@@ -33,7 +33,9 @@ def batches(config):
     chance = torch.Generator().manual_seed(config["order"])
     first, last = config["rows"]
     for _ in range(config["steps"]):
-        rows = first + torch.randint(last - first, (config["size"],), generator=chance)
+        rows = first + torch.randint(
+            last - first, (config["size"],), generator=chance
+        )
         yield train_set.images[rows], train_set.labels[rows]
 
 
@@ -56,7 +58,10 @@ def losses(history):
 told = {"filters": 4, "rate": 0.03, "size": 32, "steps": 60}
 untold = {"seed": 7, "order": 11, "rows": [0, 1000]}
 original_net, original = train(told | untold)
-attempts = [train(told | {"seed": guess, "order": guess, "rows": [0, 4000]}) for guess in range(5)]
+attempts = [
+    train(told | {"seed": guess, "order": guess, "rows": [0, 4000]})
+    for guess in range(5)
+]
 
 # %%
 from labs import plot
@@ -75,7 +80,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Training loss of six runs with the same settings. All fall, none follows another.",
+    "Training loss of six runs with the same settings. All fall, none follows "
+    "another.",
 )
 
 # %%
@@ -94,7 +100,8 @@ from labs.claims import claim
 firsts = [losses(history)[0] for _, history in attempts]
 scores = [accuracy(net, test) for net, _ in attempts]
 claim(
-    "no attempt has the loss of the original in the first step", losses(original)[0] not in firsts
+    "no attempt has the loss of the original in the first step",
+    losses(original)[0] not in firsts,
 )
 claim(
     "the attempts end at least one point of accuracy apart",
@@ -115,7 +122,10 @@ claim(
 # %%
 import pandas as pd
 
-sums = {"(0.1 + 0.2) + 0.3": (0.1 + 0.2) + 0.3, "0.1 + (0.2 + 0.3)": 0.1 + (0.2 + 0.3)}
+sums = {
+    "(0.1 + 0.2) + 0.3": (0.1 + 0.2) + 0.3,
+    "0.1 + (0.2 + 0.3)": 0.1 + (0.2 + 0.3),
+}
 pd.Series({how: repr(value) for how, value in sums.items()}, name="result").to_frame()
 
 # %% [markdown]
@@ -129,7 +139,10 @@ import json
 a, b = sums.values()
 claim("the two sums differ", a != b)
 claim("rounded to four digits they do not", round(a, 4) == round(b, 4))
-claim("through JSON each comes back with all its bits", json.loads(json.dumps([a, b])) == [a, b])
+claim(
+    "through JSON each comes back with all its bits",
+    json.loads(json.dumps([a, b])) == [a, b],
+)
 
 # %% [markdown]
 # ## The block
@@ -176,7 +189,9 @@ from labs.repro import versions
 def fingerprint(config):
     first, last = config["rows"]
     part = train_set.images[first:last], train_set.labels[first:last]
-    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in part)).hexdigest()
+    return hashlib.sha256(
+        b"".join(tensor.numpy().tobytes() for tensor in part)
+    ).hexdigest()
 
 
 def header(config, *code):
@@ -198,7 +213,10 @@ config = told | untold
 head = header(config, batches, train)
 begin(folder / "run.jsonl", **head)
 for row in original.steps:
-    append(folder / "run.jsonl", {"step": row["step"], "loss": row["loss"], "rate": row["lr"]})
+    append(
+        folder / "run.jsonl",
+        {"step": row["step"], "loss": row["loss"], "rate": row["lr"]},
+    )
 
 # %%
 found, rows = read((folder / "run.jsonl").read_text())
@@ -211,7 +229,9 @@ print(len(rows), "rows, the first with", list(rows[0]))
 
 # %%
 def repeat(found, batches=batches):
-    assert fingerprint(found["config"]) == found["data"], "these are not the data of the record"
+    assert fingerprint(found["config"]) == found["data"], (
+        "these are not the data of the record"
+    )
     return train(found["config"], batches)
 
 
@@ -318,7 +338,12 @@ quiet = wandb.Settings(
 
 def start(config, **where):
     return wandb.init(
-        project="digits", dir=folder, config=config, settings=quiet, reinit="create_new", **where
+        project="digits",
+        dir=folder,
+        config=config,
+        settings=quiet,
+        reinit="create_new",
+        **where,
     )
 
 
@@ -354,7 +379,8 @@ def entries(content):
     """Yield the messages of a .wandb file: blocks of 32 kB, each piece with a head of 7 bytes."""
     at, message = 7, b""
     while at + 7 <= len(content):
-        if (rest := 32768 - at % 32768) < 7:  # no room for a head: the block is filled up
+        rest = 32768 - at % 32768
+        if rest < 7:  # no room for a head: the block is filled up
             at += rest
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
@@ -386,7 +412,8 @@ def read_wandb(folder, run_id):
     config.pop("_wandb", None)
     rows = [named(entry.history.item) for entry in found if entry.HasField("history")]
     times = ("_timestamp", "_runtime")
-    return config, run.run_group, [{k: v for k, v in r.items() if k not in times} for r in rows]
+    rows = [{k: v for k, v in r.items() if k not in times} for r in rows]
+    return config, run.run_group, rows
 
 
 # %%
@@ -414,7 +441,10 @@ claim(
 )
 claim("W&B holds the picture, pixel by pixel", np.array_equal(their_picture, pixels))
 claim("W&B holds the table", [tuple(row) for row in their_table["data"]] == mistakes)
-claim("the trap caught the control, and no knock from W&B", control == 1 and knocks() == 0)
+claim(
+    "the trap caught the control, and no knock from W&B",
+    control == 1 and knocks() == 0,
+)
 
 # %% [markdown]
 # ### The same in TensorBoard
@@ -437,12 +467,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def read_board(folder):
-    keep_all = {"scalars": 0, "tensors": 0, "images": 0}  # the default keeps a random sample
+    keep_all = {
+        "scalars": 0,
+        "tensors": 0,
+        "images": 0,
+    }  # the default keeps a random sample
     return EventAccumulator(str(folder), size_guidance=keep_all).Reload()
 
 
 events = read_board(folder / "board")
-noted = json.loads(events.Tensors("config/text_summary")[0].tensor_proto.string_val[0])
+noted = json.loads(
+    events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+)
 curve = [event.value for event in events.Scalars("loss")]
 rates = {event.value for event in events.Scalars("rate")}
 print("rate written", config["rate"], "and read", *rates)
@@ -453,8 +489,12 @@ print("rate written", config["rate"], "and read", *rates)
 
 # %% tags=["nbval-check-output"]
 claim("TensorBoard holds the same settings, as text", noted == config)
-claim("TensorBoard holds the same 60 losses, to the last bit", curve == losses(original))
-claim("a 64-bit number does not come back from its scalars", config["rate"] not in rates)
+claim(
+    "TensorBoard holds the same 60 losses, to the last bit", curve == losses(original)
+)
+claim(
+    "a 64-bit number does not come back from its scalars", config["rate"] not in rates
+)
 
 # %% [markdown]
 # ## Debug: find the step and the layer, from the record alone
@@ -488,7 +528,9 @@ def watched_run(config):
             strike(net, step)
             health = gradient_health(net).table().set_index("parameter")
             for kind in ("grad_norm", "weight_norm"):
-                norms = {f"{kind}/{name}": norm for name, norm in health[kind].items()}
+                norms = {
+                    f"{kind}/{name}": norm for name, norm in health[kind].items()
+                }
                 run.log(norms, step=step)
 
         _, history = train(config, watch=watch)
@@ -515,8 +557,12 @@ sparse[["sparse/step", "sparse/loss"]].astype({"sparse/step": int}).round(2)
 # %%
 def norms_in(log, kind):
     """Return one row per step and one column per parameter, in the order of the network."""
-    frame = pd.DataFrame([row for row in log if f"{kind}/fc.bias" in row]).set_index("_step")
-    frame = frame.filter(like=kind).rename(columns=lambda name: name.removeprefix(f"{kind}/"))
+    frame = pd.DataFrame([row for row in log if f"{kind}/fc.bias" in row]).set_index(
+        "_step"
+    )
+    frame = frame.filter(like=kind).rename(
+        columns=lambda name: name.removeprefix(f"{kind}/")
+    )
     return frame[[name for name, _ in original_net.named_parameters()]]
 
 
@@ -537,7 +583,8 @@ ax.set(
 figure.colorbar(picture, label="log10 of the gradient norm")
 plot.show(
     figure,
-    alt="Gradient norm of eight parameters by step. After one step, all rows but the last ones turn black.",
+    "Gradient norm of eight parameters by step. After one step, all rows but the "
+    "last ones turn black.",
 )
 
 # %% [markdown]
@@ -547,7 +594,9 @@ plot.show(
 
 # %%
 def locate(grads, weights):
-    step = int(grads.eq(0).any(axis=1).idxmax()) - 1  # the last step with all its gradients
+    step = (
+        int(grads.eq(0).any(axis=1).idxmax()) - 1
+    )  # the last step with all its gradients
     jump = weights.loc[step + 1] / weights.loc[step - 1]
     return step, jump.idxmax().removesuffix(".bias")
 
@@ -561,8 +610,16 @@ claim(
     (after["conv1.weight"] == 0).all(),
 )
 claim("the last bias still gets one in every step", (after["fc.bias"] > 0).all())
-claim("from the record alone: the step of the accident", found_step == accident[0], found_step)
-claim("from the record alone: the layer of the accident", found_layer == accident[1], found_layer)
+claim(
+    "from the record alone: the step of the accident",
+    found_step == accident[0],
+    found_step,
+)
+claim(
+    "from the record alone: the layer of the accident",
+    found_layer == accident[1],
+    found_layer,
+)
 
 # %%
 print(f"it struck {found_layer} in step {found_step}")
@@ -587,7 +644,10 @@ def tracked_run(rate):
     seed = torch.initial_seed()  # ablate has set it
     config = told | {"rate": rate, "seed": seed, "order": seed, "rows": [0, 4000]}
     net, history = train(config)
-    measured = {"accuracy": accuracy(net, test), "loss": np.mean(losses(history)[-20:])}
+    measured = {
+        "accuracy": accuracy(net, test),
+        "loss": np.mean(losses(history)[-20:]),
+    }
     with start(config, group="rates") as run:
         for row in history.steps:
             run.log({"loss": row["loss"]}, step=row["step"])
@@ -612,7 +672,8 @@ study.table("accuracy").round(3)
 runs = [read_wandb(folder, run_id) for run_id in group]
 assert {of for _, of, _ in runs} == {"rates"}
 from_wandb = pd.DataFrame(
-    {"rate": c["rate"], "seed": c["seed"], "accuracy": r[-1]["final/accuracy"]} for c, _, r in runs
+    {"rate": c["rate"], "seed": c["seed"], "accuracy": r[-1]["final/accuracy"]}
+    for c, _, r in runs
 )
 
 # %%
@@ -642,7 +703,8 @@ ax.set(xlabel="training step", ylabel="training loss (nats)", yscale="log")
 ax.set_title("Twelve runs, drawn from the record alone")
 plot.show(
     figure,
-    alt="Training loss for four learning rates with a band over three seeds: 0.001 is slow, 0.1 is unsteady, the two in the middle are best.",
+    "Training loss for four learning rates with a band over three seeds: 0.001 is "
+    "slow, 0.1 is unsteady, the two in the middle are best.",
 )
 
 # %% [markdown]
@@ -653,15 +715,19 @@ columns = ["rate", "seed", "accuracy"]
 in_memory = study.frame()[columns].sort_values(columns)
 claim(
     "W&B: twelve runs, with the values of the study to the last bit",
-    in_memory.to_numpy().tolist() == from_wandb.sort_values(columns).to_numpy().tolist(),
+    in_memory.to_numpy().tolist()
+    == from_wandb.sort_values(columns).to_numpy().tolist(),
 )
 claim(
     "TensorBoard: the same settings exactly, the same accuracies to 32 bits",
-    np.allclose(in_memory, from_board[columns].sort_values(columns), rtol=1e-7, atol=0),
+    np.allclose(
+        in_memory, from_board[columns].sort_values(columns), rtol=1e-7, atol=0
+    ),
 )
 means = from_wandb.groupby("rate")["accuracy"].mean()
 claim(
-    "a rate of 0.01 is more than 3 points better than one ten times smaller or larger",
+    "a rate of 0.01 is more than 3 points better than one ten times smaller or "
+    "larger",
     means[0.01] - max(means[0.001], means[0.1]) > 0.03,
     means,
 )
@@ -714,8 +780,13 @@ def repeat_without(missing):
     other, repeated = train_edited(config | settings, **others)
     gap = np.abs(np.subtract(losses(history), losses(repeated)))
     gaps.extend({"missing": missing, "step": k, "gap": g} for k, g in enumerate(gap))
-    changed = predict(net, test.images).argmax(1) != predict(other, test.images).argmax(1)
-    return {"largest gap": gap.max(), "answers changed": changed.float().mean().item()}
+    changed = predict(net, test.images).argmax(1) != predict(
+        other, test.images
+    ).argmax(1)
+    return {
+        "largest gap": gap.max(),
+        "answers changed": changed.float().mean().item(),
+    }
 
 
 # %% [markdown]
@@ -726,7 +797,9 @@ def repeat_without(missing):
 
 # %%
 gaps = []
-repeats = ablate(repeat_without, base={"missing": "nothing"}, vary="missing", values=list(GUESSES))
+repeats = ablate(
+    repeat_without, base={"missing": "nothing"}, vary="missing", values=list(GUESSES)
+)
 largest = repeats.frame().groupby("missing", sort=False)["largest gap"]
 largest.agg(["min", "max"]).map("{:.1e}".format)
 
@@ -749,7 +822,9 @@ ax.set(
 ax.legend(loc="center right", bbox_to_anchor=(1, 0.36), ncols=5, fontsize=8)
 plot.show(
     figure,
-    alt="Difference of the loss by step, for five missing fields. Seed, order and data lie near one tenth to one, code near one hundredth, arithmetic orders of magnitude below.",
+    "Difference of the loss by step, for five missing fields. Seed, order and data "
+    "lie near one tenth to one, code near one hundredth, arithmetic orders of "
+    "magnitude below.",
 )
 
 # %% [markdown]
@@ -760,15 +835,27 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 worst = repeats.frame().groupby("missing")["largest gap"]
-claim("nothing missing: equal to the last bit, for every seed", worst.max()["nothing"] == 0)
-claim("any one field missing: no repeat, for any seed", worst.min().drop("nothing").min() > 0)
+claim(
+    "nothing missing: equal to the last bit, for every seed",
+    worst.max()["nothing"] == 0,
+)
+claim(
+    "any one field missing: no repeat, for any seed",
+    worst.min().drop("nothing").min() > 0,
+)
 claim(
     "seed, order or data missing: the losses differ by more than 0.1 somewhere",
     worst.min()[["seed", "order", "data"]].min() > 0.1,
     worst.min(),
 )
-start_of = pd.DataFrame(gaps).query("missing == 'arithmetic' and step < 2")["gap"].max()
-claim("arithmetic: within two steps the losses differ by less than 1e-4", start_of < 1e-4, start_of)
+start_of = (
+    pd.DataFrame(gaps).query("missing == 'arithmetic' and step < 2")["gap"].max()
+)
+claim(
+    "arithmetic: within two steps the losses differ by less than 1e-4",
+    start_of < 1e-4,
+    start_of,
+)
 # %% [markdown]
 # ## Reproduce: one bit is enough
 #
@@ -827,7 +914,11 @@ for place, (name, shares) in enumerate(churn.items()):
     if smooth.max() > 0:  # a logarithmic axis cannot show the exact zeros
         left.semilogy(smooth, color=colour, label=name)
     right.plot(
-        [100 * share for share in shares], [place] * len(shares), "o", color=colour, alpha=0.6
+        [100 * share for share in shares],
+        [place] * len(shares),
+        "o",
+        color=colour,
+        alpha=0.6,
     )
 left.set(xlabel="training step", ylabel="difference of the loss (nats)")
 left.set_title("One bit grows by orders of magnitude")
@@ -837,7 +928,11 @@ right.set(xlabel="test digits answered differently (%)", ylim=(2.5, -0.5))
 right.set_title("and changes answers")
 plot.show(
     figure,
-    alt="Left: the difference of the loss by step. For another seed it is large from the start, for one bit it climbs from about ten to the minus seven to near a tenth; with nothing changed there is no line. Right: the share of digits answered differently is zero for nothing, some percent for one bit, and more for another seed.",
+    "Left: the difference of the loss by step. For another seed it is large from "
+    "the start, for one bit it climbs from about ten to the minus seven to near a "
+    "tenth; with nothing changed there is no line. Right: the share of digits "
+    "answered differently is zero for nothing, some percent for one bit, and more "
+    "for another seed.",
 )
 
 # %% [markdown]
@@ -845,7 +940,10 @@ plot.show(
 
 # %%
 pd.DataFrame(
-    {name: {"mean": np.mean(s), "min": min(s), "max": max(s)} for name, s in churn.items()}
+    {
+        name: {"mean": np.mean(s), "min": min(s), "max": max(s)}
+        for name, s in churn.items()
+    }
 ).T.round(3)
 
 # %% tags=["nbval-check-output"]
@@ -856,7 +954,8 @@ claim(
     churn,
 )
 claim(
-    "one bit: in the last 50 steps the losses differ 100 times as much as in the first ten",
+    "one bit: in the last 50 steps the losses differ 100 times as much as in the "
+    "first ten",
     gap["one bit"][-50:].mean() > 100 * gap["one bit"][:10].mean(),
     gap["one bit"],
 )
@@ -895,7 +994,9 @@ def follow(run, training):
 import io
 import re
 
-three_epochs = [(step, 1 / (step + 1), 0.9 if step % 4 == 3 else None) for step in range(12)]
+three_epochs = [
+    (step, 1 / (step + 1), 0.9 if step % 4 == 3 else None) for step in range(12)
+]
 with contextlib.redirect_stderr(io.StringIO()) as said, start({}) as run:
     follow(run, three_epochs)
 _, _, kept = read_wandb(folder, run.id)
@@ -936,7 +1037,9 @@ def follow(run, training):
         row = {"train/loss": loss}
         if score is not None:
             row["val/accuracy"] = score
-        run.log(row, step=step, commit=True)  # one row for one step, and then it is closed
+        run.log(
+            row, step=step, commit=True
+        )  # one row for one step, and then it is closed
 
 
 # %% tags=["nbval-check-output"]
@@ -964,7 +1067,14 @@ repository.mkdir()
 
 
 def git(*command, text=None):
-    who = ["-c", "user.name=you", "-c", "user.email=you@example.org", "-c", "commit.gpgsign=false"]
+    who = [
+        "-c",
+        "user.name=you",
+        "-c",
+        "user.email=you@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    ]
     done = subprocess.run(
         ["git", *who, *command],
         cwd=repository,
@@ -984,7 +1094,12 @@ script.write_text("rate = 0.3\n")
 states.append((git("rev-parse", "HEAD"), git("diff", "HEAD")))
 git("checkout", "train.py")
 git("apply", text=states[1][1])
-print("same commit", states[0][0] == states[1][0], "· back again:", script.read_text().strip())
+print(
+    "same commit",
+    states[0][0] == states[1][0],
+    "· back again:",
+    script.read_text().strip(),
+)
 
 # %% [markdown]
 # **Exercise 2.** A run crashes in step 50 and is continued from its checkpoint of step 40. Both halves go to the same TensorBoard folder. How many losses does the record hold for step 45? What does `purge_step` do?
@@ -1002,10 +1117,14 @@ logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it reports what it p
 
 def losses_at_45(name, **continued):
     for part, how in [(range(50), {}), (range(40, 60), continued)]:
-        with SummaryWriter(folder / name, filename_suffix=f".{part.start}", **how) as board:
+        with SummaryWriter(
+            folder / name, filename_suffix=f".{part.start}", **how
+        ) as board:
             for step in part:
                 board.add_scalar("loss", 1.0, step)
-    return sum(event.step == 45 for event in read_board(folder / name).Scalars("loss"))
+    return sum(
+        event.step == 45 for event in read_board(folder / name).Scalars("loss")
+    )
 
 
 print(losses_at_45("looped"), losses_at_45("purged", purge_step=40))

@@ -2,11 +2,14 @@
 
 import base64
 import io
+import re
+import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
+from labs.stamp import ROOT
 from tools import execute, lesson, measured
 from tools.lesson import Lesson, current_stamp, find
 
@@ -63,6 +66,35 @@ def test_a_second_run_gives_the_same_bytes_and_a_failure_keeps_them(small, capsy
     assert run(small) == 1
     assert "must not be zero" in capsys.readouterr().out
     assert small.notebook.read_bytes() == first
+
+
+@pytest.mark.slow
+def test_a_false_claim_ends_execution_and_nbval_whatever_a_reader_had_set(
+    small, monkeypatch, capsys
+):
+    monkeypatch.setenv("LABS_CLAIMS", "warn")  # as `make lab` sets it
+    edit(small, "import random\n", "from labs.claims import claim\n")
+    edit(
+        small,
+        'print("✓ the sum is ten" if total == 10 else "no")',
+        'claim("the sum is ten", total == 9)',
+    )
+    assert run(small) == 0  # a reader's own run goes on
+    assert "✗ the sum is ten: no longer holds here" in small.notebook.read_text()
+
+    for name, value in execute.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert run(small) == 1
+    assert "ClaimFailedError" in capsys.readouterr().out
+
+    monkeypatch.setenv("LABS_CLAIMS", "warn")
+    command = re.search(r"^NBVAL := (.*) lessons$", (ROOT / "Makefile").read_text(), re.MULTILINE)[
+        1
+    ]
+    command = command.replace("$(PY)", sys.executable) + f" {small.notebook}"
+    shell = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert shell.returncode == 1
+    assert "ClaimFailedError" in shell.stdout
 
 
 @pytest.mark.slow
@@ -146,6 +178,22 @@ def test_what_the_book_folds_is_folded_in_jupyterlab(small):
     cells = small.read_notebook().cells
     assert [cell.metadata.get("jupyter") for cell in cells] == [None, None, folded]
     assert not small.drifted()
+
+
+@pytest.mark.parametrize(
+    ("source", "folded"),
+    [
+        ('claim("so", True)', {"source_hidden": True}),
+        ("plot.show(figure, 'So it is.')", {"source_hidden": True}),
+        ("train(1)", None),
+    ],
+)
+def test_figures_and_claims_are_folded_in_jupyterlab_and_their_outputs_are_not(
+    small, source, folded
+):
+    edit(small, 'print("✓ the sum is ten" if total == 10 else "no")', source)
+    execute._write(small, _stamped(small))
+    assert small.read_notebook().cells[-1].metadata.get("jupyter") == folded
 
 
 def _stamped(lesson, stamp=None):
