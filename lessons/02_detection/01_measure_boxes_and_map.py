@@ -28,13 +28,20 @@ orders = [
     {},
     {"things": ("clothes",)},
     {"things": ("photos",), "size": (40, 80)},
-    {"things": ("digits", "clothes"), "objects": (8, 10), "size": (20, 40), "occlusion": 0.6},
+    {
+        "things": ("digits", "clothes"),
+        "objects": (8, 10),
+        "size": (20, 40),
+        "occlusion": 0.6,
+    },
 ]
 figure, axes = plot.new(8, 2.15, columns=4)
 for ax, order, row in zip(axes, orders, [41, 8, 84, 21], strict=True):
     scenes = Scenes("train", n=100, seed=1, **order)
     image, target = scenes[row]
-    preview(ax, image, {key: target[key] for key in ("boxes", "labels")}, scenes.classes)
+    preview(
+        ax, image, {key: target[key] for key in ("boxes", "labels")}, scenes.classes
+    )
 plot.show(
     figure,
     alt="Four scenes with their boxes: digits at the sea, clothes on the moon, flowers, a crowd.",
@@ -72,20 +79,28 @@ def shaken(rng, box, by):
 
 
 def guess(rng, box, label, fate, others, loose):
-    """Return what is predicted for one object: rows of x1, y1, x2, y2, score, label."""
+    """Return what is predicted for one object: rows of x1, y1, x2, y2, score, "
+    "label."""
     score, half = rng.beta(8, 2), np.array([0.5 * (box[2] - box[0]), 0.0])
     if fate == "missed":
         return []
-    place = box + np.tile(half, 2) if fate in ("localisation", "both") else shaken(rng, box, loose)
+    place = (
+        box + np.tile(half, 2)
+        if fate in ("localisation", "both")
+        else shaken(rng, box, loose)
+    )
     name = rng.choice(others) if fate in ("classification", "both") else label
-    rows = [[*place, score if fate in ("found", "duplicate") else rng.beta(4, 3), name]]
+    rows = [
+        [*place, score if fate in ("found", "duplicate") else rng.beta(4, 3), name]
+    ]
     if fate == "duplicate":
         rows.append([*shaken(rng, box, 0.1), score * rng.uniform(0.6, 1), label])
     return rows
 
 
 def invent(rng, truth, count, low, high):
-    """Return boxes on the background, which overlap no object, with scores from low to high."""
+    """Return boxes on the background, which overlap no object, with scores from low "
+    "to high."""
     rows = []
     while len(rows) < count:
         size = rng.uniform(24, 48, 2)
@@ -117,7 +132,11 @@ def plant(targets, shares, junk=0.0, junk_scores=(0.0, 0.6), loose=0.02, seed=0)
             rows += guess(rng, box, label, fate, others, loose)
         table = torch.tensor(np.array(rows).reshape(-1, 6))
         predictions.append(
-            {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5].long()}
+            {
+                "boxes": table[:, :4],
+                "scores": table[:, 4],
+                "labels": table[:, 5].long(),
+            }
         )
     return predictions, planted
 
@@ -135,7 +154,9 @@ figure, axes = plot.new(6, 2.2, columns=3)
 for ax, (name, predictions) in zip(axes, three.items(), strict=True):
     preview(ax, images[row], predictions[row], scenes.classes)
     ax.set_title(f"detector {name}", fontsize=8)
-plot.show(figure, alt="One scene by three detectors: A misses, B is loose, C invents boxes.")
+plot.show(
+    figure, alt="One scene by three detectors: A misses, B is loose, C invents boxes."
+)
 
 # %% [markdown]
 # They could hardly be more different. A leaves out objects, and what it finds fits. B finds all, but its boxes sit loosely. C finds all and fits, and
@@ -146,14 +167,20 @@ import pandas as pd
 
 from labs.metrics import coco_map
 
-pd.Series({name: coco_map(p, targets).AP for name, p in three.items()}, name="mAP").round(2)
+pd.Series(
+    {name: coco_map(p, targets).AP for name, p in three.items()}, name="mAP"
+).round(2)
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
 mAP = [coco_map(predictions, targets).AP for predictions in three.values()]
-claim("three detectors, one score: mAP differs by less than 0.04", max(mAP) - min(mAP) < 0.04)
-claim("and it is between 0.55 and 0.70", min(mAP) > 0.55 and max(mAP) < 0.70)
+claim(
+    "detectors that miss, fit loosely or invent: three mAPs within 0.04, all near "
+    "0.6",
+    max(mAP) - min(mAP) < 0.04 and min(mAP) > 0.55 and max(mAP) < 0.70,
+    measured=mAP,
+)
 
 # %% [markdown]
 # One score for three detectors. A robot arm needs tight boxes, a rescue drone must not miss, an alarm must not cry wolf: this number chooses
@@ -184,13 +211,23 @@ print(f"both boxes: {both.sum()} pixels, at least one: {either.sum()} pixels")
 
 # %%
 figure, ax = plot.new(2.2, 2.2)
-plot.images(ax, (paint(small).float() + paint(other).float())[None], limits=(0, 2.4), cmap="Blues")
+plot.images(
+    ax,
+    (paint(small).float() + paint(other).float())[None],
+    limits=(0, 2.4),
+    cmap="Blues",
+)
 for box, colour in [(small, plot.COLOURS[0]), (other, plot.COLOURS[1])]:
-    x1, y1, x2, y2 = (box - 0.5).tolist()  # imshow draws the first pixel from -0.5 to 0.5
+    x1, y1, x2, y2 = (
+        box - 0.5
+    ).tolist()  # imshow draws the first pixel from -0.5 to 0.5
     ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=2.5)
 ax.hlines(np.arange(-0.5, 8), -0.5, 7.5, color="0.8", linewidth=0.5)
 ax.vlines(np.arange(-0.5, 8), -0.5, 7.5, color="0.8", linewidth=0.5)
-plot.show(figure, alt="Two boxes on a grid of pixels: four pixels are shared, twenty are covered.")
+plot.show(
+    figure,
+    alt="Two boxes on a grid of pixels: four pixels are shared, twenty are covered.",
+)
 
 # %% [markdown]
 # **Intersection over union**, {term}`IoU`, is the number of pixels in both boxes over the number in at least one: here 4 / 20. Corners give the same
@@ -201,7 +238,8 @@ plot.show(figure, alt="Two boxes on a grid of pixels: four pixels are shared, tw
 
 # %%
 def iou(boxes, others):
-    """Return the IoU of each of the boxes [n,4] with each of the others [m,4]: [n,m]."""
+    """Return the IoU of each of the boxes [n,4] with each of the others [m,4]: "
+    "[n,m]."""
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
     high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
     shared = (high - low).clamp(min=0).prod(-1)
@@ -209,9 +247,11 @@ def iou(boxes, others):
     return shared / (area[:, None] + other_area - shared)
 
 
-print(
-    f"by corners {iou(small[None], other[None]).item():.3f}, by pixels {both.sum() / either.sum():.3f}"
+by_corners, by_pixels = (
+    iou(small[None], other[None]).item(),
+    both.sum() / either.sum(),
 )
+print(f"by corners {by_corners:.3f}, by pixels {by_pixels:.3f}")
 
 # %% [markdown]
 # Why not simply the distance of the centres, in pixels? Because four pixels are nothing for a large object, and everything for a small one. Slide a box
@@ -228,18 +268,13 @@ ax.axhline(0.5, color="0.4", linestyle=":")
 ax.set(xlabel="slide (pixels)", ylabel="IoU", title="Four pixels lose a small object")
 ax.set_xlim(0, 34)
 ax.legend(title="object", fontsize=7, loc="right")
-plot.show(figure, alt="IoU falls with the slide: at once for 8 pixels, slowly for 128.")
+plot.show(
+    figure, alt="IoU falls with the slide: at once for 8 pixels, slowly for 128."
+)
 
 # %% [markdown]
 # The dotted line is the usual bar for "found". An object of 8 pixels is below it after three pixels, one of 128 pixels is far above it after twenty-four. IoU is free of
 # scale: double all numbers, and it stays. That is its purpose, and the reason why detectors score badly on small objects.
-
-# %% tags=["nbval-check-output"]
-doubled = iou(2 * small[None], 2 * other[None])
-claim(
-    "counted pixels and corners agree", iou(small[None], other[None]) == both.sum() / either.sum()
-)
-claim("IoU is the same when everything is twice as large", doubled == iou(small[None], other[None]))
 
 # %% [markdown]
 # ### One box for each object
@@ -283,7 +318,9 @@ for threshold in (0.1, 0.5, 0.7, 0.9):
 
 # %%
 hit = np.array([True, False, True, True, False])
-walk = pd.DataFrame({"hit": hit, "precision": hit.cumsum() / np.arange(1, 6)}, index=range(1, 6))
+walk = pd.DataFrame(
+    {"hit": hit, "precision": hit.cumsum() / np.arange(1, 6)}, index=range(1, 6)
+)
 walk["recall"] = hit.cumsum() / 4
 walk["best from here on"] = walk["precision"][::-1].cummax()[::-1]
 walk.rename_axis("rank").round(2)
@@ -309,10 +346,13 @@ print(f"AP = {np.mean(by_recall):.4f}")
 
 # %%
 def judge(prediction, target, label, bar):
-    """Return scores and hits of one class in one image, and how many objects there are."""
+    """Return scores and hits of one class in one image, and how many objects there "
+    "are."""
     mine, true = prediction["labels"] == label, target["labels"] == label
     scores, order = prediction["scores"][mine].sort(descending=True, stable=True)
-    overlap = iou(prediction["boxes"][mine][order].double(), target["boxes"][true].double())
+    overlap = iou(
+        prediction["boxes"][mine][order].double(), target["boxes"][true].double()
+    )
     hits = np.zeros(len(scores), dtype=bool)
     for rank, row in enumerate(overlap):
         if len(row) and row.max() >= bar:
@@ -322,7 +362,9 @@ def judge(prediction, target, label, bar):
 
 
 def average_precision(predictions, targets, label, bar=0.5):
-    judged = [judge(p, t, label, bar) for p, t in zip(predictions, targets, strict=True)]
+    judged = [
+        judge(p, t, label, bar) for p, t in zip(predictions, targets, strict=True)
+    ]
     scores, hits = (np.concatenate([image[k] for image in judged]) for k in (0, 1))
     hits = hits[np.argsort(-scores, kind="stable")]  # one ranking of all images
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
@@ -335,13 +377,23 @@ def average_precision(predictions, targets, label, bar=0.5):
 def mean_average_precision(predictions, targets, bars):
     labels = torch.cat([target["labels"] for target in targets]).unique()
     return np.mean(
-        [average_precision(predictions, targets, k, bar) for k in labels for bar in bars]
+        [
+            average_precision(predictions, targets, k, bar)
+            for k in labels
+            for bar in bars
+        ]
     )
 
 
 # %%
 COCO_BARS = np.linspace(0.5, 0.95, 10)
-shares = {"missed": 0.1, "localisation": 0.1, "classification": 0.1, "both": 0.05, "duplicate": 0.1}
+shares = {
+    "missed": 0.1,
+    "localisation": 0.1,
+    "classification": 0.1,
+    "both": 0.05,
+    "duplicate": 0.1,
+}
 mixed, planted = plant(targets, shares, junk=1.5, junk_scores=(0.05, 0.8), loose=0.08)
 prediction = mixed[0]
 print({key: tuple(value.shape) for key, value in prediction.items()})
@@ -367,17 +419,34 @@ def annotations(images, first_id):
     """Write boxes as COCO's rows, with ids that count from ``first_id``."""
     rows = []
     for number, image in enumerate(images):
-        scores = image["scores"] if "scores" in image else torch.ones(len(image["boxes"]))
-        for box, label, score in zip(image["boxes"].tolist(), image["labels"], scores, strict=True):
-            row = {"image_id": number, "category_id": int(label), "bbox": xywh(box), "iscrowd": 0}
+        scores = (
+            image["scores"] if "scores" in image else torch.ones(len(image["boxes"]))
+        )
+        for box, label, score in zip(
+            image["boxes"].tolist(), image["labels"], scores, strict=True
+        ):
+            row = {
+                "image_id": number,
+                "category_id": int(label),
+                "bbox": xywh(box),
+                "iscrowd": 0,
+            }
             size = row["bbox"][2] * row["bbox"][3]
-            rows.append({**row, "id": first_id + len(rows), "area": size, "score": float(score)})
+            rows.append(
+                {
+                    **row,
+                    "id": first_id + len(rows),
+                    "area": size,
+                    "score": float(score),
+                }
+            )
     return rows
 
 
 # %%
 def pycocotools_ap(predictions, targets, first_id=1):
-    """Return COCO's AP by its reference program, which prints much and is silenced here."""
+    """Return COCO's AP by its reference program, which prints much and is silenced "
+    "here."""
     truth = COCO()
     truth.dataset = {
         "images": [{"id": number} for number in range(len(targets))],
@@ -386,7 +455,9 @@ def pycocotools_ap(predictions, targets, first_id=1):
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(annotations(predictions, 1)), "bbox")
+        evaluation = COCOeval(
+            truth, truth.loadRes(annotations(predictions, 1)), "bbox"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -402,14 +473,18 @@ boxes, boxes_scores = (
     torch.cat([p["scores"] for p in mixed]),
 )
 same = nms(boxes, boxes_scores, 0.5).equal(torchvision_nms(boxes, boxes_scores, 0.5))
+others = [coco_map(mixed, targets).AP, pycocotools_ap(mixed, targets)]
+off = (iou(boxes, boxes) - box_iou(boxes, boxes)).abs().max().item()
 claim(
-    "our mAP equals that of labs.metrics.coco_map", abs(ours - coco_map(mixed, targets).AP) < 1e-9
+    "an mAP in thirty lines equals labs.metrics.coco_map and pycocotools to 1e-9",
+    max(abs(ours - other) for other in others) < 1e-9,
+    measured=(ours, others),
 )
-claim("and that of pycocotools", abs(ours - pycocotools_ap(mixed, targets)) < 1e-9)
 claim(
-    "our IoU equals torchvision's", (iou(boxes, boxes) - box_iou(boxes, boxes)).abs().max() < 1e-9
+    "IoU and NMS by hand equal torchvision's on hundreds of boxes",
+    off < 1e-9 and same,
+    measured=(off, same),
 )
-claim("our NMS keeps the boxes that torchvision's keeps", same)
 
 # %% [markdown]
 # ## Debug
@@ -427,12 +502,14 @@ def as_centre(boxes, others):
     """Take the others for cx, cy, w, h of a box at the origin (dmlc/gluon-cv#262)."""
     size = others[:, 2:] - others[:, :2]
     return iou(
-        torch.cat([0 * size, boxes[:, 2:] - boxes[:, :2]], 1), torch.cat([-size, size], 1) / 2
+        torch.cat([0 * size, boxes[:, 2:] - boxes[:, :2]], 1),
+        torch.cat([-size, size], 1) / 2,
     )
 
 
 def with_maximum(boxes, others):
-    """Take the outer instead of the inner right edge (YunYang1994/tensorflow-yolov3#10)."""
+    """Take the outer instead of the inner right edge "
+    "(YunYang1994/tensorflow-yolov3#10)."""
     return iou_from(torch.maximum(boxes[:, None, 2:], others[:, 2:]), boxes, others)
 
 
@@ -459,7 +536,10 @@ def iou_from(high, boxes, others):
 
 # %%
 square = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
-here, there = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[5.0, 5.0, 9.0, 9.0]])
+here, there = (
+    torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
+    torch.tensor([[5.0, 5.0, 9.0, 9.0]]),
+)
 print(f"a box with itself, as centre: {as_centre(square, square).item():.3f}")
 print(f"two boxes apart, without clamp: {without_clamp(here, there).item():.3f}")
 
@@ -471,8 +551,12 @@ print(f"two boxes apart, without clamp: {without_clamp(here, there).item():.3f}"
 # %%
 def properties(overlap, count=50):
     """Say which laws of IoU hold for random boxes with whole coordinates."""
-    corner = torch.randint(0, 20, (count, 2), generator=torch.Generator().manual_seed(0)).float()
-    size = torch.randint(1, 12, (count, 2), generator=torch.Generator().manual_seed(1)).float()
+    corner = torch.randint(
+        0, 20, (count, 2), generator=torch.Generator().manual_seed(0)
+    ).float()
+    size = torch.randint(
+        1, 12, (count, 2), generator=torch.Generator().manual_seed(1)
+    ).float()
     boxes = torch.cat([corner, corner + size], 1)
     found, pixels = (
         overlap(boxes, boxes),
@@ -499,9 +583,18 @@ laws.replace({True: "✓", False: "✗"})
 # call that your program makes.** The other two pass that one, and betray themselves where boxes are apart. The last column, counting pixels, catches all three, because it is not a property but the definition.
 
 # %% tags=["nbval-check-output"]
-claim("our IoU and torchvision's obey every law", laws.iloc[:2].all(axis=None))
-claim("counting pixels rejects each broken one", not laws["counts pixels"].iloc[2:].any())
-claim("a box overlaps itself by a seventh as_centre", abs(as_centre(square, square) - 1 / 7) < 1e-6)
+claim(
+    "counting pixels passes two right IoUs and rejects three broken ones",
+    laws["counts pixels"].tolist() == [True, True, False, False, False],
+    measured=laws["counts pixels"].to_dict(),
+)
+centre = laws.loc["as_centre"]
+claim(
+    "an IoU that takes corners for a centre stays within 0 and 1, but not at 1 for a "
+    "box with itself",
+    centre["within 0 and 1"] and not centre["itself gives 1"],
+    measured=centre.to_dict(),
+)
 
 # %% [markdown]
 # ### Two broken NMS
@@ -513,13 +606,19 @@ claim("a box overlaps itself by a seventh as_centre", abs(as_centre(square, squa
 from labs.repro import budget
 
 ONLY_3_AND_8 = {str(k): 0 for k in range(10) if k not in (3, 8)}
-CROWD = {"objects": (8, 12), "size": (32, 48), "occlusion": 0.6, "weights": ONLY_3_AND_8}
+CROWD = {
+    "objects": (8, 12),
+    "size": (32, 48),
+    "occlusion": 0.6,
+    "weights": ONLY_3_AND_8,
+}
 SPARSE = {"objects": (1, 3), "weights": ONLY_3_AND_8}
 SCENES = budget(cpu=40, gpu=200)
 
 
 def propose(order, seed, count=12):
-    """Return scenes, and for each object ``count`` boxes: the better they fit, the higher they score."""
+    """Return scenes, and for each object ``count`` boxes: the better they fit, the "
+    "higher they score."""
     data, rng = Scenes("val", SCENES, seed=seed, **order), np.random.default_rng(seed)
     truths = [target for _, target in data]
     candidates = []
@@ -529,10 +628,15 @@ def propose(order, seed, count=12):
         shape = (len(boxes), count)
         step = rng.uniform(-1, 1, (*shape, 4)) * rng.uniform(0, 0.3, (*shape, 1))
         guesses = boxes + size * torch.tensor(step)
-        fit = torch.stack([iou(g, b)[:, 0] for g, b in zip(guesses, boxes, strict=True)])
+        fit = torch.stack(
+            [iou(g, b)[:, 0] for g, b in zip(guesses, boxes, strict=True)]
+        )
         luck = rng.uniform(0.6, 1, (len(boxes), 1)) * rng.uniform(0.8, 1, shape)
         labels = target["labels"].repeat_interleave(count)
-        flat = {"boxes": guesses.flatten(0, 1), "scores": (fit * torch.tensor(luck)).flatten()}
+        flat = {
+            "boxes": guesses.flatten(0, 1),
+            "scores": (fit * torch.tensor(luck)).flatten(),
+        }
         candidates.append({**flat, "labels": labels})
     return truths, candidates
 
@@ -555,7 +659,9 @@ print(f"{sum(len(t['labels']) for t in crowd)} objects, {proposed} proposed boxe
 from torchvision.ops import batched_nms, box_convert
 
 ways = {
-    "class by class": lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], 0.5),
+    "class by class": lambda c: batched_nms(
+        c["boxes"], c["scores"], c["labels"], 0.5
+    ),
     "all classes together": lambda c: torchvision_nms(c["boxes"], c["scores"], 0.5),
     "centres for corners": lambda c: batched_nms(
         box_convert(c["boxes"], "xyxy", "cxcywh"), c["scores"], c["labels"], 0.5
@@ -572,7 +678,9 @@ def thin(candidates, way):
 thinned = {name: thin(candidates, way) for name, way in ways.items()}
 nms_table = pd.DataFrame(
     {
-        "boxes left": {name: sum(len(p["labels"]) for p in t) for name, t in thinned.items()},
+        "boxes left": {
+            name: sum(len(p["labels"]) for p in t) for name, t in thinned.items()
+        },
         "mAP": {name: coco_map(t, crowd).AP for name, t in thinned.items()},
     }
 )
@@ -585,9 +693,18 @@ nms_table.round(3)
 
 # %% tags=["nbval-check-output"]
 left, cost = nms_table["boxes left"], nms_table["mAP"]
-claim("all classes together: fewer boxes are left", left.iloc[1] < left.iloc[0])
-claim("centres for corners: at least nine of ten proposals stay", left.iloc[2] > 0.9 * proposed)
-claim("and mAP falls by more than a third", cost.iloc[2] < cost.iloc[0] * 2 / 3)
+claim(
+    "NMS over all classes at once loses boxes in a crowd, and mAP hides it: under "
+    "0.05 lost",
+    left.iloc[1] < left.iloc[0] and 0 < cost.iloc[0] - cost.iloc[1] < 0.05,
+    measured=nms_table.to_dict(),
+)
+claim(
+    "NMS that takes cx, cy, w, h for corners keeps 90 % of all proposals; mAP falls "
+    "by a third",
+    left.iloc[2] > 0.9 * proposed and cost.iloc[2] < cost.iloc[0] * 2 / 3,
+    measured=nms_table.to_dict(),
+)
 
 # %% [markdown]
 # ### Three broken mAPs
@@ -601,12 +718,16 @@ claim("and mAP falls by more than a third", cost.iloc[2] < cost.iloc[0] * 2 / 3)
 # :::
 
 # %%
-perfect = [{**target, "scores": torch.ones(len(target["labels"]))} for target in targets]
+perfect = [
+    {**target, "scores": torch.ones(len(target["labels"]))} for target in targets
+]
 one = [{key: perfect[0][key][:1] for key in ("boxes", "labels", "scores")}]
 sizes = {"one object": one, f"all {objects} objects": perfect}
 ids = pd.DataFrame(
     {
-        f"ids from {first}": {n: pycocotools_ap(p, p, first) for n, p in sizes.items()}
+        f"ids from {first}": {
+            n: pycocotools_ap(p, p, first) for n, p in sizes.items()
+        }
         for first in (0, 1)
     }
 )
@@ -617,9 +738,17 @@ ids.round(4)
 # ([cocodataset/cocoapi#507](https://github.com/cocodataset/cocoapi/issues/507)). With one object the score is 0. With hundreds it is almost right, which is worse: nobody looks for less than a point.
 
 # %% tags=["nbval-check-output"]
-claim("truth against itself: one object with id 0 scores 0", ids.iloc[0, 0] == 0)
-claim("hundreds of objects: the score is above 0.98 and below 1", 0.98 < ids.iloc[1, 0] < 0.9999)
-claim("with ids from 1 the truth scores 1", ids["ids from 1"].min() > 1 - 1e-9)
+claim(
+    "pycocotools, ids from 0: the truth scores 0 on one object, over 0.98 but not 1 "
+    "on hundreds",
+    ids.iloc[0, 0] == 0 and 0.98 < ids.iloc[1, 0] < 0.9999,
+    measured=ids.to_dict(),
+)
+claim(
+    "pycocotools, ids from 1: the truth scores 1",
+    ids["ids from 1"].min() > 1 - 1e-9,
+    measured=ids["ids from 1"].to_dict(),
+)
 
 # %% [markdown]
 # The next one met a widely used library: *images without objects were left out*
@@ -649,8 +778,14 @@ with_empty.round(3).rename("mAP of A").to_frame()
 
 # %% tags=["nbval-check-output"]
 right = with_empty["without empty scenes"]
-claim("left out, hundreds of ghosts cost nothing", with_empty["with them, left out"] == right)
-claim("counted, they cost more than a quarter of the mAP", with_empty["with them"] < 0.75 * right)
+claim(
+    "ghosts in empty images cost over a quarter of the mAP, and nothing if those are "
+    "left out",
+    with_empty["with them"]
+    < 0.75 * right
+    == 0.75 * with_empty["with them, left out"],
+    measured=with_empty.to_dict(),
+)
 
 # %% [markdown]
 # The last one fits on a line. A detector predicts six boxes in an image with four objects, and the program marks as hits `1, 1, 1, 0, 1, 1`: it forgot that a found object is taken. It is from
@@ -667,11 +802,8 @@ precision = six.cumsum() / np.arange(1, 7)
 area = (np.maximum.accumulate(precision[::-1])[::-1] * six / 4).sum()
 print(f"recall {six.sum() / 4:.2f}, AP {area:.3f}")
 
-# %% tags=["nbval-check-output"]
-claim("an AP above 1: five hits among four objects", area > 1)
-
 # %% [markdown]
-# A recall above 1 gives it away here. When most objects are missed it does not, and the same bug only makes a bad detector look better. (False alarms *after* full recall cost nothing. That
+# An AP above 1: the recall above 1 gives the bug away here. When most objects are missed it does not, and the same bug only makes a bad detector look better. (False alarms *after* full recall cost nothing. That
 # part of the report is not a bug, and you meet it again below.)
 #
 # ### What is behind the score
@@ -705,12 +837,19 @@ breakdown.table()[["count", "gain"]].join(truth).round(3)
 # %% tags=["nbval-check-output"]
 counts = breakdown.counts
 exact = [kind for kind in ERRORS if kind != "missed"]
-claim("five kinds come back exactly", all(counts[k] == planted[k] for k in exact))
-claim("missed = planted as missed + both", counts["missed"] == planted["missed"] + planted["both"])
+claim(
+    "error_breakdown counts planted mistakes exactly; wrong in both ways is missed "
+    "as well",
+    all(counts[k] == planted[k] for k in exact)
+    and counts["missed"] == planted["missed"] + planted["both"],
+    measured=(dict(counts), dict(planted)),
+)
 worth = {kind: breakdown.gains[kind] / counts[kind] for kind in ERRORS}
 claim(
-    "one wrong class costs more than five inventions",
+    "a planted detector: one wrong class costs as much AP50 as five low-scored "
+    "inventions",
     worth["classification"] > 5 * worth["background"],
+    measured=worth,
 )
 
 # %% [markdown]
@@ -719,12 +858,17 @@ claim(
 # %%
 kinds = list(ERRORS)
 figure, axes = plot.new(7, 2.1, columns=3)
-for ax, (name, predictions), colour in zip(axes, three.items(), plot.COLOURS, strict=False):
+for ax, (name, predictions), colour in zip(
+    axes, three.items(), plot.COLOURS, strict=False
+):
     found = error_breakdown(predictions, targets, iou=0.75)
     ax.barh(kinds[::-1], [found.gains[kind] for kind in kinds[::-1]], color=colour)
     ax.set(xlim=(0, 0.5), xlabel="AP75 gained", title=f"detector {name}")
     ax.tick_params(labelleft=ax is axes[0])
-plot.show(figure, alt="Error profiles: A misses, B localises badly, C invents background boxes.")
+plot.show(
+    figure,
+    alt="Error profiles: A misses, B localises badly, C invents background boxes.",
+)
 
 # %% [markdown]
 # Here they part at a glance. The bar is IoU 0.75, since at 0.5 the loose boxes of B are good enough: their mistake is invisible there. **Report a breakdown next to
@@ -735,9 +879,12 @@ worst = {}
 for name, predictions in three.items():
     gains = error_breakdown(predictions, targets, iou=0.75).gains
     worst[name] = max(gains, key=gains.get)
-claim("A misses", worst["A"] == "missed")
-claim("B localises badly", worst["B"] == "localisation")
-claim("C invents", worst["C"] == "background")
+claim(
+    "three detectors with one mAP: at IoU 0.75 a breakdown names the planted mistake "
+    "of each",
+    worst == {"A": "missed", "B": "localisation", "C": "background"},
+    measured=worst,
+)
 
 # %% [markdown]
 # ## Experiment
@@ -753,15 +900,23 @@ nervous = plant(targets, {}, junk=20, junk_scores=(0.0, 0.35))[0]
 
 def above(predictions, threshold):
     """Keep the predictions with a higher score."""
-    return [{k: v[p["scores"] > threshold] for k, v in p.items()} for p in predictions]
+    return [
+        {k: v[p["scores"] > threshold] for k, v in p.items()} for p in predictions
+    ]
 
 
-rivals = {"careful": careful, "nervous": nervous, "nervous, above 0.35": above(nervous, 0.35)}
+rivals = {
+    "careful": careful,
+    "nervous": nervous,
+    "nervous, above 0.35": above(nervous, 0.35),
+}
 
 # %%
 figure, ax = plot.new(2.4, 2.4)
 preview(ax, images[69], nervous[69], scenes.classes)
-plot.show(figure, alt="Three digits under a mess of boxes that the nervous detector drew.")
+plot.show(
+    figure, alt="Three digits under a mess of boxes that the nervous detector drew."
+)
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -770,7 +925,9 @@ plot.show(figure, alt="Three digits under a mess of boxes that the nervous detec
 # :::
 
 # %%
-tidy = pd.Series({name: coco_map(p, targets).AP for name, p in rivals.items()}, name="mAP")
+tidy = pd.Series(
+    {name: coco_map(p, targets).AP for name, p in rivals.items()}, name="mAP"
+)
 tidy.round(3).to_frame()
 
 # %% [markdown]
@@ -778,10 +935,17 @@ tidy.round(3).to_frame()
 # order of the predictions, not the picture that you would show**. For a picture you need a threshold, and mAP does not give you one.
 
 # %% tags=["nbval-check-output"]
-claim("nervous beats careful by at least 0.1", tidy["nervous"] > tidy["careful"] + 0.1)
 claim(
-    "its inventions cost it less than 0.005",
+    "twenty inventions a scene, all scored below the hits, cost less than 0.005 of "
+    "mAP",
     abs(tidy["nervous"] - tidy["nervous, above 0.35"]) < 0.005,
+    measured=tidy.to_dict(),
+)
+claim(
+    "twenty inventions a scene beat one missed object in five: mAP is higher by at "
+    "least 0.1",
+    tidy["nervous"] > tidy["careful"] + 0.1,
+    measured=tidy.to_dict(),
 )
 
 # %% [markdown]
@@ -799,30 +963,39 @@ sweep["mAP"] = [coco_map(above(mixed, t), targets).AP for t in sweep["threshold"
 
 # %%
 figure, ax = plot.new(5.5, 2.5)
-for name, colour in zip(["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False):
+for name, colour in zip(
+    ["precision", "recall", "F1", "mAP"], plot.COLOURS, strict=False
+):
     ax.plot(sweep["threshold"], sweep[name], color=colour, label=name)
 best = sweep.loc[sweep["F1"].idxmax()]
 ax.axvline(best["threshold"], color="0.4", linestyle=":")
-ax.set(xlabel="score threshold", ylabel="in [0, 1]", title="A threshold helps F1, and never mAP")
+ax.set(
+    xlabel="score threshold",
+    ylabel="in [0, 1]",
+    title="A threshold helps F1, and never mAP",
+)
 ax.legend(fontsize=7, loc="lower left")
 plot.show(figure, alt="Precision rises, recall falls, F1 has a peak, mAP only falls.")
 
 # %% [markdown]
 # Precision rises, recall falls, and F1, their harmonic mean, has a peak: there you would cut for a picture. mAP never rises. It cannot: a cut takes rows from
-# the end of the ranking, and a longer walk can only add recall. **Measure mAP with a threshold near zero, and look at pictures with the one of the peak.** Who mixes
-# the two, and evaluates with the threshold of the demo, throws away points.
+# the end of the ranking, and a longer walk can only add recall. **Measure mAP with a threshold near zero, and look at pictures with the one of the peak.** If you mix
+# the two, and evaluate with the threshold of the demo, you throw away points.
 
 # %% tags=["nbval-check-output"]
-claim("mAP never rises with the threshold", (sweep["mAP"].diff().dropna() <= 1e-9).all())
-claim("F1 gains at least 0.05 from a threshold", best["F1"] > sweep["F1"].iloc[0] + 0.05)
-at_best = sweep.loc[sweep["F1"].idxmax(), "mAP"]
-claim("at the peak of F1, mAP has lost at least 0.01", at_best < sweep["mAP"].iloc[0] - 0.01)
+lowest = sweep.iloc[0]
+claim(
+    "the score threshold that raises F1 most, by at least 0.05, costs at least 0.01 "
+    "of mAP",
+    best["F1"] > lowest["F1"] + 0.05 and best["mAP"] < lowest["mAP"] - 0.01,
+    measured=(lowest.to_dict(), best.to_dict()),
+)
 
 # %% [markdown]
 # ### The threshold of NMS
 #
-# Now one variable: the IoU from which two boxes claim the same object. Detector, scenes and scores stay; the seed draws other scenes and other
-# proposals. First with few objects in a scene, then in the crowd.
+# Now one variable: the IoU from which two boxes claim the same object. Everything else stays; the seed draws other scenes and other
+# proposals. First with few objects in a scene, then in the crowd, and then in a crowd of photographs: cut-outs of birds and fish, which are as wide as they are high or wider, where digits are narrow.
 
 # %%
 from labs.ablation import ablate
@@ -830,60 +1003,116 @@ from labs.ablation import ablate
 
 def score_nms(order, threshold):
     """Return how NMS at this threshold leaves fresh proposals, scored."""
-    truths, candidates = propose(order, seed=torch.randint(10_000, ()).item())  # ablate has seeded
-    left = thin(candidates, lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], threshold))
+    truths, candidates = propose(
+        order, seed=torch.randint(10_000, ()).item()
+    )  # ablate has seeded
+    left = thin(
+        candidates,
+        lambda c: batched_nms(c["boxes"], c["scores"], c["labels"], threshold),
+    )
     result, found = coco_map(left, truths), error_breakdown(left, truths)
-    per_object = {kind: found.counts[kind] / found.objects for kind in ("missed", "duplicate")}
+    per_object = {
+        kind: found.counts[kind] / found.objects for kind in ("missed", "duplicate")
+    }
     return {"mAP": result.AP, "AP50": result.AP50, **per_object}
 
 
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Draw mAP against the threshold, from 0.1 to 0.9, for few objects and for a crowd. Where do the two curves differ?
+# Draw mAP against the threshold, from 0.1 to 0.9, for few objects and for a crowd. Where do the two curves differ? And does the crowd have to be one of digits?
 # :::
 
 # %%
+KINDS = ("flowers", "fruit", "insects", "mammals", "vegetables", "vehicles")
+PHOTOS = CROWD | {
+    "things": ("photos",),
+    "weights": dict.fromkeys(KINDS, 0),
+}  # birds and fish
 THRESHOLDS = [0.1, 0.3, 0.5, 0.6, 0.7, 0.9]
-in_sparse = ablate(score_nms, {"order": SPARSE, "threshold": 0.6}, "threshold", THRESHOLDS)
-in_crowd = ablate(score_nms, {"order": CROWD, "threshold": 0.6}, "threshold", THRESHOLDS)
+FEWER = [0.1, 0.5, 0.6, 0.9]
+in_sparse = ablate(score_nms, {"order": SPARSE, "threshold": 0.6}, "threshold", FEWER)
+in_crowd = ablate(
+    score_nms, {"order": CROWD, "threshold": 0.6}, "threshold", THRESHOLDS
+)
+in_photos = ablate(score_nms, {"order": PHOTOS, "threshold": 0.6}, "threshold", FEWER)
 in_crowd.table("mAP").round(3)
 
 # %%
 columns = ["mAP", "AP50", "missed", "duplicate"]
-in_crowd.frame().groupby("threshold")[columns].mean().round(3)  # the last two are per object
+in_crowd.frame().groupby("threshold")[columns].mean().round(
+    3
+)  # the last two are per object
 
 # %%
-frames = {"few": in_sparse.frame(), "crowd": in_crowd.frame()}
+frames = {
+    "few": in_sparse.frame(),
+    "crowd": in_crowd.frame(),
+    "photographs": in_photos.frame(),
+}
 runs = pd.concat(frame.assign(scene=name) for name, frame in frames.items())
 figure, ax = plot.new(5.5, 2.5)
 plot.curves(ax, runs, "threshold", "mAP", "scene")
 ax.set(xlabel="IoU threshold of NMS", title="A crowd forgives no low threshold")
-plot.show(figure, alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for the crowd.")
+plot.show(
+    figure,
+    alt="mAP by NMS threshold: flat up to 0.6 for few objects, a hill for both crowds.",
+)
+
+# %%
+photo_scenes, photo_candidates = propose(PHOTOS, seed=0)
+shown = Scenes("val", SCENES, seed=0, **PHOTOS)[0][0]
+figure, axes = plot.new(7, 2.5, columns=3)
+for ax, threshold in zip(axes, (0.1, 0.6, 0.9), strict=True):
+    one = photo_candidates[0]
+    stay = batched_nms(one["boxes"], one["scores"], one["labels"], threshold)
+    preview(ax, shown, {"boxes": one["boxes"][stay], "labels": stay * 0}, [""])
+    ax.set_title(f"NMS at {threshold}: {len(stay)} boxes", fontsize=8)
+plot.show(
+    figure,
+    alt="A crowd of birds and fish with the boxes left by three thresholds: too few at 0.1, "
+    "about one each at 0.6, a tangle at 0.9.",
+)
 
 # %% [markdown]
-# Read the curves. At 0.1 the crowd has lost a quarter of its score: each object silences its neighbours, and the column `missed` says how many. With few objects there are no neighbours to lose, and
-# the same threshold is nearly free. A threshold that was chosen on one kind of scene is wrong on another.
+# Read the curves. At 0.1 the crowd has lost a quarter of its score: each object silences its neighbours, and the column `missed` says how many. With few objects there are hardly any neighbours to lose, and
+# the same threshold is nearly free. The photographs follow the crowd of digits, not the few digits: what counts is how objects stand, and not what they show. A threshold that was chosen on one kind of scene is wrong on another.
 #
-# Now compare the rows of 0.5 and 0.6 in the table. By mAP there is nothing to choose between them: the column `p` says that the seeds could have done it. But 0.6 leaves about one duplicate for every object, and 0.5 hardly any. AP50 does not see them either. Their scores are lower than those of the
-# hits, and you know where such boxes stand in the ranking. **mAP does not tell a clean picture from one with every object boxed twice.**
+# Now compare the rows of 0.5 and 0.6 in the table. What do three seeds say about the difference, and how large would it have to be to be found?
+
+# %%
+print(in_crowd.verdict("mAP"))
+print(f"found with 80 %, if at least {in_crowd.detectable('mAP'):.3f}")
+
+# %% [markdown]
+# By mAP, 0.5 and 0.6 are not told apart, and a difference much larger than the one in the table would have been found. But 0.6 leaves about one duplicate for every object, and 0.5 hardly any. AP50 does not see them either. Their scores are lower than those of the
+# hits, and you know where such boxes stand in the ranking. **mAP hardly tells a clean picture from one with every object boxed twice.**
 
 # %% tags=["nbval-check-output"]
-few, many = (frame.groupby("threshold")[columns].mean() for frame in frames.values())
+means = [frame.groupby("threshold")[columns].mean() for frame in frames.values()]
+lost = [t.loc[0.6, "mAP"] - t["mAP"] for t in means]
+few, *crowds = (t[0.1] for t in lost)
 claim(
-    "crowd: 0.1 costs at least 0.15 of mAP against 0.6",
-    many.loc[0.6, "mAP"] - many.loc[0.1, "mAP"] > 0.15,
+    "NMS at 0.1, not 0.6: over 0.15 of mAP lost in crowds of digits and photographs, "
+    "under 0.06 in sparse scenes",
+    min(crowds) > 0.15 and few < 0.06,
+    measured=(few, crowds),
 )
-claim("few objects: it costs less than 0.06", few.loc[0.6, "mAP"] - few.loc[0.1, "mAP"] < 0.06)
 claim(
-    "0.9 costs at least 0.25 in both",
-    all(t.loc[0.6, "mAP"] - t.loc[0.9, "mAP"] > 0.25 for t in (few, many)),
+    "NMS at 0.9, not 0.6, costs at least 0.25 of mAP in sparse scenes and in crowds",
+    min(t[0.9] for t in lost) > 0.25,
+    measured=[t[0.9] for t in lost],
 )
-change = many.loc[0.6] - many.loc[0.5]
+changes = [t.loc[0.6] - t.loc[0.5] for t in means[1:]]
 claim(
-    "crowd: 0.6 leaves at least 0.5 duplicates an object more than 0.5", change["duplicate"] > 0.5
+    "two crowds: NMS at 0.6 leaves 0.5 duplicates an object more than 0.5; mAP and "
+    "AP50 move under 0.03",
+    all(
+        c["duplicate"] > 0.5 and c[["mAP", "AP50"]].abs().max() < 0.03
+        for c in changes
+    ),
+    measured=[c.to_dict() for c in changes],
 )
-claim("and mAP and AP50 change by less than 0.03", change[["mAP", "AP50"]].abs().max() < 0.03)
 
 # %% [markdown]
 # ### A trained detector
@@ -906,7 +1135,10 @@ figure, axes = plot.new(7, 2.4, columns=3)
 for ax, row in zip(axes, (0, 1, 2), strict=True):
     preview(ax, test_images[row], above(found, 0.4)[row], test_scenes.classes)
 axes[0].set_title("It finds and names digits on photographs it has never seen")
-plot.show(figure, alt="Three unseen scenes with the boxes and the classes of the trained detector.")
+plot.show(
+    figure,
+    alt="Three unseen scenes with the boxes and the classes of the trained detector.",
+)
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -937,14 +1169,51 @@ real_sweep[["mAP", "duplicate", "missed"]].round(3)
 
 # %% [markdown]
 # The duplicates multiply as in the planted crowd, yet mAP hardly moves, because most second boxes score far below the first. A sweep that decides for one detector need not matter for another: sweep your own.
+#
+# And what does this detector do on cut-outs of photographs, which it never learnt? Its names cannot fit, so call every object and every box "thing", and let NMS see one class.
+#
+# :::{admonition} Predict
+# :class: predict
+# Which kind of error will cost it most now: boxes out of place, inventions, or objects missed?
+# :::
+
+# %%
+photo_test = Scenes("test", n=len(test_images), things=("photos",))
+photo_images, photo_truths = collate([photo_test[k] for k in range(len(photo_test))])
+photo_truths = [{**t, "labels": t["labels"] * 0} for t in photo_truths]
+with evaluating(detector.network) as network:
+    photo_boxes, photo_scores = detector.postprocess.candidates(network(photo_images))
+strange = suppress(photo_boxes, photo_scores.amax(2, keepdim=True), iou_threshold=0.6)
+on_photos = error_breakdown(strange, photo_truths)
+print(f"AP50 {on_photos.AP:.3f}, {on_photos.objects} objects")
+on_photos.table()[["count", "gain"]].round(3)
+
+# %% [markdown]
+# One network, another profile. It draws boxes on the photographs, but they are in the wrong place or of the wrong size, and that costs it most; next come the objects that it misses. On digits these two cost it next to nothing. (Names cost nothing here because there is only one.)
+# So a breakdown describes a detector *on its data*: make it again when the data change.
 
 # %% tags=["nbval-check-output"]
-costs = error_breakdown(found, truths).table()["gain"]
-claim("AP50 of the trained detector on unseen scenes: at least 0.85", result.AP50 > 0.85)
-claim("taking one digit for another costs it most", costs.idxmax() == "classification")
+costs = error_breakdown(found, truths).gains
 claim(
-    "NMS at 0.9 leaves more duplicates than at 0.6",
-    real_sweep.loc[0.9, "duplicate"] > real_sweep.loc[0.6, "duplicate"],
+    "the shipped YOLOv8 on unseen digits: AP50 above 0.85; wrong classes cost it "
+    "most",
+    result.AP50 > 0.85 and max(costs, key=costs.get) == "classification",
+    measured=(result.AP50, costs),
+)
+low, high = real_sweep.loc[0.6], real_sweep.loc[0.9]
+claim(
+    "the shipped YOLOv8: NMS at 0.9 leaves three times the duplicates of 0.6; mAP "
+    "moves under 0.02",
+    high["duplicate"] > 3 * low["duplicate"] > 0
+    and abs(high["mAP"] - low["mAP"]) < 0.02,
+    measured=real_sweep[["mAP", "duplicate"]].to_dict(),
+)
+gains = on_photos.gains
+claim(
+    "the shipped YOLOv8 of digits on photographs, names aside: AP50 under 0.2, and boxes "
+    "out of place cost it most",
+    on_photos.AP < 0.2 and max(gains, key=gains.get) == "localisation",
+    measured=(on_photos.AP, gains),
 )
 
 # %% [markdown]
@@ -973,10 +1242,18 @@ def mended(kinds):
         gone = rows["verdict"].isin(kinds & {"both", "duplicate", "background"})
         stay = np.delete(np.arange(len(labels)), rows.loc[gone, "prediction"])
         predictions.append(
-            {"boxes": boxes[stay], "labels": labels[stay], "scores": p["scores"][stay]}
+            {
+                "boxes": boxes[stay],
+                "labels": labels[stay],
+                "scores": p["scores"][stay],
+            }
         )
         met = set(rows.loc[rows["verdict"].isin(HELPED), "object"])
-        wanted = [k for k in range(len(target["labels"])) if k in met or "missed" not in kinds]
+        wanted = [
+            k
+            for k in range(len(target["labels"]))
+            if k in met or "missed" not in kinds
+        ]
         truths.append({key: target[key][wanted] for key in ("boxes", "labels")})
     return coco_map(predictions, truths, ious=[0.5]).AP
 
@@ -986,7 +1263,10 @@ from itertools import combinations, permutations
 
 subsets = [frozenset(c) for n in range(7) for c in combinations(ERRORS, n)]
 scores = {kinds: mended(kinds) for kinds in subsets}
-print(f"{len(subsets)} sets of kinds; none mended {scores[frozenset()]:.3f}")
+none, all_six = scores[frozenset()], scores[frozenset(ERRORS)]
+print(
+    f"{len(subsets)} sets of kinds; none mended {none:.3f}, all mended {all_six:.3f}"
+)
 
 # %% [markdown]
 # Sixty-four sets are enough for all 720 orders, since a step depends on what was mended before, not on its order. For every kind: what does it gain as the first one to be
@@ -997,7 +1277,9 @@ rows = []
 for order in permutations(ERRORS):
     for place, kind in enumerate(order):
         before, after = frozenset(order[:place]), frozenset(order[: place + 1])
-        rows.append({"kind": kind, "place": place + 1, "gain": scores[after] - scores[before]})
+        rows.append(
+            {"kind": kind, "place": place + 1, "gain": scores[after] - scores[before]}
+        )
 steps = pd.DataFrame(rows)
 by_place = steps.groupby(["kind", "place"])["gain"].mean().unstack().loc[list(ERRORS)]
 by_place.round(3)
@@ -1009,34 +1291,51 @@ for kind, colour in zip(by_place.index, plot.COLOURS, strict=False):
 ax.set(
     xlabel="turn at which it is mended",
     ylabel="AP50 gained",
-    title="The later its turn, the dearer an error looks",
+    title="The later it is mended, the more an error seems to cost",
 )
 ax.set(xlim=(0.8, 8.8), xticks=range(1, 7))
 ax.legend(fontsize=7, loc="right")
-plot.show(figure, alt="The gain of each kind of error grows with the turn at which it is mended.")
+plot.show(
+    figure,
+    alt="The gain of each kind of error grows with the turn at which it is mended.",
+)
 
 # %% tags=["nbval-check-output"]
 first, last = by_place[1], by_place[6]
 agree = [abs(first[kind] - breakdown.gains[kind]) < 1e-6 for kind in ERRORS]
-claim("mended first, each kind gains what labs.metrics says", all(agree))
-claim("mended last, every kind gains at least 1.2 times as much", (last > 1.2 * first).all())
-claim("background: at least twice as much", last["background"] > 2 * first["background"])
-claim("one order puts it above classification", last["background"] > first["classification"])
-claim("another far below", first["background"] < 0.6 * last["classification"])
-claim("all mended, AP50 is 1", scores[frozenset(ERRORS)] > 1 - 1e-9)
+claim(
+    "errors mended by hand, each kind alone, gain what error_breakdown says, to 1e-6",
+    all(agree),
+    measured=(first.to_dict(), breakdown.gains),
+)
+claim(
+    "each of six kinds of error gains at least 1.2 times as much when mended last, "
+    "not first",
+    (last > 1.2 * first).all(),
+    measured=(last / first).to_dict(),
+)
+claim(
+    "inventions outweigh wrong classes if mended last and they first, and weigh "
+    "under 0.6 if reversed",
+    last["background"] > first["classification"]
+    and first["background"] < 0.6 * last["classification"],
+    measured=by_place.to_dict(),
+)
 
 # %% [markdown]
 # Every line climbs. What is mended in the first turn looks small, what is mended in the last looks large. Inventions and duplicates more than double: by themselves they hardly
 # matter, and once all else is in order they are what keeps the score from 1. Let them come last, and they look worse than the wrong classes; let them come first, and they look harmless.
 #
 # **Why they differ.** They do not: the paper's warning holds for every kind here. The reason is in the ranking. AP is a mean of *precision*, and a mended error frees the rows behind it: the fewer mistakes are left, the more each of them
-# spoils. So whoever draws the steps in one order decides the story by the order. The sizes are ours: the paper compares networks on COCO, where false alarms on the background are far more
+# spoils. So if you draw the steps in one order, the order decides what they seem to say. The sizes are ours: the paper compares networks on COCO, where false alarms on the background are far more
 # numerous, and its oracles work on real mistakes that hide behind each other; planted ones hardly do.
 #
 # There is a price for being fair. The gains of single kinds do not add up to what is missing to 1:
 
 # %%
-print(f"sum of the gains alone {first.sum():.3f}, missing to 1: {1 - breakdown.AP:.3f}")
+print(
+    f"sum of the gains alone {first.sum():.3f}, missing to 1: {1 - breakdown.AP:.3f}"
+)
 
 # %% [markdown]
 # ## Bug hunt: the evaluation that says NMS is useless
@@ -1051,7 +1350,8 @@ from torchvision.ops import box_iou
 
 
 def ap_of_class(predictions, targets, bar=0.5):
-    """Return the AP of one class: dicts of boxes [n,4] and scores [n], and dicts of boxes [m,4]."""
+    """Return the AP of one class: dicts of boxes [n,4] and scores [n], and dicts of "
+    "boxes [m,4]."""
     ranked = [
         (score, image, row)
         for image, prediction in enumerate(predictions)
@@ -1101,7 +1401,8 @@ from torchvision.ops import box_iou
 
 
 def ap_of_class(predictions, targets, bar=0.5):
-    """Return the AP of one class: dicts of boxes [n,4] and scores [n], and dicts of boxes [m,4]."""
+    """Return the AP of one class: dicts of boxes [n,4] and scores [n], and dicts of "
+    "boxes [m,4]."""
     ranked = [
         (score, image, row)
         for image, prediction in enumerate(predictions)
@@ -1182,7 +1483,10 @@ shown = {
 }
 pd.DataFrame(
     {
-        "mAP": {"as is": coco_map(mixed, targets).AP, "squared": coco_map(squared, targets).AP},
+        "mAP": {
+            "as is": coco_map(mixed, targets).AP,
+            "squared": coco_map(squared, targets).AP,
+        },
         "boxes above 0.5": shown,
     }
 ).round(4)
