@@ -306,7 +306,7 @@ claim(
 # %% [markdown]
 # ## Debug: eight questions in a fixed order
 #
-# The order goes from cheap to dear, and each answer makes the next one worth asking.
+# The order goes from cheap to expensive, and each answer makes the next one worth asking.
 #
 # 1. Does it learn one batch by heart? (You have just asked.)
 # 2. Is the graph in one piece?
