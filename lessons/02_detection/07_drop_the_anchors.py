@@ -58,7 +58,8 @@ for ax, row in zip(axes, [0, 2, 4], strict=True):
         ax.plot(*centre, "o", color=colour, markeredgecolor="white", markersize=8)
 plot.show(
     figure,
-    alt="Three scenes of digits in grey boxes; of the dots at the centres many are orange.",
+    "Three scenes of digits in grey boxes; of the dots at the centres many are "
+    "orange.",
 )
 
 # %%
@@ -328,7 +329,8 @@ for ax, step in zip(axes.flat, STEPS_SHOWN, strict=True):
     ax.set_title(f"step {step}", fontsize=8)
 plot.show(
     figure,
-    alt="Chosen cells at four steps: small dots first, then large dots that sit on the digits.",
+    "Chosen cells at four steps: small dots first, then large dots that sit on "
+    "the digits.",
 )
 
 # %% [markdown]
@@ -372,12 +374,14 @@ moved.round(2)
 grown = moved["best wanted score"].iloc[-1] / moved["best wanted score"].iloc[0]
 stayed = moved["best cell is the final one"].iloc[0]
 claim(
-    "the best wanted score of an object grows by at least half while the network learns",
+    "the best wanted score of an object grows by at least half while the network "
+    "learns",
     grown > 1.5,
     grown,
 )
 claim(
-    "at least a quarter of the objects change their best cell while the network learns",
+    "at least a quarter of the objects change their best cell while the network "
+    "learns",
     stayed < 0.75,
     stayed,
 )
@@ -448,7 +452,7 @@ for ax, row in zip(axes, range(3), strict=True):
         test.classes,
     )
 plot.show(
-    figure, alt="Three unseen scenes with the boxes that the shipped detector found."
+    figure, "Three unseen scenes with the boxes that the shipped detector found."
 )
 
 # %% [markdown]
@@ -562,7 +566,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Width of each side against the fraction of its mean: most dots lie on or just above "
+    "Width of each side against the fraction of its mean: most dots lie on or "
+    "just above "
     "an arc that is 0 at whole numbers and 0.5 half-way.",
 )
 
@@ -603,7 +608,8 @@ for (name, at), (left, right) in zip(chosen.items(), axes, strict=True):
     )
 plot.show(
     figure,
-    alt="Above: a side with two equal bars, side by side. Below: a side whose bars are spread over "
+    "Above: a side with two equal bars, side by side. Below: a side whose bars "
+    "are spread over "
     "many distances.",
 )
 
@@ -708,7 +714,7 @@ ax.set(
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plot.show(
     figure,
-    alt="AP50 by step: the plain average stays near zero long after the network learnt.",
+    "AP50 by step: the plain average stays near zero long after the network learnt.",
 )
 
 # %% [markdown]
@@ -734,17 +740,20 @@ pd.Series(smallest, name="smallest running variance").map("{:.1e}".format).to_fr
 # %% tags=["nbval-check-output"]
 middle_steps = curves.loc[[125, 150]].mean()
 claim(
-    "at steps 125 and 150 the plain average has at most a third of the network's AP50",
+    "at steps 125 and 150 the plain average has at most a third of the network's "
+    "AP50",
     middle_steps["average"] < middle_steps["network"] / 3,
     middle_steps.to_dict(),
 )
 claim(
-    "at steps 125 and 150 the warmed average has over 70 % of the network's AP50, and over 0.1",
+    "at steps 125 and 150 the warmed average has over 70 % of the network's AP50, "
+    "and over 0.1",
     middle_steps["average, warmed up"] > max(0.1, 0.7 * middle_steps["network"]),
     middle_steps.to_dict(),
 )
 claim(
-    "at step 150 the plain average's smallest running variance is at least thrice the network's",
+    "at step 150 the plain average's smallest running variance is at least thrice "
+    "the network's",
     smallest["average"] > 3 * smallest["network"],
     smallest,
 )
@@ -872,7 +881,8 @@ claim(
 )
 local = apart["norms frozen, each rank divides by its own"]
 claim(
-    "two processes, each rank divides by its own sum: a loss is off by more than 0.1 %",
+    "two processes, each rank divides by its own sum: a loss is off by more than "
+    "0.1 %",
     max(local) > 1e-3,
     local,
 )
@@ -973,7 +983,8 @@ pd.Series(
 # %% tags=["nbval-check-output"]
 kept_by = [c[0.3] for c in counts]
 claim(
-    "the ONNX file with NMS keeps as many boxes with scores above 0.3 as PyTorch does",
+    "the ONNX file with NMS keeps as many boxes with scores above 0.3 as PyTorch "
+    "does",
     all(a == b > 0 for a, b in kept_by),
     kept_by,
 )
@@ -1053,12 +1064,14 @@ claim(
     lost["AP"].iloc[2],
 )
 claim(
-    "in 8 bits, boxes and scores apart, the detector loses over 4 points of AP, under 3 of AP50",
+    "in 8 bits, boxes and scores apart, the detector loses over 4 points of AP, "
+    "under 3 of AP50",
     lost["AP"].iloc[3] > 0.04 and lost["AP50"].iloc[3] < 0.03,
     lost.iloc[3].to_dict(),
 )
 claim(
-    "in 8 bits with the decoding in float, the detector loses less than 3 points of AP",
+    "in 8 bits with the decoding in float, the detector loses less than 3 points of "
+    "AP",
     lost["AP"].iloc[4] < 0.03,
     lost["AP"].iloc[4],
 )
@@ -1131,7 +1144,8 @@ for ax, metric, title in zip(
     ax.set(title=title)
 plot.show(
     figure,
-    alt="Alignment and AP50 for beta 6 and 0, three seeds each: the dots of the two overlap.",
+    "Alignment and AP50 for beta 6 and 0, three seeds each: the dots of the two "
+    "overlap.",
 )
 
 # %%
@@ -1152,12 +1166,14 @@ pd.DataFrame(
 # %% tags=["nbval-check-output"]
 lowest = study.table("AP50")["mean"].min()
 claim(
-    "beta 6 and beta 0: both find digits (mean AP50 above 0.4), three seeds do not tell them apart",
+    "beta 6 and beta 0: both find digits (mean AP50 above 0.4), three seeds do not "
+    "tell them apart",
     lowest > 0.4 and "not told apart" in study.verdict("AP50"),
     study.table("AP50")[["mean", "p"]].to_dict(),
 )
 claim(
-    "beta 6 and beta 0: a difference of 0.25 in AP50 would have been found, of five times in four",
+    "beta 6 and beta 0: a difference of 0.25 in AP50 would have been found, of five "
+    "times in four",
     study.detectable("AP50") < 0.25,
     study.detectable("AP50"),
 )
@@ -1212,8 +1228,10 @@ axes[1].set(title="The last quarter of the excess stands out")
 axes[0].legend()
 plot.show(
     figure,
-    alt="Error of each side, on log axes, against width and against excess. By width the dots form "
-    "a column near 4 pixels; by excess they spread, and the large errors are on the right.",
+    "Error of each side, on log axes, against width and against excess. By "
+    "width the dots form "
+    "a column near 4 pixels; by excess they spread, and the large errors are on the "
+    "right.",
 )
 
 # %% [markdown]
@@ -1280,12 +1298,14 @@ pd.Series(named, name="names the worst side").to_frame()
 # %% tags=["nbval-check-output"]
 shares = by_quarter["excess"]["share of errors > 2 px"]
 claim(
-    "the quarter of the sides with the most excess holds over 80 % of the errors above 2 pixels",
+    "the quarter of the sides with the most excess holds over 80 % of the errors "
+    "above 2 pixels",
     shares.iloc[-1] > 0.8,
     shares.to_dict(),
 )
 claim(
-    "the excess orders sides by error better than the width: over scenes, the interval is above 0",
+    "the excess orders sides by error better than the width: over scenes, the "
+    "interval is above 0",
     better.low > 0,
     better,
 )

@@ -68,7 +68,8 @@ for ax, values, title in zip(
     ax.set(xlabel="activation", title=title, ylabel="values")
 plot.show(
     figure,
-    alt="Two histograms. Recorded: nothing below zero, and a spike at zero. Returned: a part of it lies below zero.",
+    "Two histograms. Recorded: nothing below zero, and a spike at zero. "
+    "Returned: a part of it lies below zero.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -406,7 +407,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Memory held against pictures seen: output.mean() climbs steeply, the two detached recorders stay near zero.",
+    "Memory held against pictures seen: output.mean() climbs steeply, the two "
+    "detached recorders stay near zero.",
 )
 
 # %% [markdown]
@@ -625,7 +627,8 @@ plot.images(axes[0], photo)
 plot.overlay(axes[1], photo[0], enlarged(heat)[0])
 plot.show(
     figure,
-    alt="An otter at a brook, and beside it the same picture with the heat of the best class, on the animal.",
+    "An otter at a brook, and beside it the same picture with the heat of the "
+    "best class, on the animal.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -712,7 +715,8 @@ axes[0].set_ylabel("cells")
 axes[0].legend()
 plot.show(
     figure,
-    alt="Three histograms of scores. Before training positives and background lie in the same "
+    "Three histograms of scores. Before training positives and background lie "
+    "in the same "
     "place; after it the background lies orders of magnitude lower and "
     "the "
     "positives near 1; on photographs most positives lie with the background.",
@@ -995,7 +999,8 @@ title = "A bound above the usual norm costs nothing and saves the run"
 ax.set(xlabel="bound on the gradient norm", ylabel="test accuracy", title=title)
 plot.show(
     figure,
-    alt="Accuracy by clipping bound. With a bad batch and no clipping it is near chance; from a bound of 10 on, both lines agree.",
+    "Accuracy by clipping bound. With a bad batch and no clipping it is near "
+    "chance; from a bound of 10 on, both lines agree.",
 )
 
 # %% [markdown]
@@ -1345,7 +1350,7 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Training loss: unscale then clip falls; clip then unscale stays where it began.",
+    "Training loss: unscale then clip falls; clip then unscale stays where it began.",
 )
 
 # %% [markdown]
@@ -1483,7 +1488,8 @@ for row, name in zip(axes, ("gradient", "guided backpropagation"), strict=True):
 figure.suptitle("Gradient (above) and guided backpropagation (below)", fontsize=9)
 plot.show(
     figure,
-    alt="A garment and its maps. The guided maps look alike with trained and with random upper layers; the gradient maps do not.",
+    "A garment and its maps. The guided maps look alike with trained and with "
+    "random upper layers; the gradient maps do not.",
 )
 
 # %% [markdown]

@@ -140,7 +140,7 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Four training losses by step; all fall and flatten like a healthy run.",
+    "Four training losses by step; all fall and flatten like a healthy run.",
 )
 
 # %%
@@ -377,7 +377,8 @@ if which("dot"):
         ax.set_title("conv1b is gone" if cut else "in one piece", fontsize=9)
     plot.show(
         figure,
-        alt="Two autograd graphs. Left: three layers lead to the loss. Right: the branch of conv1b is missing.",
+        "Two autograd graphs. Left: three layers lead to the loss. Right: the "
+        "branch of conv1b is missing.",
     )
 else:
     print(
@@ -477,7 +478,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Relative gradient by layer: level when sound, falling by orders of magnitude with sigmoids, absent below the cut.",
+    "Relative gradient by layer: level when sound, falling by orders of "
+    "magnitude with sigmoids, absent below the cut.",
 )
 
 # %% [markdown]
@@ -813,7 +815,8 @@ axes[1].set(
 )
 plot.show(
     figure,
-    alt="Left: the fast run's loss is flat at ln 10. Right: almost all units of one of its layers die within some steps.",
+    "Left: the fast run's loss is flat at ln 10. Right: almost all units of one "
+    "of its layers die within some steps.",
 )
 
 # %% [markdown]
@@ -892,7 +895,8 @@ plot.images(axes[0], RUNS["C"].images[:8])
 plot.images(axes[1], x_test[:8])
 plot.show(
     figure,
-    alt="Eight pictures of run C above eight known good digits; those above are mirrored about the diagonal.",
+    "Eight pictures of run C above eight known good digits; those above are "
+    "mirrored about the diagonal.",
 )
 
 # %% [markdown]
@@ -1098,7 +1102,8 @@ ax.set(xlim=(-0.02, 1.04), ylim=(-7.6, 0.6))
 ax.set_axis_off()
 plot.show(
     figure,
-    alt="Decision chart: four symptoms lead to eight numbered questions; each no leads to data, model or loop.",
+    "Decision chart: four symptoms lead to eight numbered questions; each no "
+    "leads to data, model or loop.",
 )
 
 # %% [markdown]
@@ -1152,7 +1157,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Loss against a growing learning rate: flat, then falling, then shooting up; the rate to use is marked, well to the left of the lowest point.",
+    "Loss against a growing learning rate: flat, then falling, then shooting "
+    "up; the rate to use is marked, well to the left of the lowest point.",
 )
 
 # %% [markdown]
@@ -1198,7 +1204,8 @@ axes[0].set_title("Thirty times more ruins it")
 axes[1].set(title="because the units die", ylabel="dead units in the worst layer")
 plot.show(
     figure,
-    alt="Accuracy and dead units by factor: accuracy peaks at one; at thirty it is chance, and most units are dead.",
+    "Accuracy and dead units by factor: accuracy peaks at one; at thirty it is "
+    "chance, and most units are dead.",
 )
 
 # %% [markdown]
@@ -1320,7 +1327,8 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    alt="Share of dead networks by depth: dots measured, lines the bound; narrow ones approach one.",
+    "Share of dead networks by depth: dots measured, lines the bound; narrow "
+    "ones approach one.",
 )
 
 # %%
