@@ -394,3 +394,12 @@ def test_a_model_with_a_layer_called_output_can_be_wrapped():
 def test_nan_is_named():
     with pytest.raises(ValueError, match="part 'third' holds NaN"):
         trace(NaNInThird(), torch.rand(2, 3), ["third", "fourth"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_arrows_are_the_same():
+    parts, image = ["input", "enc1", "enc2", "middle", "dec2", "dec1"], torch.rand(1, 3, 16, 16)
+    model = UNet()
+    found = trace(model, image, parts)
+    assert trace(model.cuda(), image.cuda(), parts, pictures=True) == found
