@@ -14,6 +14,7 @@ SIZE = (60.0, 40.0)
 def test_a_box_knows_its_sides():
     box = Box(10, 20, 30, 40)
     assert (box.right, box.bottom, box.centre) == (40, 60, (25, 40))
+    assert len({box, Box(10, 20, 30, 40)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,9 @@ def test_a_loop_leads_back_to_its_box():
     assert ways["a", "a"][0] != ways["a", "a"][-1]
     assert len(ways["a", "a"]) >= 4
     assert len(ways["a", "b"]) == 2
+    around = [[None, "n", None], ["w", "a", "e"], [None, "s", None]]
+    ways = ways_of(around, [("a", "a"), *((name, "a") for name in "nwes")]).ways
+    assert [len(ways[name, "a"]) for name in "nwes"] == [2, 2, 2, 2]
 
 
 def segments(way):
