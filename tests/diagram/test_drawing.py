@@ -302,3 +302,8 @@ def test_corners_are_round():
 def test_a_network_without_arrows_has_boxes():
     wiring = trace(nn.Linear(2, 2), torch.rand(1, 2), ["input"])
     assert len(groups_of(draw(wiring, [["input"]]), "part")) == 1
+
+
+@pytest.mark.parametrize("kind", [Drawing, Label])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

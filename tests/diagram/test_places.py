@@ -66,3 +66,8 @@ def test_two_parts_of_one_end_may_not_overlap():
                 with pytest.raises(ValueError, match="do not contain each other"):
                     find_places(DictOutput(), [first, second])
     assert len(find_places(DictOutput(), ["output['aux']", "output['out']", "input"])) == 3
+
+
+@pytest.mark.parametrize("kind", [Place])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

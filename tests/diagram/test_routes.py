@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from labs.diagram.layout import place
-from labs.diagram.routes import Box, find_routes
+from labs.diagram.routes import Box, Routes, find_routes
 
 SIZE = (60.0, 40.0)
 
@@ -157,3 +157,8 @@ def test_touching_is_counted():
     assert free.touching == 0
     crowded = find_routes(boxes, list(permutations("abcde", 2)), xs, ys)
     assert crowded.touching > 0
+
+
+@pytest.mark.parametrize("kind", [Box, Routes])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

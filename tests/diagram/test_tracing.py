@@ -11,6 +11,7 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from labs.diagram import Part, Wiring, trace
+from labs.diagram.replay import Call, Inputs
 from labs.hooks import capture
 from labs.models import YOLOv3
 from labs.models.resnet import BasicBlock
@@ -403,3 +404,8 @@ def test_on_a_gpu_the_arrows_are_the_same():
     model = UNet()
     found = trace(model, image, parts)
     assert trace(model.cuda(), image.cuda(), parts, pictures=True) == found
+
+
+@pytest.mark.parametrize("kind", [Part, Wiring, Call, Inputs])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen
