@@ -409,3 +409,9 @@ def test_on_a_gpu_the_arrows_are_the_same():
 @pytest.mark.parametrize("kind", [Part, Wiring, Call, Inputs])
 def test_results_are_frozen(kind):
     assert kind.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("kind", [Call, Inputs])
+def test_what_holds_tensors_is_not_compared(kind):
+    """Two tensors that are compared give a tensor, which is neither true nor false."""
+    assert kind(torch.ones(2), {}) != kind(torch.ones(2), {})
