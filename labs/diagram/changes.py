@@ -79,7 +79,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if torch.equal(a, b):  # nearly always, and many times faster
         return 0.0
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
-    a, b = a.to(wide), b.to(wide)
+    a, b = a.cpu().to(wide), b.cpu().to(wide)  # some GPUs have no float64
     same = (a == b) | (a.isnan() & b.isnan())  # an infinity less itself is NaN
     apart = torch.where(same, 0.0, (a - b).abs())
     return float(apart.nan_to_num(float("inf"), float("inf")).max()) if apart.numel() else 0.0

@@ -56,7 +56,8 @@ def receptive_field(model: nn.Module, image: Tensor, layer: str, cell: tuple[int
     respect to the image. For the reach the weights of a copy are made positive, so that nothing
     cancels out and no ReLU is closed.
 
-    The model runs as a copy, in eval mode and in float64; it stays as it is.
+    The model runs as a copy in eval mode, in float64 on the CPU, where what is no part of the sum
+    is exactly zero; it stays as it is.
 
     Args:
         model: Any network of one image.
@@ -74,19 +75,19 @@ def receptive_field(model: nn.Module, image: Tensor, layer: str, cell: tuple[int
     model = bare(model)
     find_layers(model, [layer])
     with random_state_kept(), eager(), torch.inference_mode(False), torch.enable_grad():
-        twin = apart(model).double().requires_grad_(False)
-        real = image.detach().clone().double()[None]
+        twin = apart(model).cpu().double().requires_grad_(False)
+        real = image.detach().clone().cpu().double()[None]
         influence = _gradient(twin, real, layer, cell)[0]
         generator = torch.Generator().manual_seed(0)
         _make_positive(twin, generator)
         drawn = torch.rand((_IMAGES, *image.shape), generator=generator, dtype=torch.float64)
-        seen = _gradient(twin, drawn.to(real.device), layer, cell).amax(0) > 0  # [H,W]
+        seen = _gradient(twin, drawn, layer, cell).amax(0) > 0  # [H,W]
     if not seen.any():
         raise ValueError(f"receptive_field: layer {layer!r} at {cell} depends on no pixel")
     rows, columns = seen.any(1).nonzero(), seen.any(0).nonzero()
     reach = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     scaled = influence / influence.max().clamp(min=1e-300)
-    return Field(layer, cell, reach, scaled.float().cpu())
+    return Field(layer, cell, reach, scaled.float())
 
 
 def draw_field(ax: Axes, image: Tensor, field: Field) -> Axes:

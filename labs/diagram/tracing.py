@@ -37,7 +37,7 @@ def trace(
 
     ::
 
-        wiring = trace(resnet18(), images, ["input", "conv1", "layer*", "fc", "output"])
+        wiring = trace(resnet18(), images, ["input", "conv1", "layer?", "fc", "output"])
         wiring.arrows  # (("input", "conv1"), ("conv1", "layer1"), ...
 
     There is an arrow from a to b where a change of what a returned, with everything that the other
@@ -45,9 +45,9 @@ def trace(
     addition, a concatenation, an activation) runs as it is. So an arrow is a way that information
     takes past no other part. What flows outside of tensors (a number from ``.item()``) is not seen.
 
-    Shapes and pictures are those of the model as it is. For the arrows a copy gets random weights,
-    since a branch that starts at zero would hide one, and is in eval mode. The model itself does
-    not run; its mode, its gradients and the random state stay as they are.
+    Shapes and pictures are those of the weights as they are. For the arrows they are drawn anew,
+    since a branch that starts at zero would hide one. All runs are of a copy in eval mode: the
+    model's own mode, weights, gradients and hooks stay as they are, and so does the random state.
 
     Args:
         model: Any module, or a part of one: a block is a model too.

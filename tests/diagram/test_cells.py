@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from labs.diagram import draw_anchors, draw_cells
-from labs.plot import images, new
+from labs.plot import COLOURS, images, new
 
 
 @pytest.fixture
@@ -50,6 +51,14 @@ def test_a_centre_has_its_cell_and_an_arrow_from_its_corner(ax, as_tensor):
     ]
     dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines]
     assert dots == ends
+    assert {line.get_color() for line in ax.lines} == {COLOURS[1]}
+    assert {cell.get_facecolor()[:3] for cell in cells} == {to_rgb(COLOURS[0])}
+
+
+def test_cells_of_one_pixel(ax):
+    draw_cells(ax, (2, 3), 1, colour="black")
+    assert places(ax) == ([-0.5, 0.5, 1.5, 2.5], [-0.5, 0.5, 1.5])
+    assert ax.collections[0].get_color()[0][:3].tolist() == [0, 0, 0]
 
 
 def test_anchors_are_as_large_as_they_are(ax):
@@ -61,6 +70,8 @@ def test_anchors_are_as_large_as_they_are(ax):
     assert not small.get_fill()
     assert (ax.get_xlim(), ax.get_ylim()) == limits
     assert (ax.lines[0].get_xdata()[0], ax.lines[0].get_ydata()[0]) == (11.5, 8.5)
+    assert ax.lines[0].get_color() == COLOURS[4]
+    assert small.get_edgecolor()[:3] == to_rgb(COLOURS[4])
 
 
 def test_anchors_as_a_tensor_and_none_at_all(ax):

@@ -161,16 +161,17 @@ def test_groups_have_a_colour_and_a_line_that_explains_it(unet):
     assert groups_of(plain, "legend") == []
 
 
-def test_an_accent_has_a_colour_of_its_own_and_lies_on_top():
+@pytest.mark.parametrize("accent", [("input", "output"), ("input", "conv1"), ("conv1", "output")])
+def test_an_accent_has_a_colour_of_its_own_and_lies_on_top(accent):
     wiring = trace(BasicBlock(4, 4), torch.rand(1, 4, 6, 5), ["input", "conv1", "output"])
-    drawing = draw(wiring, [["input", "conv1", "output"]], accent=[("input", "output")])
+    drawing = draw(wiring, [["input", "conv1", "output"]], accent=[accent])
     drawn = groups_of(drawing, "arrow")
     colours = [
         {group.find(f"{SVG}path").get("stroke"), group.find(f"{SVG}polygon").get("fill")}
         for group in drawn
     ]
     assert colours == [{"#222222"}, {"#222222"}, {COLOURS[1]}]
-    assert drawn[-1].find(f"{SVG}title").text == "input → output"
+    assert drawn[-1].find(f"{SVG}title").text == " → ".join(accent)
 
 
 def test_a_missing_shortcut_is_seen_in_the_picture():
@@ -302,3 +303,8 @@ def test_corners_are_round():
 def test_a_network_without_arrows_has_boxes():
     wiring = trace(nn.Linear(2, 2), torch.rand(1, 2), ["input"])
     assert len(groups_of(draw(wiring, [["input"]]), "part")) == 1
+
+
+@pytest.mark.parametrize("kind", [Drawing, Label])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

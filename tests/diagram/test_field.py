@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from labs.diagram import draw_field, receptive_field
+from labs.diagram import Field, draw_field, receptive_field
 from labs.models import YOLOv3
 from labs.plot import COLOURS, new
 from tests.models import DictOutput, InplaceAfterConv
@@ -144,3 +144,8 @@ IMAGE = torch.rand(1, 6, 8)
 def test_errors_say_what_was_expected(model, image, layer, cell, kind, words):
     with pytest.raises(kind, match=words):
         receptive_field(model, image, layer, cell)
+
+
+@pytest.mark.parametrize("kind", [Field])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labs.diagram.layout import place
+from labs.diagram.layout import Layout, place
 
 A, B = (60.0, 40.0), (90.0, 50.0)
 
@@ -79,3 +79,8 @@ def test_a_page_too_narrow_for_tracks_is_still_filled():
 def test_errors_say_what_was_expected(rows, kind, words):
     with pytest.raises(kind, match=words):
         place(rows, {"a": A, "b": A}, [])
+
+
+@pytest.mark.parametrize("kind", [Layout])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

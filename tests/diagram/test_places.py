@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from labs.diagram.places import Place, find_places, inside, select
-from tests.models import DictOutput
+from tests.models import DictOutput, SharedLayer
 
 Scores = namedtuple("Scores", ["score", "scores"])
 HELD = (torch.zeros(1), {"a": torch.zeros(2), "ab": [torch.zeros(3)]}, Scores(*torch.zeros(2, 4)))
@@ -52,6 +52,12 @@ def test_names_patterns_and_short_names():
     }
 
 
+def test_a_layer_under_two_names_is_one_part():
+    assert find_places(SharedLayer(), ["right"]) == {"right": Place("layer", "right")}
+    with pytest.raises(ValueError, match="parts 'left' and 'right' are one layer; name it once"):
+        find_places(SharedLayer(), ["left", "right"])
+
+
 def test_two_parts_of_one_end_may_not_overlap():
     whole = ["output", "output['aux']", "output['aux'][0]"]
     for first in whole:
@@ -60,3 +66,8 @@ def test_two_parts_of_one_end_may_not_overlap():
                 with pytest.raises(ValueError, match="do not contain each other"):
                     find_places(DictOutput(), [first, second])
     assert len(find_places(DictOutput(), ["output['aux']", "output['out']", "input"])) == 3
+
+
+@pytest.mark.parametrize("kind", [Place])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from labs.diagram.layout import place
-from labs.diagram.routes import Box, find_routes
+from labs.diagram.routes import Box, Routes, find_routes
 
 SIZE = (60.0, 40.0)
 
@@ -14,6 +14,7 @@ SIZE = (60.0, 40.0)
 def test_a_box_knows_its_sides():
     box = Box(10, 20, 30, 40)
     assert (box.right, box.bottom, box.centre) == (40, 60, (25, 40))
+    assert len({box, Box(10, 20, 30, 40)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,11 @@ def test_a_loop_leads_back_to_its_box():
     assert ways["a", "a"][0] != ways["a", "a"][-1]
     assert len(ways["a", "a"]) >= 4
     assert len(ways["a", "b"]) == 2
+    around = [[None, "n", None], ["w", "a", "e"], [None, "s", None]]
+    layout = ways_of(around, [("a", "a"), *((name, "a") for name in "nwes")])
+    x, y = layout.boxes["a"].centre  # the loop takes none of the four best places
+    assert [layout.ways[name, "a"][0][0] for name in "ns"] == [x, x]
+    assert [layout.ways[name, "a"][0][1] for name in "we"] == [y, y]
 
 
 def segments(way):
@@ -151,3 +157,8 @@ def test_touching_is_counted():
     assert free.touching == 0
     crowded = find_routes(boxes, list(permutations("abcde", 2)), xs, ys)
     assert crowded.touching > 0
+
+
+@pytest.mark.parametrize("kind", [Box, Routes])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen

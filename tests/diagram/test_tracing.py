@@ -11,6 +11,7 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from labs.diagram import Part, Wiring, trace
+from labs.diagram.replay import Call, Inputs
 from labs.hooks import capture
 from labs.models import YOLOv3
 from labs.models.resnet import BasicBlock
@@ -394,3 +395,23 @@ def test_a_model_with_a_layer_called_output_can_be_wrapped():
 def test_nan_is_named():
     with pytest.raises(ValueError, match="part 'third' holds NaN"):
         trace(NaNInThird(), torch.rand(2, 3), ["third", "fourth"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_arrows_are_the_same():
+    parts, image = ["input", "enc1", "enc2", "middle", "dec2", "dec1"], torch.rand(1, 3, 16, 16)
+    model = UNet()
+    found = trace(model, image, parts)
+    assert trace(model.cuda(), image.cuda(), parts, pictures=True) == found
+
+
+@pytest.mark.parametrize("kind", [Part, Wiring, Call, Inputs])
+def test_results_are_frozen(kind):
+    assert kind.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize("kind", [Call, Inputs])
+def test_what_holds_tensors_is_not_compared(kind):
+    """Two tensors that are compared give a tensor, which is neither true nor false."""
+    assert kind(torch.ones(2), {}) != kind(torch.ones(2), {})
