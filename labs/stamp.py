@@ -6,6 +6,10 @@ package whose ``__init__`` only imports names is a table of contents; it is foll
 that a lesson which takes ``digits`` from ``labs.data`` does not depend on all of ``labs.data``.
 A module that is started as a program (``"-m", "labs.imagefile"``) counts as one that is imported.
 
+A recorded study that is read (``read_record("levels")``) counts too, under the path of its file:
+what it says of itself, its plan and its runs. What ``labs study --revalidate`` renews is left out,
+for it renews nothing unless the first steps of every arm agree with the runs: see :data:`RENEWED`.
+
 The words of errors count: lessons print errors, and hunts and failed runs of an ablation show them.
 A few functions do not, see :data:`PLUMBING`.
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -34,11 +39,15 @@ PLUMBING = {
     "labs.extras.optional": "imports exactly the module it is given, or says how to install it",
 }
 
+RENEWED = ("code", "revalidated")
+"""Fields in the head of a record that a renewal writes; no table or figure is drawn from them."""
+
+_RECORDS = "labs/studies/records"
 _Import = tuple[str, str | None]  # module, and the name taken from it (None: the module itself)
 
 
 def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
-    """Return the hash of the code cells and of each module they depend on, sorted by name.
+    """Return the hash of the code cells, and of each module and record they depend on, by name.
 
     Args:
         cells: The sources of the code cells, in order.
@@ -49,11 +58,12 @@ def stamp(cells: Sequence[str], root: Path = ROOT) -> dict[str, str]:
     programs = [(_program(name, root), None) for name in (*_programs(tree), *typed)]
     modules = _dependencies([*_imports(tree), *programs], root)
     hashes = {name: _summary(_file(name, root)).hash for name in modules}
+    hashes |= {path: _record_hash(root / path) for path in _record_paths(tree, modules, root)}
     return {"cells": _hash("\0".join(cells)), **dict(sorted(hashes.items()))}
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Name the parts (``cells`` or modules) by which two stamps differ.
+    """Name the parts (``cells``, modules, records) by which two stamps differ.
 
     A module that only the old stamp holds, and that holds plumbing, has not changed: it was not
     left out yet.
@@ -142,6 +152,41 @@ def _programs(tree: ast.Module) -> Iterator[str]:
 def _program(module: str, root: Path) -> str:
     """Return the module whose code ``python -m module`` runs."""
     return f"{module}.__main__" if _file(f"{module}.__main__", root) else module
+
+
+def _record_paths(cells: ast.Module, modules: Iterable[str], root: Path) -> set[str]:
+    """Return the paths of the records that cells and modules read, from the root.
+
+    A name that only the run of a cell knows stands for every record. A module that is given the
+    name reads what a cell has named.
+    """
+    names = {name for module in modules for name in _records(_tree(_file(module, root)))}
+    asked = set(_records(cells))
+    if None in asked:
+        asked |= {path.stem for path in (root / _RECORDS).glob("*.jsonl")}
+    return {f"{_RECORDS}/{name}.jsonl" for name in names | asked if name is not None}
+
+
+def _records(tree: ast.Module) -> Iterator[str | None]:
+    """Yield the name in each call of ``read_record``; ``None`` where it is not written there."""
+    reader = "read_record"
+    known = {reader, *(bound for _, name, bound in _bindings(tree) if name == reader)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if getattr(node.func, "attr", getattr(node.func, "id", None)) in known:
+            given = [*node.args, *(word.value for word in node.keywords if word.arg == "name")]
+            name = getattr(given[0], "value", None) if given else None
+            yield name if isinstance(name, str) else None
+
+
+def _record_hash(path: Path) -> str:
+    """Return a hash of what a record says, but for what a renewal writes."""
+    if not path.is_file():
+        return "missing"
+    head, _, runs = path.read_text(encoding="utf-8").partition("\n")
+    said = {name: value for name, value in json.loads(head).items() if name not in RENEWED}
+    return _hash(json.dumps(said, sort_keys=True) + runs)
 
 
 def _file(module: str, root: Path) -> Path | None:

@@ -1,5 +1,7 @@
 """The stamp must change with the code that a lesson runs, and with nothing else."""
 
+import json
+
 import pytest
 
 from labs.stamp import changed, stamp
@@ -130,6 +132,72 @@ class TestPrograms:
         edit(package, "labs/boxes.py", "from labs.near_miss", "from .near_miss")
         with pytest.raises(ValueError, match=r"boxes\.py, line 1: .* got a relative import"):
             stamp(["import labs.boxes"], package)
+
+
+class TestRecords:
+    """A recorded study is what a lesson draws from: new runs must stale the lesson."""
+
+    LEVELS, PARTS = (f"labs/studies/records/{name}.jsonl" for name in ("levels", "parts"))
+
+    @pytest.fixture
+    def recorded(self, package):
+        (package / "labs/studies/records").mkdir(parents=True)
+        head = {"name": "levels", "date": "2026-11-01", "code": {"a": "1"}, "revalidated": "today"}
+        for path in (self.LEVELS, self.PARTS):
+            (package / path).write_text(json.dumps(head) + '\n{"seed": 0, "curve": [0.5]}\n')
+        (package / "labs/studies/__init__.py").write_text(
+            "from labs.studies.record import read_record"
+        )
+        (package / "labs/studies/record.py").write_text("def read_record(name):\n    return name")
+        return package
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param('from labs.studies import read_record\nread_record("levels")', id="name"),
+            pytest.param('from labs.studies import read_record as r\nr("levels")', id="renamed"),
+            pytest.param('import labs.studies\nlabs.studies.read_record("levels")', id="whole"),
+            pytest.param('replay(PLAN, read_record(name="levels"), 1, 0)', id="keyword"),
+        ],
+    )
+    def test_the_record_that_is_read_counts_and_no_other(self, recorded, code):
+        assert [name for name in stamp([code], recorded) if "/" in name] == [self.LEVELS]
+
+    def test_one_that_a_module_reads_counts(self, recorded):
+        edit(recorded, "labs/names.py", "return 1", 'return read_record("levels")')
+        assert self.LEVELS in stamp(LESSON, recorded)
+
+    def test_a_name_that_is_not_written_there_stands_for_every_record(self, recorded):
+        assert {self.LEVELS, self.PARTS} <= set(stamp(["read_record(PLAN.name)"], recorded))
+        edit(recorded, "labs/names.py", "return 1", "return read_record(name)")
+        assert not {self.LEVELS, self.PARTS} & set(stamp(LESSON, recorded))
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            pytest.param("[0.5]", "[0.6]", id="run"),
+            pytest.param("2026-11-01", "2026-11-02", id="date of the runs"),
+        ],
+    )
+    def test_new_runs_stale_the_lesson(self, recorded, old, new):
+        before = stamp(['read_record("levels")'], recorded)
+        edit(recorded, self.LEVELS, old, new)
+        assert changed(before, stamp(['read_record("levels")'], recorded)) == [self.LEVELS]
+
+    def test_one_that_was_renewed_does_not(self, recorded):
+        before = stamp(['read_record("levels")'], recorded)
+        edit(recorded, self.LEVELS, '"1"}, "revalidated": "today"', '"2"}, "revalidated": "now"')
+        assert changed(before, stamp(['read_record("levels")'], recorded)) == []
+
+    def test_one_that_is_not_there_yet_is_compared(self, recorded):
+        before = stamp(['read_record("levels")'], recorded)
+        (recorded / self.LEVELS).unlink()
+        assert changed(before, stamp(['read_record("levels")'], recorded)) == [self.LEVELS]
+
+    def test_lessons_that_read_a_record_name_it(self):
+        from tools.lesson import current_stamp, find
+
+        assert self.LEVELS in current_stamp(find("03_see_at_three_scales")[0])
 
 
 class TestPlumbing:

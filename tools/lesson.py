@@ -48,7 +48,7 @@ class Lesson:
         return nbformat.read(self.notebook, as_version=4)
 
     def stale(self) -> list[str]:
-        """Name what changed since the outputs were computed: ``cells``, or ``labs`` modules."""
+        """Name what changed since the outputs were computed: cells, modules, or records."""
         if not self.notebook.exists():
             return ["notebook"]
         return changed(self.read_notebook().metadata.get("labs_stamp", {}), current_stamp(self))

@@ -3,8 +3,9 @@
 python -m tools.mutants --number 100 --seed 0
 python -m tools.mutants --file labs/boxes/sides.py --number 5
 
-Faults are planted in a temporary copy of the tree, never here. What survives is a hole in the
-tests, or a fault that changes nothing: list that one, and why, in tools/equivalent_mutants.txt.
+Faults are planted in a temporary copy of the tree, never here. The nearest tests run first, then
+those that are a step further away. What survives both is a hole in the tests, or a fault that
+changes nothing: list that one, and why, in tools/equivalent_mutants.txt.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +35,8 @@ from tools.mutate import OPERATORS, Fault, faults, is_another
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path("tools", "equivalent_mutants.txt")
 LEFT_OUT = shutil.ignore_patterns(".*", "_build", "build", "__pycache__", "*.ipynb", "*.egg-info")
+OF_ALL = ("tests/test_frozen.py",)  # read every module, and import none
+MOST = 10  # files that are further away: with more, what survives takes minutes
 PASSED, FAILED = 0, 1  # what pytest returns; anything else says that it could not run
 
 
@@ -96,26 +101,36 @@ def _some(root: Path, files: Sequence[str], number: int, seed: int, known: set[s
 def _next(heap: list[Fault], sources: dict[str, str], known: set[str]) -> Fault | None:
     while heap:
         fault = heap.pop()
-        if _key(fault) not in known and is_another(sources[fault.file], fault):
+        if _key(fault, sources[fault.file]) not in known and is_another(sources[fault.file], fault):
             return fault
     return None
 
 
-def _key(fault: Fault) -> str:
-    """Return what names a fault in the list of equivalent ones; no line number, for lines move."""
-    parts = fault.file, fault.operator, fault.before, fault.after
+def _key(fault: Fault, source: str) -> str:
+    """Return what names a fault in the list of equivalent ones; no line number, for lines move.
+
+    The whole lines stand there, because the same ``False`` may stand elsewhere in the file.
+    """
+    content, end = source.encode(), fault.start + len(fault.before.encode())
+    first = content.rfind(b"\n", 0, fault.start) + 1
+    last = content.find(b"\n", end)
+    tail = content[end : last if last >= 0 else len(content)]
+    lines = [
+        content[first : fault.start] + part.encode() + tail for part in (fault.before, fault.after)
+    ]
+    parts = fault.file, fault.operator, *(line.decode() for line in lines)
     return " | ".join(" ".join(part.split()) for part in parts)
 
 
 def _equivalents(root: Path) -> set[str]:
-    """Read the faults that change nothing: ``file | operator | before | after # reason``."""
+    """Read the faults that change nothing: ``file | operator | line | changed # reason``."""
     path = root / EQUIVALENT
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     listed = [line for line in lines if line.strip() and not line.startswith("#")]
     for line in listed:
         if line.count(" | ") < 3 or " # " not in line:
             raise ValueError(
-                f"{EQUIVALENT}: expected 'file | operator | before | after # reason', got {line!r}"
+                f"{EQUIVALENT}: expected 'file | operator | line | changed # reason', got {line!r}"
             )
     return {line.rpartition(" # ")[0].strip() for line in listed}
 
@@ -132,16 +147,57 @@ def nearest_tests(root: Path, file: str) -> list[str]:
     folder = root / "tests" / Path(*path.parent.parts[1:])
     tests = sorted((root / "tests").rglob("test_*.py"))
     stem = path.parent.name if path.stem == "__init__" else path.stem
-    named = [test for test in tests if test.stem == f"test_{stem}"]
+    users = [test for test in tests if _imports(test) & _names(root, path)]
+    named = [t for t in tests if t.stem == f"test_{stem}" and (t.parent == folder or t in users)]
     named.sort(key=lambda test: test.parent != folder)
-    users = [test for test in tests if _imports(root, test) & _names(root, path)]
-    users.sort(key=lambda test: (test.parent != folder, test.stem))
+    users.sort(key=lambda test: (test.parent != folder, not _is_of(test, path), test.stem))
     found = list(dict.fromkeys([*named, *users])) or [t for t in tests if t.parent == folder]
     if not found and len(path.parts) > 2:  # hidden in its package: then the tests of that
         inner = path.stem == "__init__"
         above = path.parents[1] if inner else path.parent
         return nearest_tests(root, str(above / "__init__.py"))
     return [str(test.relative_to(root)) for test in found]
+
+
+def further_tests(root: Path, file: str) -> list[str]:
+    """Return the test files one step further away, nearest first, and those of every module.
+
+    They import a module that imports this one, or name a helper among the tests that imports it,
+    as those do that start it in another process.
+    """
+    path, near = Path(file), nearest_tests(root, file)
+    folder = root / "tests" / Path(*path.parent.parts[1:])
+    names = _names(root, path)
+    users = [user for user in sorted((root / "labs").rglob("*.py")) if _imports(user) & names]
+    wider = set[str]().union(*(_names(root, u.relative_to(root)) for u in users if not _lists(u)))
+    found: list[tuple[tuple[bool, ...], str]] = []
+    for test in sorted((root / "tests").rglob("test_*.py")):
+        helped = bool(
+            names & {name for helper in _helpers(root, test) for name in _imports(helper)}
+        )
+        if helped or _imports(test) & wider:
+            place = test.parent != folder, not _is_of(test, path), not helped
+            found.append((place, str(test.relative_to(root))))
+    far = [test for _, test in sorted(found) if test not in near]
+    return far[:MOST] + [test for test in OF_ALL if (root / test).is_file()]
+
+
+def _is_of(test: Path, module: Path) -> bool:
+    """Tell whether a test has the name of a package that the module is in."""
+    return test.stem.removeprefix("test_") in module.parts[1:-1]
+
+
+def _lists(module: Path) -> bool:
+    """Tell whether it passes names on: who takes one of them from there is found as it is."""
+    return module.name == "__init__.py"
+
+
+def _helpers(root: Path, test: Path) -> Iterator[Path]:
+    """Yield the modules among the tests that one imports, or names to another process."""
+    for name in set(re.findall(r"\btests(?:\.\w+)+", test.read_text(encoding="utf-8"))):
+        helper = root.joinpath(*name.split(".")).with_suffix(".py")
+        if helper.is_file() and helper != test:
+            yield helper
 
 
 def _names(root: Path, path: Path) -> set[str]:
@@ -157,17 +213,24 @@ def _names(root: Path, path: Path) -> set[str]:
     return names
 
 
-def _imports(root: Path, test: Path) -> set[str]:
-    return {name for source, taken in _taken(test) for name in (source, f"{source}.{taken}")}
+def _imports(file: Path) -> set[str]:
+    return {name for source, taken in _taken(file) for name in (source, f"{source}.{taken}")}
 
 
-def _taken(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield module and name of each thing that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _taken(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return module and name of each thing that a file imports, wherever in it."""
+    return _taken_from(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _taken_from(source: str) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += [(node.module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found += [(alias.name, "") for alias in node.names]
+    return tuple(found)
 
 
 # -------------------------------------------------------------------------------- the runs
@@ -188,17 +251,20 @@ class Trials:
 
     def judge(self, fault: Fault) -> Result:
         """Plant the fault, run its tests, and take it out again."""
-        tests = nearest_tests(self.root, fault.file)
-        if not tests:
+        near, far = nearest_tests(self.root, fault.file), further_tests(self.root, fault.file)
+        if not near + far:
             return Result(fault, "untested", "no test imports it")
         copy = self.copies.get()
         file = copy / fault.file
         source = file.read_text(encoding="utf-8")
         try:
-            _write(file, fault.planted(source))
-            code, output = self._pytest(copy, tests)
-            _write(file, source)
-            return self._judged(fault, copy, tests, code, output)
+            for tests in filter(None, (near, far)):
+                _write(file, fault.planted(source))
+                code, output = self._pytest(copy, tests)
+                _write(file, source)
+                if code != PASSED:
+                    return self._judged(fault, copy, tests, code, output)
+            return Result(fault, "survived", " ".join(near + far))
         finally:
             _write(file, source)
             self.copies.put(copy)
@@ -206,10 +272,11 @@ class Trials:
     def _judged(
         self, fault: Fault, copy: Path, tests: list[str], code: int | None, output: str
     ) -> Result:
-        if code is None:
-            return Result(fault, "timeout", f"{self.limit:g} s over {len(tests)} files")
-        if code == PASSED:
-            return Result(fault, "survived", " ".join(tests))
+        """Say what it means that tests failed, or that they did not end."""
+        if code is None:  # a fault may make a loop endless; or the tests are as slow as that
+            sound, _ = self._pytest(copy, tests)
+            fate = "killed" if sound == PASSED else "timeout"
+            return Result(fault, fate, f"{self.limit:g} s over {len(tests)} files")
         marks = ("FAILED ", "ERROR ")
         lines = [line for line in output.splitlines() if line.startswith(marks)]
         killer = lines[0].split(" ", 1)[1].split(" - ")[0] if lines else tests[0]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labs.repro import seed_everything
+from labs.stamp import RENEWED
 from labs.studies import Experiment, read_record, replay
 from labs.studies.catalogue import STUDIES, find
 from labs.studies.making import _hashes, make, revalidate, stale, store_of
@@ -114,6 +115,9 @@ def test_a_changed_module_makes_a_record_stale_and_agreeing_steps_renew_it(
     assert renewed.revalidated > "2020-01-01"
     assert renewed.date == record.date
     assert renewed.study == record.study
+    # A lesson does not become stale by a renewal, because its stamp leaves out just these.
+    told = [name for name in vars(record) if getattr(older, name) != getattr(renewed, name)]
+    assert sorted(told) == sorted(RENEWED)
 
     def other(rate, steps):
         for point in small.descend(rate, steps):

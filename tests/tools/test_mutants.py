@@ -3,7 +3,7 @@
 import pytest
 
 from tools import mutants
-from tools.mutants import draw, nearest_tests, report, run
+from tools.mutants import draw, further_tests, nearest_tests, report, run
 from tools.mutate import OPERATORS, Fault, faults, is_another
 
 SUMS = '''"""Add, 1 by 1: this text stays."""
@@ -146,10 +146,12 @@ def test_each_file_that_is_named_gets_its_number(package):
 def test_equivalent_faults_are_not_drawn_and_need_a_reason(package):
     listed = package / "tools" / "equivalent_mutants.txt"
     listed.parent.mkdir()
-    listed.write_text("# all\nlabs/alone.py | constant | 1 | 2 # nobody reads it\n")
+    listed.write_text("# all\nlabs/alone.py | constant | LEFT = 1 | LEFT = 2 # nobody reads it\n")
     assert draw(package, 9, 0, ["labs/alone.py"]) == []
-    listed.write_text("labs/alone.py | constant | 1 | 2\n")
-    with pytest.raises(ValueError, match=r"after # reason', got 'labs/alone.py"):
+    (package / "labs/alone.py").write_text("RIGHT = 1\nLEFT = 1")
+    assert [fault.line for fault in draw(package, 9, 0, ["labs/alone.py"])] == [1]
+    listed.write_text("labs/alone.py | constant | LEFT = 1 | LEFT = 2\n")
+    with pytest.raises(ValueError, match=r"changed # reason', got 'labs/alone.py"):
         draw(package, 9, 0)
 
 
@@ -157,7 +159,7 @@ def test_the_list_of_equivalent_faults_names_faults_that_there_are():
     for line in mutants._equivalents(mutants.ROOT):
         file = line.split(" | ")[0]
         source = (mutants.ROOT / file).read_text(encoding="utf-8")
-        assert line in {mutants._key(fault) for fault in faults(source, file)}, line
+        assert line in {mutants._key(fault, source) for fault in faults(source, file)}, line
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,44 @@ def test_the_nearest_tests(package, file, tests):
         for test in ("test_sums.py", "test_users.py", "test_far.py", "test_shut.py"):
             (package / "tests" / test).unlink()
     assert nearest_tests(package, file) == tests
+
+
+def test_a_test_of_the_same_name_is_near_only_in_its_folder_or_when_it_imports(package):
+    (package / "tests/deep/test_sums.py").write_text("from labs import deep\n")
+    assert "tests/deep/test_sums.py" not in nearest_tests(package, "labs/sums.py")
+    (package / "tests/deep/test_sums.py").write_text("from labs import sums\n")
+    near = nearest_tests(package, "labs/sums.py")
+    assert near[:2] == ["tests/test_sums.py", "tests/deep/test_sums.py"]
+
+
+def test_the_tests_of_a_package_come_before_those_that_only_use_it(package):
+    (package / "tests/test_deep.py").write_text("from labs.deep import other\n")
+    (package / "tests/test_alone.py").write_text("from labs.deep import other\n")
+    near = nearest_tests(package, "labs/deep/inner.py")
+    assert near[:3] == [
+        "tests/deep/test_other_name.py",
+        "tests/test_deep.py",
+        "tests/test_alone.py",
+    ]
+
+
+def test_tests_one_step_further_away_are_found(package, monkeypatch):
+    files = {
+        "labs/upper.py": "from labs.deep import reached\n",
+        "tests/test_upper.py": "import labs.upper\n",
+        "tests/probe.py": "from labs.deep.inner import other\n",
+        "tests/test_child.py": "COMMAND = ['-m', 'tests.probe']\n",
+        "tests/test_frozen.py": "",
+    }
+    for name, text in files.items():
+        (package / name).write_text(text)
+    near = ["tests/deep/test_other_name.py", "tests/test_far.py"]
+    assert nearest_tests(package, "labs/deep/inner.py") == near
+    far = ["tests/test_child.py", "tests/test_upper.py", "tests/test_frozen.py"]
+    assert further_tests(package, "labs/deep/inner.py") == far
+    assert further_tests(package, "labs/upper.py") == ["tests/test_frozen.py"]
+    monkeypatch.setattr(mutants, "MOST", 1)
+    assert further_tests(package, "labs/deep/inner.py") == [far[0], far[2]]
 
 
 # --------------------------------------------------------------------------------- the runs
@@ -221,6 +261,23 @@ def test_a_fault_that_runs_for_ever_is_stopped(package):
     (package / "tests/test_sums.py").write_text("import time\n\ntime.sleep(600)\n")
     (result,) = run(package, [pick(package, "(a + b)")], package / ".cache" / "out.txt", 1, 1.0)
     assert result.fate == "timeout"
+
+
+def test_a_fault_for_which_only_a_further_test_fails_is_killed(package):
+    (package / "labs/upper.py").write_text("from labs.deep import other\n\nGOT = other()\n")
+    (package / "tests/test_upper.py").write_text(
+        "from labs.upper import GOT\n\ndef test_it():\n    assert GOT == 2\n"
+    )
+    fault = pick(package, "3", "labs/deep/inner.py")
+    (result,) = run(package, [fault], package / ".cache" / "out.txt", jobs=1)
+    assert (result.fate, result.by) == ("killed", "tests/test_upper.py::test_it")
+
+
+def test_a_fault_without_end_is_killed_when_its_tests_end_without_it(package, monkeypatch):
+    ends = iter([(None, ""), (0, "1 passed")])
+    monkeypatch.setattr(mutants.Trials, "_pytest", lambda self, copy, tests: next(ends))
+    (result,) = run(package, [pick(package, "(a + b)")], package / ".cache" / "out.txt", 1, 5.0)
+    assert (result.fate, result.by) == ("killed", "5 s over 2 files")
 
 
 def test_what_nobody_tests_is_said(package):
