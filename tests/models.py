@@ -431,3 +431,117 @@ class BranchesOnSize(nn.Module):
 
     def forward(self, x):
         return x * 2 if x.shape[0] % 2 == 0 else x * 1
+
+
+class MaskedRows(nn.Module):
+    """Take a keyword that nothing else can stand for, and return names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, bias=None, *, mask, double=False):
+        found = self.layer(x - 2 * mask)
+        found = found if bias is None else found + bias
+        found = 2 * found if double else found
+        return {"boxes": found.exp(), "aux": {"score": found.sigmoid()}, "levels": [found + 1]}
+
+
+class LooseKeywords(nn.Module):
+    """Take what it is given."""
+
+    def forward(self, *images, **extra):
+        return images[0] + extra["one"] - 2 * extra["two"]
+
+
+class NamesOutputs(nn.Module):
+    """Return one of several structures; its values bear names that the exporter gives too."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        a, b = x.exp(), x.exp().sigmoid()
+        return {
+            "crossed": {"sigmoid": a, "exp": b},
+            "as input": {"x": a, "y": b},
+            "passed on": {"x": x, "y": b},
+            "twice": {"a": a, "b": a},
+            "named tuple": Pair(a, {"deep": b}),
+            "in a tuple": (a, {"b": b}),
+            "with none": {"a": a, "nothing": None, "b": b},
+            "plain": (a, b),
+            "whole keys": {0: a, 1: b},
+            "the same path": {"a": {"b": a}, "a.b": b},
+        }[self.kind]
+
+
+class MaskedEncoder(nn.Module):
+    """Use an operator that ONNX lacks, in a network that a plain trace refuses."""
+
+    def __init__(self, is_causal=None):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.is_causal = nn.TransformerEncoder(layer, 1), is_causal
+
+    def forward(self, x):
+        mask = torch.triu(torch.full((5, 5), float("-inf")), 1)
+        return self.encoder(x, mask=mask, is_causal=self.is_causal)
+
+
+class Unwritable(Exception):
+    """Raise when asked what it says."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class RaisesUnwritable(nn.Module):
+    """Raise the worst error there is."""
+
+    def forward(self, x):
+        raise Unwritable
+
+
+class WorksOnce(nn.Module):
+    """Compute the wrong thing once, and then nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 1:
+            raise OSError("out of words")
+        return self.layer(x) + 1
+
+
+class GroupedUpsampler(nn.Module):
+    """Use a transposed convolution in groups, which ONNX Runtime cannot quantise per channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(8, 16, 3, groups=4)
+        self.plain = nn.ConvTranspose2d(16, 4, 1)
+
+    def forward(self, x):
+        return self.plain(self.up(x).relu())
+
+
+class TiedTable(nn.Module):
+    """Read one weight as a table, as a layer, and transposed."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(20, 8)
+        self.out = nn.Linear(8, 20, bias=False)
+        self.out.weight = self.table.weight
+
+    def forward(self, i):
+        scores = self.out(self.table(i).mean(1))
+        return self.out(scores.softmax(1) @ self.table.weight)

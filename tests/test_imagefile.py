@@ -13,6 +13,7 @@ from labs.data import faults
 from labs.imagefile import BadImageError, Rules, check_file
 from labs.imagefile.pixels import read_rgb
 from labs.imagefile.read import _check_sums
+from labs.imagefile.report import _grey_rows
 from tests.data.trees import kinds_of, smooth_picture, write_tree, written
 
 
@@ -168,6 +169,21 @@ def test_white_below_a_picture_is_no_grey_band(tmp_path):
     page.paste(smooth_picture(0), (8, 0))
     page.save(tmp_path / "a.jpg")
     assert report_of(tmp_path / "a.jpg").warnings == ()
+
+
+def test_grey_rows_are_counted_to_the_top():
+    assert _grey_rows(Image.new("RGB", (4, 70), (128, 128, 128))) == 70
+    assert _grey_rows(Image.new("L", (4, 3), 128)) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "warnings"),
+    [((100, 10), ()), ((10, 101), ("extreme shape: 10 x 101 pixels",))],
+    ids=["ten times", "longer"],
+)
+def test_a_side_of_more_than_ten_times_the_other_is_a_warning(size, warnings, tmp_path):
+    smooth_picture(0).resize(size).save(tmp_path / "a.png")
+    assert report_of(tmp_path / "a.png").warnings == warnings
 
 
 def test_one_file_can_be_checked_by_itself(tmp_path):

@@ -14,6 +14,24 @@ def mini(**settings):
     return YOLOv8(3, **{"width": 0.125, "strides": (8, 16), "image_size": 64} | settings)
 
 
+@pytest.mark.parametrize(
+    ("scale", "channels", "published"),
+    [
+        ("n", 16, 3_157_200),
+        ("s", 32, 11_166_560),
+        ("m", 48, 25_902_640),
+        ("l", 64, 43_691_520),
+        ("x", 80, 68_229_648),
+    ],
+)
+def test_a_scale_has_its_width(scale, channels, published):
+    with torch.device("meta"):  # it is counted, not filled: a wrong width can need gigabytes
+        network = YOLOv8(80, scale)
+    parameters = [*network.parameters()]
+    assert len(parameters[0]) == channels
+    assert sum(p.numel() for p in parameters) == published - 16  # the bins 0 to 15 are no weights
+
+
 def test_c2f_stacks_both_halves_and_every_bottleneck():
     block = C2f(6, 8, repeats=2, shortcut=True).eval()
     x = torch.rand(2, 6, 5, 7)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import re
 
+from book._ext.figures import EMBEDDED, html_of
 from labs.stamp import ROOT
 from tools.lesson import find
 
 README = ROOT / "README.md"
-PICTURE = ROOT / "book/_static/lesson.png"
-PICTURE_OF = ("04_feel_the_residual", "forgets the picture")  # lesson, words of the code cell
+PICTURE = ROOT / "book/_static/lesson.svg"
+PICTURE_OF = ("04_feel_the_residual", "has lost the picture")  # lesson, words of the code cell
 TREE = {
     "lessons/": "one folder per stage; edit the `.py`, the `.ipynb` beside it is generated",
     "book/": "the other pages of the site: stages, how-to, API, glossary",
@@ -47,7 +48,7 @@ TREE = {
     "labs/ddp/": "processes that cannot hang, gradients that are equal",
     "labs/ddp_train/": "a small trainer for one process or many machines",
     "labs/diagram/": "a network drawn from a real run, every arrow proven",
-    "labs/plot.py": "figures for light, dark and colour-blind readers",
+    "labs/plot/": "figures for light, dark and colour-blind readers",
     "labs/hunts/": "the checkers of the bug hunts",
     "tools/": "what keeps the book true: execute, stamp, check, render",
     "tests/": "parity with references, edges, error messages, the rendered site",
@@ -79,8 +80,8 @@ def picture() -> bytes:
     name, words = PICTURE_OF
     for cell in find(name)[0].read_notebook().cells:
         for output in cell.get("outputs", []):
-            if words in cell.source and "image/png" in output.get("data", {}):
-                return base64.b64decode(output.data["image/png"])
+            if words in cell.source and (found := EMBEDDED.search(html_of(output))):
+                return base64.b64decode(found[2])
     raise LookupError(f"{name}: no cell with {words!r} shows a figure; see PICTURE_OF")
 
 

@@ -9,17 +9,16 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from labs.data.decoder import decoders
 from labs.imagefile import BadImageError, FileReport, Rules, check_file
 from labs.imagefile.read import MAX_BYTES, MAX_PIXELS
 from labs.imagefile.report import SUFFIXES
 from labs.near_miss import did_you_mean
+from labs.progress import bar
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,10 @@ def scan_images(
 
     A file that kills or hangs its decoder is reported as bad, and the rest goes on. On Ctrl-C the
     processes end and ``KeyboardInterrupt`` is raised: half a scan would look like a whole one.
+
+    That has a price: a process takes as long to start as a few hundred small files to decode, so a
+    plain loop over fewer is quicker. None is kept for the next scan, because a helper that stays is
+    a trace, and a decoder that has read one folder's damaged files should not judge another's.
 
     Args:
         root: The folder.
@@ -213,11 +216,10 @@ def _worth(paths: Sequence[Path]) -> int:
 
 
 def _check(paths: list[Path], rules: Rules, workers: int, timeout: float) -> list[FileReport]:
-    show = partial(tqdm, total=len(paths), desc="scan", unit="file", leave=False)
     if workers == 0:
-        return list(show(check_file(path, rules) for path in paths))
+        return list(bar((check_file(path, rules) for path in paths), None, "scan", len(paths)))
     with decoders(workers, rules, timeout) as pool:
-        return list(show(pool.check(paths)))
+        return list(bar(pool.check(paths), None, "scan", len(paths)))
 
 
 def _mark_duplicates(root: Path, reports: Iterable[FileReport]) -> list[FileReport]:

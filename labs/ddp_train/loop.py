@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
-from tqdm import tqdm
 
 from labs.ddp import Place, accumulate, mean_over_ranks
 from labs.ddp_train.checkpoint import load, save
 from labs.ddp_train.interrupt import stop_between_steps
 from labs.ddp_train.state import Run, Settings, build
 from labs.ddp_train.task import Task, digit_task
+from labs.progress import bar
 
 FILE = "checkpoint.pt"
 
@@ -104,15 +104,10 @@ def _train_epoch(
     total = _total(settings, each)
     end = min(each, total - epoch * each)  # the last epoch may be a short one
     done = run.batches - epoch * each
-    bar = tqdm(
-        total=end,
-        initial=done,
-        desc=f"epoch {epoch + 1}",
-        leave=False,
-        disable=None if progress and place.first else True,  # None: silent where nobody watches
-    )
+    shown = None if progress and place.first else False  # None: where somebody watches
+    steps = bar(None, shown, f"epoch {epoch + 1}", total=end, done=done)
     kind = torch.float16 if place.device.type == "cuda" else torch.bfloat16
-    with bar:
+    with steps:
         batches = _batches(data, settings, place, task, epoch, done, end)
         for micro in accumulate(run.model, batches, settings.accumulate):
             if micro.first:
@@ -127,7 +122,7 @@ def _train_epoch(
                 rate = _learning_rate(run.batches, total, settings.lr, settings.warm_up)
                 take_step(run, rate, settings.clip)
                 run.loss_sum += mean_over_ranks(loss_here)
-                bar.update()
+                steps.update()
                 after_step()
     return run.loss_sum.item() / end
 

@@ -16,7 +16,7 @@ def refuse_averaged(verb: str, parameters: Iterable[Tensor], fix: str) -> None:
     """Raise when ``DistributedDataParallel`` averages the gradients of one of these parameters.
 
     The network inside does not know that it is wrapped, so in a process group all objects of the
-    program are looked through for a wrapper that holds it (about 0.1 s).
+    program are looked through for a wrapper that holds it (a third to half of a second).
 
     Raises:
         TypeError: It names the verb that refuses, and the fix.

@@ -16,6 +16,6 @@ from labs.plot.lines import curves
 from labs.plot.pictures import images, overlay
 from labs.plot.show import show
 from labs.plot.slide import slide
-from labs.plot.style import COLOURS, COLUMN, DPI, new
+from labs.plot.style import COLOURS, DPI, new
 
-__all__ = ["COLOURS", "COLUMN", "DPI", "curves", "images", "new", "overlay", "show", "slide"]
+__all__ = ["COLOURS", "DPI", "curves", "images", "new", "overlay", "show", "slide"]

@@ -43,7 +43,7 @@ class Picture:
     """Hold one picture as a page shows it.
 
     Attributes:
-        mime: ``image/svg+xml`` or ``image/png``.
+        mime: ``image/svg+xml`` or ``image/webp``.
         data: The file.
         width: In pixels of the page.
         height: In pixels of the page.
@@ -76,7 +76,8 @@ def render(figure: Figure | Drawing, split: bool = True) -> list[Picture]:
 
     Columns of panels become pictures of their own, so that a narrow page can put one below the
     other, unless ``split`` is false. A figure without images is drawn as SVG with text as text. Any
-    other is a PNG with a palette, at :data:`SHARP` times the size on the page.
+    other is a WebP at :data:`SHARP` times the size on the page: without loss and with a palette,
+    or as a photograph where that is less than half as large.
     """
     if not isinstance(figure, Figure):
         return [_of_svg(figure.svg)]
@@ -188,8 +189,11 @@ def _vector(figure: Figure, inches: Bbox) -> tuple[str, bytes]:
 
 
 def _raster(figure: Figure, inches: Bbox) -> tuple[str, bytes]:
-    exact, palette = io.BytesIO(), io.BytesIO()
+    exact, flat, photograph = io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.savefig(exact, format="png", dpi=SHARP * DPI, bbox_inches=inches)
-    # No eye can tell 256 colours from all, and notebooks are a third of the size.
-    Image.open(exact).convert("RGB").quantize(256).save(palette, "PNG", optimize=True)
-    return "image/png", palette.getvalue()
+    picture = Image.open(exact).convert("RGB")
+    # No eye can tell 256 colours from all, and flat areas are kept to the pixel.
+    picture.quantize(256).convert("RGB").save(flat, "WEBP", lossless=True, method=6)
+    picture.save(photograph, "WEBP", quality=85, method=6)
+    is_photograph = len(photograph.getvalue()) < len(flat.getvalue()) / 2
+    return "image/webp", (photograph if is_photograph else flat).getvalue()

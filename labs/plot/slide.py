@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from html import escape
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from labs.extras import optional
-from labs.plot.render import Drawing, render
+from labs.plot.render import Drawing, Picture, render
 from labs.plot.show import check_sentence, framed
 
 _FEWEST, _MOST = 5, 12
@@ -59,9 +62,17 @@ def slide(frames: Mapping[str, Figure | Drawing], what: str, finding: str, alt: 
         f'<span>{escape(what)}</span> {stops}<div class="frames">{images}</div></div>'
     )
     bundle = {"text/html": framed(inside, finding), "text/plain": finding}
-    if first.mime == "image/png":
-        bundle["image/png"] = first.encoded
+    if first.mime == "image/webp":
+        bundle["image/png"] = _small(first)
     display(bundle, raw=True)
+
+
+def _small(picture: Picture) -> str:
+    """Return the picture at its size on the page, in the format that every viewer knows."""
+    file = io.BytesIO()
+    size = picture.width, picture.height
+    Image.open(io.BytesIO(picture.data)).convert("RGB").resize(size).quantize(64).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _stops(name: str, stops: list[str]) -> Iterator[str]:

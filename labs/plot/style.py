@@ -21,7 +21,7 @@ COLOURS = (
 """The palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
 DPI = 96
 """Pixels of a page per inch, as CSS counts them."""
-COLUMN = 7.5
+_COLUMN = 7.5
 """The width of a figure that fills the column of a page, in inches."""
 _PANEL, _INK = "#FBFBF9", "#222222"
 
@@ -40,7 +40,7 @@ _STYLE: Any = {
 
 
 def new(
-    width: float = COLUMN, height: float = 3.2, rows: int = 1, columns: int = 1
+    width: float = _COLUMN, height: float = 3.2, rows: int = 1, columns: int = 1
 ) -> tuple[Any, Any]:
     """Start a figure in the style of the book; the settings of matplotlib stay as they are.
 

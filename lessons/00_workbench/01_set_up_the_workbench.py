@@ -118,8 +118,10 @@ changed = (answers["in_training"] != answers["in_the_service"]).float().mean()
 from labs.claims import claim
 
 claim(
-    "in the service, the same network changes its mind on a quarter of the photos",
+    "photos shrunk without antialiasing: the same network changes its answer on a "
+    "quarter of them",
     changed >= 1 / 4,
+    measured=(changed, 1 / 4),
 )
 
 # %%
@@ -245,10 +247,16 @@ off_pillow = np.abs(pillow - shrink(pixels, (13, 17)).permute(1, 2, 0).numpy()).
 
 # %% tags=["nbval-check-output"]
 claim(
-    "our shrink equals PyTorch's interpolate to 1e-5, antialiased or not",
+    "the shrink written here equals PyTorch's interpolate to 1e-5, antialiased or "
+    "not",
     max(off.values()) < 1e-5,
+    measured=max(off.values()),
 )
-claim("our antialiased shrink equals Pillow's to one grey level", off_pillow <= 1)
+claim(
+    "the antialiased shrink written here equals Pillow's to one grey level",
+    off_pillow <= 1,
+    measured=off_pillow,
+)
 
 # %% [markdown]
 # So one flag explains both programs: torchvision's `resize` and Pillow use the long reach, and
@@ -307,6 +315,7 @@ for name, worst in off_pillow.items():
 claim(
     "every antialiased shrinker on this machine agrees to two grey levels",
     max(off_pillow.values()) <= 2,
+    measured=max(off_pillow.values()),
 )
 
 # %% [markdown]
@@ -421,8 +430,13 @@ line = next(finding for finding in sick.findings if finding.part == "Jupyter ker
 claim(
     "the doctor names the kernel that starts another Python",
     line.status == "broken" and "another Python" in line.seen,
+    measured=(line.status, line.seen),
 )
-claim("and says that a lesson could not run", "Jupyter kernel" in sick.stoppers)
+claim(
+    "a kernel that starts another Python counts as a reason why no lesson runs",
+    "Jupyter kernel" in sick.stoppers,
+    measured=sick.stoppers,
+)
 
 # %% [markdown]
 # The import fails in the kernel and works here, as in the reports. To find such kernels yourself,
@@ -521,8 +535,10 @@ for where, home in seen["home"].items():
 
 # %% tags=["nbval-check-output"]
 claim(
-    "from the picture to the last stage, the relative difference at least doubles",
+    "two ways to shrink a photo: their relative difference doubles from picture to "
+    "last stage",
     apart["after stage 3"] >= 2 * apart["the picture"],
+    measured=(apart["after stage 3"], 2 * apart["the picture"]),
 )
 
 # %%
@@ -597,11 +613,15 @@ too_fine = (number >= SIDE) & (
 
 # %% tags=["nbval-check-output"]
 claim(
-    "of stripes twice too fine, antialiasing lets less than a tenth of the contrast "
-    "through",
+    "antialiasing passes under a tenth of the contrast of stripes twice too fine",
     contrast[True][too_fine].max() < 0.1,
+    measured=contrast[True][too_fine].max(),
 )
-claim("and the plain filter more than half", contrast[False][too_fine].min() > 0.5)
+claim(
+    "without antialiasing over half of the contrast of stripes twice too fine passes",
+    contrast[False][too_fine].min() > 0.5,
+    measured=contrast[False][too_fine].min(),
+)
 
 # %%
 figure, ax = plot.new(7, 3.2)
@@ -681,16 +701,19 @@ files = pd.DataFrame(rows).set_index("quality")
 # %% tags=["nbval-check-output"]
 steps = files[["bytes per photo", "PSNR in dB"]].diff().dropna()
 claim(
-    "every step up in quality costs bytes and gains decibels",
+    "JPEG: every step up in quality costs bytes and gains decibels",
     bool((steps > 0).all(axis=None)),
 )
 claim(
-    "the step from quality 75 to 95 costs more bytes than all of the file at 75",
+    "JPEG: the step from quality 75 to 95 costs more bytes than all of the file at "
+    "75",
     files["bytes per photo"][95] > 2 * files["bytes per photo"][75],
+    measured=(files["bytes per photo"][95], 2 * files["bytes per photo"][75]),
 )
 claim(
-    "from quality 20 upwards, the network loses at most 3 of 100 photos",
+    "JPEG of quality 20 and above costs the network at most 3 points of accuracy",
     files["accuracy"].loc[20:].min() >= at_home - 0.03,
+    measured=(files["accuracy"].loc[20:].min(), at_home - 0.03),
 )
 
 # %%
@@ -776,15 +799,17 @@ same, other = study.table("same filter"), study.table("deployed antialiased")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "with the same filter on both sides, no filter is 5 points worse than "
-    "antialiased",
+    "trained and used with the same filter, none is 5 points worse than the "
+    "antialiased one",
     same["delta"].min() > -0.05,
+    measured=same["delta"].min(),
 )
 lost = (same["mean"] - other["mean"]).drop("antialiased")
 claim(
     "trained without antialiasing and deployed with it, a network loses at least 3 "
     "points",
     lost.min() >= 0.03,
+    measured=lost.min(),
 )
 
 # %%
@@ -912,6 +937,10 @@ claim(
     "every fixed-width filter moves the photos three times as far as any filter of "
     "Pillow",
     min(distance[name] for name in fixed) > 3 * max(distance[name] for name in wide),
+    measured=(
+        min(distance[name] for name in fixed),
+        3 * max(distance[name] for name in wide),
+    ),
 )
 
 # %%
@@ -1023,8 +1052,9 @@ def shrink_photo(source, target, longest):
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the repaired function passes every probe",
+    "the repaired function that shrinks a photo passes every probe",
     check_shrink_photo(shrink_photo).passed,
+    measured=check_shrink_photo(shrink_photo),
 )
 
 # %% [markdown]

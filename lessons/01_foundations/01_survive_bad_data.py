@@ -243,13 +243,16 @@ from labs.claims import claim
 
 broken, whole = report["broken, patched"], report["sound backup"]
 claim(
-    "the broken folder reports at least 1 point MORE validation accuracy than the "
-    "sound one",
+    "a folder with broken files reports at least 1 point more validation accuracy "
+    "than a sound one",
     broken["own validation"] - whole["own validation"] >= 0.01,
+    measured=broken["own validation"] - whole["own validation"],
 )
 claim(
-    "of 100 shirts in the test, its network finds at least 30 fewer",
+    "trained on a folder with broken files, a network finds 30 of 100 shirts fewer "
+    "in the test",
     whole["shirts found in the test"] - broken["shirts found in the test"] >= 0.30,
+    measured=whole["shirts found in the test"] - broken["shirts found in the test"],
 )
 
 # %% [markdown]
@@ -300,13 +303,10 @@ counts.T.rename(columns=lambda i: f"{'shirt' if i < 3 else 'bag'} {i}")
 
 # %% tags=["nbval-check-output"]
 shirts = {name: sum(i < 3 for i in ids) / len(ids) for name, ids in delivered.items()}
-claim(
-    "the shares of shirts are 1/4, 1/6 and 1/2",
-    np.allclose([shirts[name] for name in delivered], [1 / 4, 1 / 6, 1 / 2]),
-)
+
 s, a, b = 1 / 2, 0, 2 / 3
 claim(
-    "the formula agrees for skipping",
+    "the formula for the share of a class after skipping agrees with a count by hand",
     np.isclose(shirts["skip"], s * (1 - b) / (s * (1 - b) + (1 - s) * (1 - a))),
 )
 
@@ -409,13 +409,21 @@ batch = robust_collate([robust[i] for i in range(len(robust))])
 
 # %% tags=["nbval-check-output"]
 claim(
-    "both deliver the same samples in the same order",
-    indices == batch.indices.tolist(),
+    "the loader written here delivers the samples of RobustImageDataset in the same "
+    "order, with the same labels",
+    indices == batch.indices.tolist() and torch.equal(labels, batch.labels),
+    measured=(indices, batch.indices.tolist()),
 )
-claim("with the same labels", torch.equal(labels, batch.labels))
-claim("and the same pixels to 1e-6", (pictures - batch.images).abs().max() < 1e-6)
+
 claim(
-    "both report the same failures", list(failed) == [f.index for f in batch.failures]
+    "the loader written here delivers the pixels of RobustImageDataset to 1e-6",
+    (pictures - batch.images).abs().max() < 1e-6,
+    measured=(pictures - batch.images).abs().max(),
+)
+claim(
+    "the loader written here reports the failures that RobustImageDataset reports",
+    list(failed) == [f.index for f in batch.failures],
+    measured=(list(failed), [f.index for f in batch.failures]),
 )
 
 # %% [markdown]
@@ -454,11 +462,23 @@ share = {"catalogue": (numbers == SHIRT), "delivered": (patched_labels == SHIRT)
 share = {where: is_shirt.float().mean().item() for where, is_shirt in share.items()}
 
 # %% tags=["nbval-check-output"]
-claim("some picture is delivered at least 3 times in one epoch", times.max() >= 3)
-claim("at least 10 % of the validation pictures were trained on", leak >= 0.10)
 claim(
-    "the share of shirts falls to less than half of the catalogue's",
+    "replacing bad pictures by the next good one delivers some picture 3 times in "
+    "an epoch",
+    times.max() >= 3,
+    measured=times.max(),
+)
+claim(
+    "replacing bad pictures puts at least 10 % of the validation pictures into the "
+    "training",
+    leak >= 0.10,
+    measured=leak,
+)
+claim(
+    "replacing bad pictures cuts the share of shirts to less than half of the "
+    "catalogue's",
     share["delivered"] < 0.5 * share["catalogue"],
+    measured=(share["delivered"], 0.5 * share["catalogue"]),
 )
 
 # %%
@@ -505,17 +525,27 @@ crossed
 # %% tags=["nbval-check-output"]
 claim("every file of the answer key is in the scan", audit["ok"].notna().all())
 claim(
-    "every bad file is found",
+    "a scan finds every bad file of the answer key",
     (audit["verdict"] == "bad").sum() == crossed.loc["bad", "bad"],
+    measured=((audit["verdict"] == "bad").sum(), crossed.loc["bad", "bad"]),
 )
 claim(
-    "so is every file that needs a warning",
+    "a scan warns of every file of the answer key that needs a warning",
     (audit["verdict"] == "warning").sum() == crossed.loc["warning", "warning"],
+    measured=(
+        (audit["verdict"] == "warning").sum(),
+        crossed.loc["warning", "warning"],
+    ),
 )
-claim("no sound file is accused", crossed.loc["sound"].drop("sound").sum() == 0)
 claim(
-    "what is left unseen is bit rot, and nothing else",
+    "a scan accuses no sound file of the answer key",
+    crossed.loc["sound"].drop("sound").sum() == 0,
+    measured=crossed.loc["sound"].drop("sound").sum(),
+)
+claim(
+    "of the damage in the answer key, a scan misses bit rot and nothing else",
     set(audit.loc[audit["verdict"] == "unseen", "kind"]) == {"bit_rot"},
+    measured=(set(audit.loc[audit["verdict"] == "unseen", "kind"]), {"bit_rot"}),
 )
 
 # %% [markdown]
@@ -616,10 +646,8 @@ plot.show(
 pd.crosstab(audit["file"].str[0].rename("camera"), audit["label"])
 
 # %% tags=["nbval-check-output"]
-claim("camera D lost at least 70 % of its files, the others less than 10 % each",
-      by_camera["D"] >= 0.7 and by_camera.drop("D").max() < 0.1)  # fmt: skip
-claim("shirts lost at least 60 %, every other class less than 15 %",
-      by_label["shirt"] >= 0.6 and by_label.drop("shirt").max() < 0.15)  # fmt: skip
+claim("in the scan camera D lost at least 70 % of its files, the others less than 10 % each", by_camera["D"] >= 0.7 and by_camera.drop("D").max() < 0.1, measured=(by_camera['D'], by_camera.drop('D').max()))  # fmt: skip
+claim("in the scan shirts lost at least 60 % of their files, every other class less than 15 %", by_label["shirt"] >= 0.6 and by_label.drop("shirt").max() < 0.15, measured=(by_label['shirt'], by_label.drop('shirt').max()))  # fmt: skip
 
 # %% [markdown]
 # Camera D stood where the shirts were photographed. In the formula above, $b$ is large and $a$ is
@@ -674,14 +702,18 @@ hits.assign(files=audit["kind"].value_counts()).fillna(0).astype(int)
 odd = audit["kind"].isin(["blank", "one_pixel", "sixteen_bit"]).to_numpy()
 huge = (audit["kind"] == "sixteen_bit").to_numpy()
 claim(
-    "mean and deviation flag the 16-bit pictures, and nothing else",
+    "outliers by mean and deviation are the 16-bit pictures and nothing else",
     np.array_equal(flagged["mean and deviation"], huge),
 )
 claim(
-    "median and MAD flag every blank, one-pixel and 16-bit picture",
+    "outliers by median and MAD include every blank, one-pixel and 16-bit picture",
     flagged["median"][odd].all(),
 )
-claim("and at most 4 of all the others", flagged["median"][~odd].sum() <= 4)
+claim(
+    "outliers by median and MAD include at most 4 of all other pictures",
+    flagged["median"][~odd].sum() <= 4,
+    measured=flagged["median"][~odd].sum(),
+)
 
 # %%
 figure, axes = plot.new(9, 3, columns=2)
@@ -721,8 +753,13 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 bright = np.array([250, 5], dtype=np.uint8)
-claim("in uint8, 250 + 10 is 4", (bright + 10).tolist() == [4, 15])
-claim("as floats it is 260", (bright.astype(np.float32) + 10).tolist() == [260, 15])
+claim(
+    "in uint8, 250 + 10 is 4, and as floats it is 260",
+    (bright + 10).tolist() == [4, 15]
+    and (bright.astype(np.float32) + 10).tolist() == [260, 15],
+    measured=(bright + 10).tolist(),
+)
+
 
 # %% [markdown]
 # ### One NaN is enough
@@ -787,17 +824,19 @@ print(f"accuracy before {before:.3f}, after {after:.3f}")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "every weight is still finite", all(p.isfinite().all() for p in net.parameters())
+    "a batch with one NaN picture: the refused step leaves every weight finite",
+    all(p.isfinite().all() for p in net.parameters()),
 )
 spoiled = [
     name for name, buffer in net.named_buffers() if not buffer.isfinite().all()
 ]
 claim(
-    "the running statistics of the batch norm are not",
+    "a batch with one NaN picture spoils the running statistics of batch norm",
     spoiled == ["norm.running_mean", "norm.running_var"],
+    measured=(spoiled, ["norm.running_mean", "norm.running_var"]),
 )
 claim(
-    "the network answers NaN to every test picture",
+    "after a batch with one NaN picture the network answers NaN to every test picture",
     predict(net, test.images).isnan().all(),
 )
 
@@ -831,12 +870,16 @@ caught = int(wrong[suspects[:READ]].sum())
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the 100 highest losses hold at least 65 % of all wrong labels",
+    "reading the 100 pictures of the highest loss finds at least 65 % of all wrong "
+    "labels",
     caught >= 0.65 * wrong.sum(),
+    measured=(caught, 0.65 * wrong.sum()),
 )
 claim(
-    "that is at least 20 times as many as in 100 pictures drawn by chance",
+    "the highest losses hold 20 times as many wrong labels as pictures drawn by "
+    "chance",
     caught / READ >= 20 * wrong.float().mean(),
+    measured=(caught / READ, 20 * wrong.float().mean()),
 )
 
 # %%
@@ -1028,43 +1071,57 @@ base, skip, same = (
 )
 gap = means["own validation"] - means["test"]
 claim(
-    "skip: the test accuracy falls by less than 6 points, the shirts found by more "
-    "than 35",
+    "skipping bad files costs under 6 points of test accuracy and over 35 of 100 "
+    "shirts",
     base["test"] - skip["test"] < 0.06
     and base["shirts found"] - skip["shirts found"] > 0.35,
+    measured=(
+        base["test"] - skip["test"],
+        base["shirts found"] - skip["shirts found"],
+    ),
 )
-claim("skip: fewer than 10 of 100 shirts are found", skip["shirts found"] < 0.10)
 claim(
-    "skip: no picture leaks, and its own validation is still at least 3 points too "
-    "good",
+    "trained with bad files skipped, fewer than 10 of 100 shirts are found",
+    skip["shirts found"] < 0.10,
+    measured=skip["shirts found"],
+)
+claim(
+    "skipping leaks no picture, and its own validation is still at least 3 points "
+    "too good",
     skip["leak"] == 0 and gap["skip"] >= 0.03,
+    measured=(skip["leak"], gap["skip"]),
 )
 claim(
-    "with nothing broken, it is within 2.5 points of the truth",
+    "with nothing broken, the own validation is within 2.5 points of the test",
     abs(gap["nothing broken"]) < 0.025,
+    measured=abs(gap["nothing broken"]),
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "skip: the mean over classes of the own validation is within 4 points of the "
-    "truth",
+    "skipping: the validation's mean over classes is within 4 points of the test",
     abs(skip["own, by class"] - skip["test"]) < 0.04,
+    measured=abs(skip["own, by class"] - skip["test"]),
 )
 claim(
-    "same class and reweighted skip find at least 20 of 100 shirts more than plain "
-    "skip",
+    "a replacement of the same class, or reweighting, finds 20 of 100 shirts more "
+    "than skipping",
     min(same["shirts found"], means.loc["skip, reweighted", "shirts found"])
     - skip["shirts found"]
     >= 0.20,
+    measured=min(same["shirts found"], means.loc["skip, reweighted", "shirts found"])
+    - skip["shirts found"],
 )
 claim(
-    "same class: at least 10 % of its validation set leaks; it is at least 2 points "
-    "too good",
+    "replacements of the same class leak 10 % of the validation set, 2 points too "
+    "good",
     same["leak"] >= 0.10 and gap["same class"] >= 0.02,
+    measured=(same["leak"], gap["same class"]),
 )
 claim(
-    "placeholder: a grey square is a shirt",
+    "trained with grey placeholders, a network calls a grey square a shirt",
     means.loc["placeholder", "grey is a shirt"] == 1,
+    measured=means.loc["placeholder", "grey is a shirt"],
 )
 
 # %% [markdown]
@@ -1172,26 +1229,38 @@ plot.show(
 # %% tags=["nbval-check-output"]
 early, late = memory.iloc[:10], memory.iloc[-5:].mean()
 claim(
-    "early on, it names the truth for at least 60 % of the mislabelled pictures",
+    "early in training, the truth is predicted for at least 60 % of the mislabelled "
+    "pictures",
     early["wrong: the truth"].max() >= 0.60,
+    measured=early["wrong: the truth"].max(),
 )
 claim(
-    "in the same epochs, it repeats the wrong label for at most 20 % of them",
+    "early in training, the wrong label is repeated for at most 20 % of the "
+    "mislabelled pictures",
     early["wrong: label given"].max() <= 0.20,
+    measured=early["wrong: label given"].max(),
 )
 claim(
-    "at the end, it repeats the wrong label for at least 60 %",
+    "late in training, the wrong label is repeated for 60 % of the mislabelled "
+    "pictures",
     late["wrong: label given"] >= 0.60,
+    measured=late["wrong: label given"],
 )
 claim(
-    "the test accuracy ends at least 4 points below its peak",
+    "trained on wrong labels to the end, the test accuracy falls 4 points below its "
+    "peak",
     memory["test"].max() - late["test"] >= 0.04,
+    measured=memory["test"].max() - late["test"],
 )
 claim(
-    "errors found by loss: at least 75 % at best, and at least 15 points fewer at "
-    "the end",
+    "ranking by loss finds 75 % of label errors at best, 15 points fewer at the end "
+    "of training",
     memory["errors found by loss"].max() >= 0.75
     and memory["errors found by loss"].max() - late["errors found by loss"] >= 0.15,
+    measured=(
+        memory["errors found by loss"].max(),
+        memory["errors found by loss"].max() - late["errors found by loss"],
+    ),
 )
 
 # %% [markdown]
@@ -1310,7 +1379,11 @@ def make_loader(read, labels, batch_size):
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired loader passes every probe", check_delivery(make_loader).passed)
+claim(
+    "the repaired loader passes every probe",
+    check_delivery(make_loader).passed,
+    measured=check_delivery(make_loader),
+)
 
 # %% [markdown]
 # This dict is filled in the process that reads. With `num_workers` above zero that is another
@@ -1375,8 +1448,8 @@ print(f"{len(filled)} labels filled in, {right:.0%} of them right")
 then = audit["file"].map(checksums)
 quiet = (audit["scan says"] == "sound") & then.notna()
 rotten = audit[quiet & (audit["sha256"] != then)]
-claim("checksums find every rotten file, and no other", set(rotten["kind"]) == {"bit_rot"}
-      and len(rotten) == (answer["kind"] == "bit_rot").sum())  # fmt: skip
+claim("checksums find every file with bit rot, and no other", set(rotten["kind"]) == {"bit_rot"}
+      and len(rotten) == (answer["kind"] == "bit_rot").sum(), measured=(set(rotten['kind']), {'bit_rot'}, len(rotten), (answer['kind'] == 'bit_rot').sum()))  # fmt: skip
 
 # %% [markdown]
 # The shop's folder was temporary. Clean up.

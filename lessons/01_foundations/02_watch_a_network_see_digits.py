@@ -58,7 +58,11 @@ from labs.claims import claim
 from labs.evaluate import accuracy
 
 score = accuracy(reader, test)
-claim("at least 98 % of the 10,000 test digits are read right", score >= 0.98, score)
+claim(
+    "at least 98 % of the 10,000 test digits are read right",
+    score >= 0.98,
+    measured=score,
+)
 
 # %%
 print(f"{score:.2%} right")
@@ -152,12 +156,14 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "stripes of 2.5 pixels cost less than 6 points",
+    "stripes of 2.5 pixels over the digits cost the reader less than 6 points",
     score - scores[2.5] < 0.06,
-    scores,
+    measured=scores,
 )
 claim(
-    "stripes of 6 pixels cost more than 15 points", score - scores[6] > 0.15, scores
+    "stripes of 6 pixels over the digits cost the reader more than 15 points",
+    score - scores[6] > 0.15,
+    measured=scores,
 )
 
 # %% [markdown]
@@ -196,13 +202,17 @@ pd.DataFrame(answers_by_hand)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the edge filter does not hear stripes of two pixels at all",
+    "the edge filter answers stripes of two pixels with zero",
     not any(slide(filters["edge"], signals["fine stripes"])),
 )
 claim(
-    "the texture filter answers to them twice as loudly as to a step",
+    "the texture filter answers stripes of two pixels twice as strongly as a step",
     max(map(abs, slide(filters["texture"], signals["fine stripes"])))
     == 2 * max(map(abs, slide(filters["texture"], signals["step"]))),
+    measured=(
+        max(map(abs, slide(filters["texture"], signals["fine stripes"]))),
+        2 * max(map(abs, slide(filters["texture"], signals["step"]))),
+    ),
 )
 
 # %% [markdown]
@@ -293,12 +303,12 @@ tuple(logits.shape), logits[0].argmax().item(), test.labels[0].item()
 claim(
     "the convolution written here equals PyTorch's to 1e-4",
     difference["convolution"] < 1e-4,
-    difference,
+    measured=difference,
 )
 claim(
     "the network written here gives the scores of labs.models to 1e-3",
     difference["network"] < 1e-3,
-    difference,
+    measured=difference,
 )
 
 # %% [markdown]
@@ -432,9 +442,10 @@ predicted = torch.fft.fft2(weights, s=(28, 28)).abs().permute(2, 1, 0)[:, :15]
 # %% tags=["nbval-check-output"]
 worst = (heard - predicted).abs().max() / predicted.max()
 claim(
-    "840 pictures through the hook, one line of FFT: equal to 0.1 %",
+    "a filter's answer to 840 pictures, by hook and by one line of FFT, agrees to "
+    "0.1 %",
     worst < 1e-3,
-    worst,
+    measured=worst,
 )
 
 # %% [markdown]
@@ -522,20 +533,21 @@ kinds.fillna(0).round(1)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "at most 4 of the 16 trained filters prefer texture",
+    "of the 16 trained filters of the first layer at most 4 prefer texture",
     (trained["kind"] == "texture").sum() <= 4,
-    kinds,
+    measured=kinds,
 )
 claim(
-    "without training, more than half of the filters do",
+    "of untrained filters of the first layer more than half prefer texture",
     (untrained["kind"] == "texture").mean() > 0.5,
-    kinds,
+    measured=kinds,
 )
 ratio = trained["selectivity"].mean() / untrained["selectivity"].mean()
 claim(
-    "trained filters are at least 1.3 times as selective for direction",
+    "trained filters are at least 1.3 times as selective for direction as untrained "
+    "ones",
     ratio > 1.3,
-    ratio,
+    measured=ratio,
 )
 
 # %% [markdown]
@@ -623,13 +635,18 @@ agree = (every["called by stripes"] == every["loudest answer to"]).mean()
 shares = [every[column].value_counts(normalize=True) for column in every]
 by_chance = (shares[0] * shares[1]).sum()
 claim(
-    "64 filters: names and pictures agree at least 20 points more often than by "
+    "64 filters: names by response and by look agree 20 points more often than by "
     "chance",
     agree - by_chance > 0.2,
-    (agree, by_chance),
+    measured=(agree, by_chance),
 )
 hits = (ours["called by stripes"] == ours["loudest answer to"]).sum()
-claim("they agree for at least 8 of the 16 trained filters", hits >= 8, hits)
+claim(
+    "the names by response and by look agree for at least 8 of the 16 trained "
+    "filters",
+    hits >= 8,
+    measured=hits,
+)
 
 # %%
 print(
@@ -753,26 +770,28 @@ pd.DataFrame({"no stripes": clean, "stripes": striped}).round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "to the blind network the stripes make a difference of less than 6 points",
+    "a network made blind to stripes of 6 pixels loses less than 6 points to them",
     abs(clean["blind to them"] - striped["blind to them"]) < 0.06,
-    striped,
+    measured=striped,
 )
 claim(
-    "it reads at least 15 points more of the striped digits than the reader",
+    "a network made blind to stripes reads 15 points more striped digits than "
+    "the reader",
     striped["blind to them"] - striped["reader"] > 0.15,
-    striped,
+    measured=striped,
 )
 claim(
-    "blind to the crossed stripes, it is not helped",
+    "a network made blind to the crossed stripes gains under 5 points on the "
+    "others",
     striped["blind to others"] < striped["reader"] + 0.05,
-    striped,
+    measured=striped,
 )
 rho = spearmanr(under["loudness"], under["score"]).statistic
 claim(
-    "over 32 kinds of stripes, loudness and accuracy have a rank correlation below "
+    "over 32 kinds of stripes, response and accuracy have a rank correlation below "
     "-0.5",
     rho < -0.5,
-    rho,
+    measured=rho,
 )
 
 # %% [markdown]
@@ -809,9 +828,9 @@ trained.groupby("kind")["points lost"].agg(["count", "mean", "max"]).round(2)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "no single filter is worth more than 6 points",
+    "without any single first-layer filter the reader loses at most 6 points",
     trained["points lost"].max() < 6,
-    trained["points lost"].max(),
+    measured=trained["points lost"].max(),
 )
 
 # %% [markdown]
@@ -905,18 +924,23 @@ gain = (
 claim(
     "clean digits: learning the first filters brings less than 2 points",
     gain["clean"]["conv1"] < 0.02,
-    gain,
+    measured=gain,
 )
-claim("noise: it brings more than 5 points", gain["noise"]["conv1"] > 0.05, gain)
 claim(
-    "noise: learning both layers brings more than 15 points",
+    "noisy digits: learning the first filters brings more than 5 points",
+    gain["noise"]["conv1"] > 0.05,
+    measured=gain,
+)
+claim(
+    "noisy digits: learning both layers brings more than 15 points",
     gain["noise"]["both"] > 0.15,
-    gain,
+    measured=gain,
 )
 claim(
-    "fine stripes: it brings at least 8 points more than for middle stripes",
+    "learning both layers brings 8 points more under fine stripes than under middle "
+    "ones",
     gain["fine stripes"]["both"] - gain["middle stripes"]["both"] > 0.08,
-    gain,
+    measured=gain,
 )
 
 # %% [markdown]
@@ -955,14 +979,16 @@ reached.round(4)
 # %% tags=["nbval-check-output"]
 cost = reached["mean"]["learned filters"] - reached["mean"]
 claim(
-    "random filters in both layers cost less than 4 points",
+    "random filters in both layers of the reader cost less than 4 points on clean "
+    "digits",
     cost["random filters"] < 0.04,
-    cost,
+    measured=cost,
 )
 claim(
-    "taking rectification and max pooling away costs more than learning ever brought",
+    "with random filters, ReLU and max pooling are worth more than learning the "
+    "filters",
     cost["random filters, linear"] - cost["random filters"] > cost["random filters"],
-    cost,
+    measured=cost,
 )
 
 # %% [markdown]
@@ -1073,8 +1099,9 @@ def loss(net, batch):
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the repaired reader and its loss pass every probe",
+    "the repaired reader and its loss pass every probe of softmax and cross entropy",
     check_digit_loss(Reader, loss).passed,
+    measured=check_digit_loss(Reader, loss),
 )
 
 # %% [markdown]
@@ -1094,9 +1121,9 @@ pd.Series(floor, name="lowest loss").rename_axis("classes").round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the planted bug ends within 0.01 of log(1 + 9 / e)",
+    "softmax twice ends within 0.01 of its floor, log(1 + 9 / e)",
     abs(plateau - floor[10]) < 0.01,
-    plateau,
+    measured=plateau,
 )
 
 # %% [markdown]
@@ -1128,7 +1155,7 @@ pd.DataFrame(norms).map("{:.1e}".format)
 claim(
     "softmax twice: a sure mistake sends back less than a twentieth of the gradient",
     norms["softmax twice"]["fc.weight"] < 0.05 * norms["softmax once"]["fc.weight"],
-    norms,
+    measured=norms,
 )
 
 # %% [markdown]

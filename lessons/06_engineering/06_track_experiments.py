@@ -100,13 +100,15 @@ from labs.claims import claim
 firsts = [losses(history)[0] for _, history in attempts]
 scores = [accuracy(net, test) for net, _ in attempts]
 claim(
-    "no attempt has the loss of the original in the first step",
+    "attempts to repeat a run from its notes: none has its loss in the first step",
     losses(original)[0] not in firsts,
+    measured=(losses(original)[0], firsts),
 )
 claim(
-    "the attempts end at least one point of accuracy apart",
+    "attempts to repeat a run from its notes end at least one point of accuracy "
+    "apart",
     max(scores) - min(scores) > 0.01,
-    scores,
+    measured=scores,
 )
 
 # %% [markdown]
@@ -137,11 +139,16 @@ pd.Series({how: repr(value) for how, value in sums.items()}, name="result").to_f
 import json
 
 a, b = sums.values()
-claim("the two sums differ", a != b)
-claim("rounded to four digits they do not", round(a, 4) == round(b, 4))
 claim(
-    "through JSON each comes back with all its bits",
+    "two orders of one sum differ in the last bits, and agree to four digits",
+    a != b and round(a, 4) == round(b, 4),
+    measured=(a, b),
+)
+
+claim(
+    "a float comes back from JSON with all its bits",
     json.loads(json.dumps([a, b])) == [a, b],
+    measured=(json.loads(json.dumps([a, b])), [a, b]),
 )
 
 # %% [markdown]
@@ -239,8 +246,9 @@ _, again = repeat(found)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "repeated from the file alone: 60 losses, equal to the last bit",
+    "a run repeated from its file alone has the same 60 losses to the last bit",
     losses(again) == [row["loss"] for row in rows] and len(rows) == 60,
+    measured=(losses(again), [row["loss"] for row in rows], len(rows)),
 )
 
 # %% [markdown]
@@ -273,10 +281,14 @@ survived = read((folder / "killed.jsonl").read_text())[1]
 
 # %% tags=["nbval-check-output"]
 claim(
-    "cut anywhere, the file can be read, and holds the first rows of the run",
+    "a log cut at any byte can be read, and holds the first rows of the run",
     all(part == rows[: len(part)] for _, part in torn),
 )
-claim("a killed process leaves every row that it had logged", len(survived) == 3)
+claim(
+    "a killed process leaves every row that it had logged in the file",
+    len(survived) == 3,
+    measured=len(survived),
+)
 
 # %% [markdown]
 # ### The same in Weights & Biases, with no network
@@ -434,16 +446,29 @@ pd.DataFrame(their_table["data"], columns=their_table["columns"])
 # That table was read from the disk: six digits that the colleague's network misread. The picture and all the rest came back too.
 
 # %% tags=["nbval-check-output"]
-claim("W&B holds the same settings", their_config == config)
+claim(
+    "W&B holds the same settings",
+    their_config == config,
+    measured=(their_config, config),
+)
 claim(
     "W&B holds the same 60 losses, to the last bit",
     [row["loss"] for row in their_rows if "loss" in row] == losses(original),
+    measured=([row["loss"] for row in their_rows if "loss" in row], losses(original)),
 )
-claim("W&B holds the picture, pixel by pixel", np.array_equal(their_picture, pixels))
-claim("W&B holds the table", [tuple(row) for row in their_table["data"]] == mistakes)
 claim(
-    "the trap caught the control, and no knock from W&B",
+    "W&B holds the logged picture, pixel by pixel",
+    np.array_equal(their_picture, pixels),
+)
+claim(
+    "W&B holds the logged table of mistakes",
+    [tuple(row) for row in their_table["data"]] == mistakes,
+    measured=([tuple(row) for row in their_table["data"]], mistakes),
+)
+claim(
+    "W&B in offline mode opens no connection; a control that does is caught",
     control == 1 and knocks() == 0,
+    measured=(control, knocks()),
 )
 
 # %% [markdown]
@@ -488,12 +513,20 @@ print("rate written", config["rate"], "and read", *rates)
 # a run with *that* rate, and you repeat another run. Read settings from the text.
 
 # %% tags=["nbval-check-output"]
-claim("TensorBoard holds the same settings, as text", noted == config)
 claim(
-    "TensorBoard holds the same 60 losses, to the last bit", curve == losses(original)
+    "TensorBoard holds the same settings, as text",
+    noted == config,
+    measured=(noted, config),
 )
 claim(
-    "a 64-bit number does not come back from its scalars", config["rate"] not in rates
+    "TensorBoard holds the same 60 losses, to the last bit",
+    curve == losses(original),
+    measured=(curve, losses(original)),
+)
+claim(
+    "TensorBoard's scalars do not give back a 64-bit number",
+    config["rate"] not in rates,
+    measured=(config["rate"], rates),
 )
 
 # %% [markdown]
@@ -606,19 +639,22 @@ found_step, found_layer = locate(grads, weights)
 # %% tags=["nbval-check-output"]
 after = grads.loc[accident[0] + 1 :]
 claim(
-    "after the accident the first layer gets exactly no gradient",
+    "after the planted accident the first layer gets exactly no gradient",
     (after["conv1.weight"] == 0).all(),
 )
-claim("the last bias still gets one in every step", (after["fc.bias"] > 0).all())
 claim(
-    "from the record alone: the step of the accident",
-    found_step == accident[0],
-    found_step,
+    "after the planted accident the last bias still gets a gradient in every step",
+    (after["fc.bias"] > 0).all(),
 )
 claim(
-    "from the record alone: the layer of the accident",
+    "the step of the planted accident is found from the record of the run alone",
+    found_step == accident[0],
+    measured=found_step,
+)
+claim(
+    "the layer of the planted accident is found from the record of the run alone",
     found_layer == accident[1],
-    found_layer,
+    measured=found_layer,
 )
 
 # %%
@@ -714,22 +750,26 @@ plot.show(
 columns = ["rate", "seed", "accuracy"]
 in_memory = study.frame()[columns].sort_values(columns)
 claim(
-    "W&B: twelve runs, with the values of the study to the last bit",
+    "W&B holds twelve runs of a study with its values to the last bit",
     in_memory.to_numpy().tolist()
     == from_wandb.sort_values(columns).to_numpy().tolist(),
+    measured=(
+        in_memory.to_numpy().tolist(),
+        from_wandb.sort_values(columns).to_numpy().tolist(),
+    ),
 )
 claim(
-    "TensorBoard: the same settings exactly, the same accuracies to 32 bits",
+    "TensorBoard holds the settings of a study exactly, its accuracies to 32 bits",
     np.allclose(
         in_memory, from_board[columns].sort_values(columns), rtol=1e-7, atol=0
     ),
 )
 means = from_wandb.groupby("rate")["accuracy"].mean()
 claim(
-    "a rate of 0.01 is more than 3 points better than one ten times smaller or "
+    "a learning rate of 0.01 is over 3 points better than one ten times smaller or "
     "larger",
     means[0.01] - max(means[0.001], means[0.1]) > 0.03,
-    means,
+    measured=means,
 )
 
 # %% [markdown]
@@ -836,25 +876,29 @@ plot.show(
 # %% tags=["nbval-check-output"]
 worst = repeats.frame().groupby("missing")["largest gap"]
 claim(
-    "nothing missing: equal to the last bit, for every seed",
+    "a run repeated with every field of its record is equal to the last bit, at "
+    "every seed",
     worst.max()["nothing"] == 0,
+    measured=worst.max()["nothing"],
 )
 claim(
-    "any one field missing: no repeat, for any seed",
+    "a run repeated with any one field of its record missing differs, at every seed",
     worst.min().drop("nothing").min() > 0,
+    measured=worst.min().drop("nothing").min(),
 )
 claim(
-    "seed, order or data missing: the losses differ by more than 0.1 somewhere",
+    "without seed, order or data a repeated run's losses differ by over 0.1 "
+    "somewhere",
     worst.min()[["seed", "order", "data"]].min() > 0.1,
-    worst.min(),
+    measured=worst.min(),
 )
 start_of = (
     pd.DataFrame(gaps).query("missing == 'arithmetic' and step < 2")["gap"].max()
 )
 claim(
-    "arithmetic: within two steps the losses differ by less than 1e-4",
+    "other arithmetic: for two steps the losses differ by less than 1e-4",
     start_of < 1e-4,
-    start_of,
+    measured=start_of,
 )
 # %% [markdown]
 # ## Reproduce: one bit is enough
@@ -947,22 +991,28 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% tags=["nbval-check-output"]
-claim("nothing changed: no answer differs", churn["nothing"] == [0])
 claim(
-    "one bit: on average more than 5 of 1,000 answers differ",
+    "two trainings with nothing changed give the same answer to every picture",
+    churn["nothing"] == [0],
+    measured=(churn["nothing"], [0]),
+)
+claim(
+    "one bit changed at the start: over 5 of 1,000 answers differ at the end, on "
+    "average",
     np.mean(churn["one bit"]) > 0.005,
-    churn,
+    measured=churn,
 )
 claim(
-    "one bit: in the last 50 steps the losses differ 100 times as much as in the "
-    "first ten",
+    "one bit changed: losses differ 100 times as much in the last 50 steps as in "
+    "the first ten",
     gap["one bit"][-50:].mean() > 100 * gap["one bit"][:10].mean(),
-    gap["one bit"],
+    measured=gap["one bit"],
 )
 claim(
-    "another seed changes more answers on average than one bit",
+    "another seed changes more answers of a trained network than one bit does, on "
+    "average",
     np.mean(churn["the seed"]) > np.mean(churn["one bit"]),
-    churn,
+    measured=churn,
 )
 
 # %% [markdown]
@@ -1043,13 +1093,19 @@ def follow(run, training):
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired tracker passes every probe", check_tracker(follow).passed)
+claim(
+    "the repaired tracker passes every probe of its steps",
+    check_tracker(follow).passed,
+    measured=check_tracker(follow),
+)
 with start({}) as run:
     follow(run, three_epochs)
 _, _, kept = read_wandb(folder, run.id)
 claim(
-    "in a real run, each score now stands in the row of its step",
+    "with the repaired tracker each score stands in the row of its step in a real "
+    "run",
     [row["_step"] for row in kept if "val/accuracy" in row] == [3, 7, 11],
+    measured=([row["_step"] for row in kept if "val/accuracy" in row], [3, 7, 11]),
 )
 
 # %% [markdown]

@@ -62,6 +62,12 @@ def test_k_means_with_a_centre_for_each_shape_returns_the_shapes():
     assert fitness(shapes, k_means(shapes, 6)) == pytest.approx(1)
 
 
+def test_k_means_of_a_single_shape_is_that_shape_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert k_means(torch.tensor([[30.0, 50]]), 1).tolist() == [[30, 50]]
+
+
 def test_k_means_of_one_width():
     shapes = torch.tensor([[10.0, 10], [10, 12], [10, 100], [10, 104]])
     assert k_means(shapes, 2).tolist() == [[10, 11], [10, 102]]

@@ -165,7 +165,7 @@ def test_bomb_is_tiny_on_disk_and_claims_ten_thousand_million_pixels(tmp_path):
 
 def test_nan_array_has_finite_pixels_too(tmp_path):
     pixels = np.load(faults.nan_array(one_of_a_tree(tmp_path)).path)
-    assert pixels.shape == (32, 48, 3)
+    assert (pixels.shape, pixels.dtype) == ((32, 48, 3), np.float32)
     assert np.isnan(pixels).sum() == 4 * 4 * 3
     assert np.nanmin(pixels) >= 0
     assert np.nanmax(pixels) <= 1

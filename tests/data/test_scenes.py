@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from labs import plot
 from labs.data.cutouts import SPLITS
 from labs.data.scenes import Knobs, Scenes, collate, preview
-from labs.data.scenes.layout import draw_noise
+from labs.data.scenes.layout import _tint, draw_noise
 from labs.data.scenes.things import load_pool
 
 ALL = ("digits", "clothes", "photos")
@@ -363,6 +363,12 @@ def test_long_thin_canvas(canvas):
     image, target = Scenes("train", 1, canvas=canvas, size=(8, 16))[0]
     assert image.shape == (3, *canvas)
     assert_truth(target, canvas)
+
+
+def test_a_digit_on_a_large_light_ground_is_dark():
+    light = np.full((1700, 1700, 3), 255, np.uint8)  # the sum does not fit 32 bits
+    assert _tint("digits", light, np.random.default_rng(0)).max() < 64
+    assert _tint("digits", light // 3, np.random.default_rng(0)).min() >= 192
 
 
 # ----------------------------------------------------------------------------------- errors

@@ -133,13 +133,14 @@ def short_run(rank, settings):
 
 
 def measured(rank, n):
-    """Return the accuracy of an untrained network whose buffers differ from rank to rank."""
+    """Return accuracy and mean of an untrained network whose buffers differ from rank to rank."""
     place = current_place() if dist.is_initialized() else ALONE
     seed_everything(0)
     network = DigitNet()
     network.bn1.running_mean.fill_(float(rank))
     loop._take_buffers_of_first(network)
-    return measure(network, digits("test", n), place)
+    accuracy = measure(network, digits("test", n), place)
+    return accuracy, network.bn1.running_mean.unique().tolist()
 
 
 def whole_run(rank, settings, folder, save_every):

@@ -218,6 +218,7 @@ def test_two_ranks_that_accumulate_train_as_one_process_does():
 
 def test_the_accuracy_of_the_same_weights_does_not_depend_on_the_ranks():
     alone = sharing.measured(0, 501)
+    assert alone[1] == [0.0]  # the mean of rank 0
     assert launch(sharing.measured, 2, (501,)) == [alone, alone]
     assert launch(sharing.measured, 2, (1,)) == [sharing.measured(0, 1)] * 2
 

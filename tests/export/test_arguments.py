@@ -1,11 +1,8 @@
 """Export models that take keywords and return names, and run what came of it."""
 
-from collections import namedtuple
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from labs.export import (
     ParityError,
@@ -18,27 +15,13 @@ from labs.export import (
     to_onnx,
 )
 from labs.export.session import CPU
+from tests.models import LooseKeywords, MaskedRows, NamesOutputs
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 BATCH = {0: "batch"}
-
-
-class Masked(nn.Module):
-    """Take a keyword that nothing else can stand for, and return names."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, x, bias=None, *, mask, double=False):
-        found = self.layer(x - 2 * mask)
-        found = found if bias is None else found + bias
-        found = 2 * found if double else found
-        return {"boxes": found.exp(), "aux": {"score": found.sigmoid()}, "levels": [found + 1]}
 
 
 def rows(n, seed=0):
@@ -52,7 +35,7 @@ def masked(tmp_path_factory):
     x, mask = rows(2)
     path = tmp_path_factory.mktemp("masked") / "m.onnx"
     given = {"double": True, "mask": mask, "x": x}
-    return Masked().eval(), to_onnx(Masked().eval(), (), path, BATCH, kwargs=given)
+    return MaskedRows().eval(), to_onnx(MaskedRows().eval(), (), path, BATCH, kwargs=given)
 
 
 def test_keywords_are_inputs_with_their_own_names_and_dynamic_sizes(masked):
@@ -106,7 +89,7 @@ def test_parity_layers_benchmark_and_calibration_take_keywords(masked, tmp_path)
 
 
 def test_parity_names_the_layer_of_a_model_with_keywords(masked):
-    other, (x, mask) = Masked().eval(), rows(5, 1)
+    other, (x, mask) = MaskedRows().eval(), rows(5, 1)
     with torch.no_grad():
         other.layer.weight.mul_(1.1)
     with pytest.raises(ParityError, match="first layer that differs is 'layer'"):
@@ -116,10 +99,10 @@ def test_parity_names_the_layer_of_a_model_with_keywords(masked):
 def test_dynamic_sizes_are_named_per_keyword(tmp_path):
     x, mask = rows(2)
     names = {"x": {0: "n"}, "mask": {0: "n"}}
-    path = to_onnx(Masked().eval(), x, tmp_path / "m.onnx", names, kwargs={"mask": mask})
+    path = to_onnx(MaskedRows().eval(), x, tmp_path / "m.onnx", names, kwargs={"mask": mask})
     assert session(path, []).inputs == {"x": ("n", 4), "mask": ("n", 4)}
     with pytest.raises(TypeError, match=r"'maks'.*takes x, mask; did you mean 'mask'"):
-        to_onnx(Masked().eval(), x, path, {"maks": BATCH}, kwargs={"mask": mask})
+        to_onnx(MaskedRows().eval(), x, path, {"maks": BATCH}, kwargs={"mask": mask})
 
 
 @pytest.mark.parametrize(
@@ -136,15 +119,8 @@ def test_it_says_what_forward_takes(tmp_path, example, kwargs, message):
     fill = lambda value: dict.fromkeys(value, x) if isinstance(value, dict) else value  # noqa: E731
     example = x if example == "x" else fill(example)
     with pytest.raises(TypeError, match=message):
-        to_onnx(Masked().eval(), example, tmp_path / "m.onnx", kwargs=fill(kwargs))
+        to_onnx(MaskedRows().eval(), example, tmp_path / "m.onnx", kwargs=fill(kwargs))
     assert not list(tmp_path.iterdir())
-
-
-class LooseKeywords(nn.Module):
-    """Take what it is given."""
-
-    def forward(self, *images, **extra):
-        return images[0] + extra["one"] - 2 * extra["two"]
 
 
 def test_loose_arguments_keep_their_places(tmp_path):
@@ -154,32 +130,6 @@ def test_loose_arguments_keep_their_places(tmp_path):
     )
     a, b = rows(3, 2)
     torch.testing.assert_close(session(path)(a, one=a, two=b)[0], 2 * a - 2 * b)
-
-
-Pair = namedtuple("Pair", "left right")
-
-
-class Names(nn.Module):
-    """Return one of several structures; its values bear names that the exporter gives too."""
-
-    def __init__(self, kind):
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x):
-        a, b = x.exp(), x.exp().sigmoid()
-        return {
-            "crossed": {"sigmoid": a, "exp": b},
-            "as input": {"x": a, "y": b},
-            "passed on": {"x": x, "y": b},
-            "twice": {"a": a, "b": a},
-            "named tuple": Pair(a, {"deep": b}),
-            "in a tuple": (a, {"b": b}),
-            "with none": {"a": a, "nothing": None, "b": b},
-            "plain": (a, b),
-            "whole keys": {0: a, 1: b},
-            "the same path": {"a": {"b": a}, "a.b": b},
-        }[self.kind]
 
 
 OWN = {
@@ -198,7 +148,7 @@ OWN = {
 
 @pytest.mark.parametrize("kind", OWN)
 def test_outputs_keep_the_names_of_their_structure(tmp_path, kind):
-    model = Names(kind).eval()
+    model = NamesOutputs(kind).eval()
     path = to_onnx(model, torch.rand(2, 4), tmp_path / "m.onnx", BATCH)
     onnx.checker.check_model(str(path), full_check=True)
     assert session(path, [CPU]).outputs == OWN[kind]
@@ -206,7 +156,7 @@ def test_outputs_keep_the_names_of_their_structure(tmp_path, kind):
 
 
 def test_outputs_that_are_asked_for_must_fit(tmp_path):
-    model, x = Names("plain").eval(), torch.rand(2, 4)
+    model, x = NamesOutputs("plain").eval(), torch.rand(2, 4)
     path = to_onnx(model, x, tmp_path / "m.onnx", outputs=["sigmoid", "exp"])
     assert session(path, [CPU]).outputs == ("sigmoid", "exp")
     torch.testing.assert_close(session(path, [CPU])(x)[0], x.exp())

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from labs.export import ParityError, compare_layers, onnx_file, parity, to_onnx
+from labs.export.layers import _difference
+from labs.export.parity import _error
 from tests.models import BranchesOnSize, ThreeBlocks, TwoInputs
 
 onnx = pytest.importorskip("onnx")
@@ -120,6 +122,14 @@ def test_it_says_when_the_file_refuses_a_size(exported, inputs):
         ParityError, match=r"does not run with inputs\[0\] of shape \[2, 3, 16, 16\]"
     ):
         parity(InAnyColour(exported[0]).eval(), exported[1], [torch.rand(2, 3, 16, 16)])
+
+
+def test_whole_numbers_are_compared_beyond_what_float32_can_count():
+    even, odd = torch.tensor([2**24]), torch.tensor([2**24 + 1])
+    for ours, theirs in ((even, odd), (odd, even), (odd, odd)):
+        differ = 0.0 if ours is theirs else 1.0
+        assert _error(0, "ids", ours, theirs, 1e-3, 1e-5).max_abs == differ
+        assert _difference("layer", 0, ours, theirs).max_abs == differ
 
 
 class InAnyColour(nn.Module):

@@ -205,7 +205,13 @@ def test_the_gradient_of_the_real_loss_is_what_counts():
     culprit = first_bad(model, x, loss=lambda out: out.abs().sqrt().sum())
     assert (culprit.name, culprit.kind) == ("(loss)", "gradient")
     culprit = first_bad(model, x, loss=lambda out: out.log().mean())
-    assert (culprit.name, culprit.kind, culprit.inf) == ("(loss)", "output", 1)
+    assert culprit == Culprit("(loss)", 0, "output", "function", 0, 1, 1)
+
+
+def test_outputs_whose_sum_float32_cannot_hold_are_no_culprit():
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.constant_(model.weight, 3e38)
+    assert first_bad(model, torch.ones(1, 1)) is None
 
 
 def test_a_shared_layer_goes_by_its_first_name():

@@ -60,6 +60,16 @@ def divide_in_place(anchors, strides):
     return anchors.div_(column(strides))
 
 
+def double_what_was_given(anchors, strides):
+    cells = sort_the_rows(anchors, strides)
+    anchors.mul_(2)
+    return cells
+
+
+def coarse_first(anchors, strides):
+    return bool(anchors[0, 0, 0] > anchors[-1, 0, 0])
+
+
 def turn_the_other_way(anchors, strides):
     area = anchors.prod(-1).mean(-1)
     return (anchors.flip(0) if area[0] < area[-1] else anchors) / column(strides)
@@ -98,6 +108,12 @@ WRONG = {
     when(not_three, never_turn, sort_the_rows): "✓✓✓✓✗✓✓",
     when(not_three, always_turn, sort_the_rows): "✓✓✓✓✗✓✓",
     look_at_the_second_level: "✓✓✓✓✓✗✓",
+    when(
+        lambda a, s: square(a, s) and coarse_first(a, s), double_what_was_given, sort_the_rows
+    ): "✓✓✓✓✓✓✗",
+    when(
+        lambda a, s: whole(a, s) and coarse_first(a, s), double_what_was_given, sort_the_rows
+    ): "✓✓✓✓✓✓✗",
     divide_in_place: "✓✓✓✓✓✓✗",
     never_turn: "✓✓✗✗✗✓✓",
     always_turn: "✗✗✓✓✗✓✓",

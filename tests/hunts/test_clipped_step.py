@@ -1,5 +1,7 @@
 """The checker must fail the planted bug, pass the lesson's own fix, and see through wrong ones."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -190,6 +192,16 @@ def turned(model, norm, limit, scale):
             g *= length / longer
 
 
+def creep(model, optimizer, *others):
+    """Move by a millionth where there should be no step."""
+    norm = right_but()(model, optimizer, *others)
+    if not math.isfinite(norm):
+        for parameter in model.parameters():
+            parameter.grad.fill_(1e-6)
+        optimizer.step()
+    return norm
+
+
 def tell_nothing(*given):
     right_but()(*given)
 
@@ -203,6 +215,7 @@ WRONG = {
     right_but(told=0.99): "✓✓✓✗✓✓",
     step_past_the_scaler: "✓✓✓✓✗✓",
     drop_the_scaler: "✓✓✓✓✗✓",
+    creep: "✓✓✓✓✗✓",
     keep_the_gradients: "✓✓✓✓✓✗",
     do_not_clip: "✗✓✓✓✓✗",
     clip_after_the_step: "✗✓✓✓✓✗",

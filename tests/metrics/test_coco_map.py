@@ -270,6 +270,12 @@ def test_the_tables_and_the_curve():
     assert repr(curve) == "PrecisionRecall('cat', iou=0.50, AP=0.505)"
 
 
+def test_the_curve_is_of_objects_of_every_size():
+    for side in (10, 50, 200):
+        box = [[0, 0, side, side]]
+        assert coco_map([prediction(box, [0.9])], [target(box)]).curve("0").AP == 1
+
+
 def test_the_curve_is_drawn_on_the_axes_given():
     from labs import plot
 

@@ -149,6 +149,16 @@ def test_the_smallest_input_of_naive_mish_is_one_hundred():
     assert repr(smallest).startswith("Smallest(gradient is NaN in float32 at [100.0]; from case")
 
 
+def test_the_simplest_number_below_zero_is_minus_one():
+    def positive(x):
+        return torch.where(x < 0, torch.nan, x)
+
+    simpler = cases("elementwise")[0].simpler
+    case = Case("below zero", (torch.tensor([-7.5, 3.5]),), simpler=simpler)
+    smallest = stress(positive, [case], dtypes=[torch.float32]).smallest
+    assert [value.tolist() for value in smallest.inputs] == [[-1.0]]
+
+
 def test_the_smallest_input_still_fails_and_is_one_pixel():
     report = stress(dice_without_smoothing, "probabilities", dtypes=[torch.float32])
     p, target = report.smallest.inputs

@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import labs.recipes
 from labs.data.shipped import FOLDER, read_asset
 from labs.ddp import gradient_parity, launch
 from labs.recipes import (
@@ -199,6 +200,18 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(tmp_path, monkeypatch)
 def test_a_bad_choice_ends_with_one_sentence(options, message):
     with pytest.raises(SystemExit, match=message):
         main(options)
+
+
+def test_the_help_says_what_the_program_is_for(capsys):
+    with suppress(SystemExit):
+        main(["--help"])
+    assert labs.recipes.__doc__.splitlines()[0] in capsys.readouterr().out
+
+
+def test_a_network_trains_in_the_memory_order_in_which_convolutions_are_fastest():
+    weights = [p for p in detection_task(tiny(10), 4).network.parameters() if p.ndim == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
 def test_no_epoch_repeats_a_scene_and_each_can_be_drawn_again():

@@ -59,6 +59,6 @@ EXPERIMENT = Experiment(
     base={"part": "nothing", "scenes": 6000, "steps": 1000, "judged": 300},
     vary="part",
     values=("nothing", "fine map", "distribution loss", "average"),
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),
     tolerance=0.01,  # as in levels: another order of sums moves the tenth step by a thousandth
 )
