@@ -207,8 +207,6 @@ Image(
 # Each block is a `Conv` and a `Relu`: the batch norm is gone, because the exporter multiplied it into the weights. The box `sizes` is new: it *reads*
 # the sizes from the input, and hands them to the reshape. In the first file there was only the constant.
 #
-# To see every node, attribute and weight, open the file in [Netron](https://netron.app): `pip install netron`, then `netron model.onnx`.
-#
 # Which layer becomes which node? Each node of the file notes the layer that it came from. Export one network with many kinds of layers,
 # and ask its nodes.
 #
@@ -257,6 +255,18 @@ pd.DataFrame(
 # A linear layer is a `Gemm`. The convolution has no node of its own: it was multiplied into the batch norm after it, and the `Conv` bears
 # the name of the norm. Dropout is gone, since the network was in eval mode. Some layers have no node of that kind in ONNX, and are spelt
 # out: these are the places where a runtime may be slow, or a converter may give up.
+#
+# The same file, as [Netron](https://netron.app) draws it:
+#
+# :::{figure} ../../book/_static/netron.png
+# :alt: The exported graph in four rows: input, Conv, Sigmoid and Mul, MaxPool; Reshape, InstanceNormalization, Shape, Reshape, Mul, Add; Relu, Resize, ReduceMean; Reshape, Gemm, LayerNormalization, Gemm, output.
+#
+# The whole second row was one group norm, and the loop of `Sigmoid` and `Mul` in the first was one SiLU. Batch norm and dropout have no box.
+# :::
+#
+# Follow the shapes on the arrows. Behind the second `Reshape` stand question marks: its size is computed by `Shape` when the file is run, and the file does not hold it.
+# To open a file of your own, `pip install netron`, and then `netron model.onnx`: the browser shows the graph, and a click on a box its attributes and weights. (The file stays on
+# your machine; the page reports its use to the statistics of its author.)
 
 # %% tags=["nbval-check-output"]
 claim(

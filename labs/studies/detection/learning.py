@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, islice, pairwise, repeat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, islice, pairwise, repeat
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labs.data.scenes import Rendered
-from labs.detection import Detector, Prediction
+from labs.data.scenes.coco import Labelled
+from labs.detection import Detector, Prediction, Target
 from labs.metrics import coco_map
 from labs.repro import device
 from labs.train import fit
 
 Judge = Callable[[list[Prediction]], Mapping[str, float]]
+T = TypeVar("T")
+_Batch = tuple[Tensor, Sequence[Target]]
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 _FIRST = (1, 5, 10)
 """Steps whose loss is recorded, so that a lesson can make them again."""
@@ -24,7 +29,7 @@ _FIRST = (1, 5, 10)
 
 def learn(
     detector: Detector,
-    train: Rendered,
+    train: Source,
     judge: Judge,
     pictures: Tensor,
     steps: int,
@@ -70,7 +75,47 @@ def learn(
         yield point
 
 
-def drawn(make: Callable[[int], Rendered]) -> Rendered:
+class Source(Protocol):
+    """Give batches of pictures and truths, as :class:`labs.data.scenes.Rendered` does."""
+
+    def batches(self, size: int, seed: int) -> Iterable[_Batch]:
+        """Return batches in an order that the seed decides."""
+
+
+class RenderedWhenDrawn:
+    """Render a scene when a batch first asks for it, so that the first steps of a run are cheap.
+
+    Args:
+        scenes: What to render; single pictures.
+    """
+
+    def __init__(self, scenes: Labelled) -> None:
+        self.scenes = scenes
+        self._kept: dict[int, tuple[Tensor, Target]] = {}
+
+    def batches(self, size: int, seed: int) -> Iterator[_Batch]:
+        """Yield what ``Rendered(scenes).batches(size, seed)`` gives, pass after pass, without end.
+
+        Args:
+            size: Pictures in a batch; the last one of a pass may have fewer.
+            seed: An integer >= 0.
+        """
+        for passes in count():
+            order = np.random.default_rng([seed, passes]).permutation(len(self.scenes)).tolist()
+            for start in range(0, len(order), size):
+                drawn = [self._one(row) for row in order[start : start + size]]
+                images = torch.stack([image for image, _ in drawn])
+                yield images.float().div_(255), [dict(target) for _, target in drawn]
+
+    def _one(self, row: int) -> tuple[Tensor, Target]:
+        if row not in self._kept:
+            image, target = self.scenes[row]
+            truth = {key: target[key].clone() for key in ("boxes", "labels")}
+            self._kept[row] = image.mul(255).round_().byte(), truth
+        return self._kept[row]
+
+
+def drawn(make: Callable[[int], T]) -> T:
     """Make a data set from a seed of the global random state: another one for every seed."""
     return make(_drawn_seed())
 

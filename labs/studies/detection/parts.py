@@ -10,7 +10,7 @@ from labs.data.scenes import Rendered, Scenes
 from labs.detection import Detector
 from labs.models import YOLOv8
 from labs.postprocess import YOLOv8Postprocess
-from labs.studies.detection.learning import drawn, judge_boxes, learn
+from labs.studies.detection.learning import RenderedWhenDrawn, drawn, judge_boxes, learn
 from labs.studies.experiment import Experiment
 
 SMALL = 20.0
@@ -29,7 +29,7 @@ def train_without(part: str, scenes: int, steps: int, judged: int) -> Iterator[d
     """
     strides = (16,) if part == "fine map" else (8, 16)
     val = _val(judged)
-    train = drawn(lambda seed: Rendered(_scenes("train", scenes, seed)))
+    train = drawn(lambda seed: RenderedWhenDrawn(_scenes("train", scenes, seed)))
     classes = len(val.classes)
     network = YOLOv8(classes, strides=strides, image_size=128)
     dfl = 0.0 if part == "distribution loss" else 1.5
