@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from labs.diagram.layout import place
-from labs.diagram.routes import Box, find_routes
+from labs.diagram.routes import Box, _apart, find_routes
 
 SIZE = (60.0, 40.0)
 
@@ -14,6 +14,12 @@ SIZE = (60.0, 40.0)
 def test_a_box_knows_its_sides():
     box = Box(10, 20, 30, 40)
     assert (box.right, box.bottom, box.centre) == (40, 60, (25, 40))
+
+
+def test_short_arrows_are_those_of_near_boxes():
+    boxes = {"a": Box(0, 0, 10, 10), "b": Box(100, 50, 10, 10), "c": Box(100, 60, 30, 10)}
+    assert _apart(boxes, ("a", "b")) == _apart(boxes, ("b", "a")) == 150
+    assert _apart(boxes, ("b", "c")) == 20
 
 
 @pytest.mark.parametrize(
