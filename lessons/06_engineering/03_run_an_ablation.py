@@ -640,8 +640,8 @@ claim(
 )
 intact = study.table("accuracy")["mean"]["nothing"]
 claim(
-    "the network with all its parts is right on at least 70 % of unseen clothes",
-    intact > 70,
+    "the network with all its parts is right on at least 60 % of unseen clothes",
+    intact > 60,
     measured=intact,
 )
 
