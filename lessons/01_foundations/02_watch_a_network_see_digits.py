@@ -781,8 +781,7 @@ claim(
     measured=striped,
 )
 claim(
-    "a network made blind to the crossed stripes gains under 5 points on the "
-    "others",
+    "a network made blind to the crossed stripes gains under 5 points on the others",
     striped["blind to others"] < striped["reader"] + 0.05,
     measured=striped,
 )
