@@ -120,7 +120,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The long arrow is the shortcut. In formulas, with $F_l$ for the two convolutions:
+# The coloured arrow is the shortcut. In formulas, with $F_l$ for the two convolutions and what stands between them (the ReLU behind the sum is
+# left out here, so that the derivative stays short):
 #
 # $$x_{l+1} = x_l + F_l(x_l), \qquad \frac{\partial x_{l+1}}{\partial x_l} = 1 + F_l'(x_l).$$
 #
@@ -324,10 +325,12 @@ gradients = {}
 for build, change in BUILDS.items():
     for shortcut in (False, True):
         seed_everything(0)
-        net = change(resnet_cifar(56, 8, shortcut, in_channels=1))
+        net = change(resnet_cifar(56, WIDTH, shortcut, in_channels=1))
         gradients[build, shortcut] = gradient_by_layer(net)
 
 # %%
+positive = [value for values in gradients.values() for value in values if value > 0]
+limits = (min(positive) / 2, max(positive) * 2)
 figure, axes = plot.new(height=2.9, columns=3)
 for ax, build in zip(axes, BUILDS, strict=True):
     for shortcut, name, colour in [
@@ -335,26 +338,31 @@ for ax, build in zip(axes, BUILDS, strict=True):
         (True, "residual", plot.COLOURS[0]),
     ]:
         ax.semilogy(gradients[build, shortcut], color=colour, label=name)
-    ax.set(xlabel="layer, from input to output", title=build.replace(" + ", "\n+ "))
+    ax.set(xlabel="layer, from input to output", ylim=limits)
+    ax.set_title(build.replace(" + ", "\n+ "))
 axes[0].set_ylabel("gradient norm / weight norm")
+axes[0].text(
+    27, 2 * limits[0], "plain: exactly 0", ha="center", color=plot.COLOURS[1]
+)
 axes[1].legend()
 plot.show(
     figure,
-    "Only default initialisation kills the plain gradient; with batch norm "
-    "it "
-    "grows towards the input.",
-    alt="Relative gradient norm by layer, in three panels. Left: the plain curve is "
-    "missing. Middle: both curves within a few orders of magnitude. Right: "
-    "the "
-    "plain curve rises steeply towards the input, the residual one stays level.",
+    "Only default initialisation kills the plain gradient; with batch norm it grows "
+    "towards the input.",
+    alt="Relative gradient norm by layer, in three panels of one scale. Left: the "
+    "plain "
+    "curve is missing. Middle: the plain curve is low and level, the residual one "
+    "far "
+    "above it. Right: the plain curve rises steeply towards the "
+    "input, the residual one little.",
 )
 
 # %% [markdown]
 # Left: without normalisation and with the default initialisation, the plain gradient is exactly zero, because the signal itself
-# has died before the last layer. Its curve is missing, since a logarithmic axis cannot show a zero. The residual one stays alive.
-# Middle: He initialisation alone keeps the plain gradient from vanishing. Right, the case of the paper: the plain gradient
-# does not vanish at all. It **grows** on its way from the output to the input, by orders of magnitude, while the residual one
-# stays within a small range.
+# has died before the last layer. Middle: with He initialisation the plain gradient is small, but about equally small in all layers; the
+# residual one is far too large, since without normalisation every shortcut adds to the signal. Right, the case of the paper: the plain
+# gradient does not vanish at all. It **grows** on its way from the output to the input, and the residual one grows far less. The next table
+# compares the first block with the last layer. (The very first convolution is left out: both curves jump there.)
 
 # %%
 normed = gradients["He initialisation + batch norm", False]
@@ -386,7 +394,7 @@ claim(
 )
 
 # %% [markdown]
-# So "residuals cure vanishing gradients" is half of the story. {cite:t}`he2016deep` say themselves that batch
+# So "residuals cure vanishing gradients" is not the whole story. {cite:t}`he2016deep` say themselves that batch
 # normalisation keeps the gradients of their plain networks healthy, and that vanishing gradients are unlikely to be the reason.
 # Then what goes wrong in the plain network? Follow the *signal*. `capture` keeps what every block returns. From each
 # block's output, guess the class of a picture by the nearest class mean. This is a crude probe, but it needs no training.
@@ -398,7 +406,7 @@ BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(9)]
 
 
 def probe(net, n=600):
-    """Return the accuracy of a nearest-mean guess from the output of each block."""
+    """Return the share of pictures that a nearest-mean guess gets right, by block."""
     with torch.no_grad(), capture(net, *BLOCKS) as maps:
         net(x_train[: 2 * n])
     labels, scores = train.labels, []
@@ -414,7 +422,8 @@ def probe(net, n=600):
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Neither network has been trained. After how many of the 27 blocks is nothing left of the picture?
+# Neither network has been trained. Of the 56 layers, 54 form 27 blocks of two convolutions, nine in each of three stages. After how many blocks
+# is nothing left of the picture in the plain network? And in the residual one?
 # :::
 
 # %%
@@ -441,8 +450,8 @@ plot.show(
 
 # %% [markdown]
 # Before the first step of training, the output of the last plain blocks says almost nothing about the picture: the guess is
-# about as good as chance. The gradient that comes back through them is large, but it is computed from features that no longer
-# depend on the class. The residual network passes the picture on to the last block, so that every layer starts with
+# about as good as chance. The gradient that comes back through them is uneven, and it is computed from features that hardly
+# depend on the class any more. Which of the two does the harm, these measurements do not separate. The residual network passes the picture on to the last block, so that every layer starts with
 # something to work on.
 
 # %% tags=["nbval-check-output"]
@@ -525,8 +534,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Each dot is one seed. The loss of the plain networks rises steeply with depth; that of the residual ones hardly changes. The
-# shortcut helps the shallow network too, but less. At 56 layers it decides whether these few steps train the network at all.
+# Each dot is one seed. The loss of the plain networks rises steeply with depth; that of the residual ones rises by about as much as the seeds
+# scatter. The shortcut helps the shallow network too, but less. At 56 layers it decides whether these few steps train the network at all.
 
 # %% tags=["nbval-check-output"]
 loss_of = {
@@ -591,7 +600,7 @@ claim(
 # the channels of what a block returned.
 
 # %%
-steps = BLOCKS[::3]
+steps = BLOCKS[:9:2]  # of the first stage, whose maps have all pixels
 seen = {}
 for name, shortcut in [("plain", False), ("residual", True)]:
     with torch.no_grad(), capture(nets[56, shortcut], *steps) as maps:
@@ -601,26 +610,28 @@ for name, shortcut in [("plain", False), ("residual", True)]:
 # %%
 frames = {}
 for block in steps:
-    figure, axes = plot.new(height=2.7, columns=3)
+    figure, axes = plot.new(height=2.8, columns=3)
     shown = [x_train[3, 0], seen["plain"][block], seen["residual"][block]]
     for ax, picture, title in zip(
         axes, shown, ["input", "plain", "residual"], strict=True
     ):
         plot.images(ax, picture[None], [title], limits=None, cmap="viridis")
+        ax.title.set_fontsize(9)
     frames[block] = figure
 plot.slide(
     frames,
     "after block",
-    "In the residual network the outline of the garment stays visible through the "
-    "first "
-    "stage; in the plain one it is lost sooner.",
+    "In the residual network something of the garment stays in its place through "
+    "the first "
+    "stage; the plain maps are mostly noise.",
     alt="One garment, and the mean feature map of the plain and of the residual "
-    "network",
+    "network, "
+    "each with a colour scale of its own",
 )
 
 # %% [markdown]
-# From the second stage on the maps have a quarter of the pixels, then a sixteenth, and the eye is no longer a good judge:
-# there, trust the probe.
+# Every panel has its own colour scale. The eye is not a good judge of such maps, and in the later stages they have a quarter, then a sixteenth
+# of the pixels. Trust the probe.
 
 # %% [markdown]
 # ## Reproduce: the degradation of plain networks
@@ -794,5 +805,5 @@ pd.Series(
 # ## You can now
 #
 # - show with one table that a deeper plain network is worse on its own training data, and rule out overfitting;
-# - measure gradient and signal by depth, and say which of the two fails;
+# - measure gradient and signal by depth, and say what each of them shows, and what it does not;
 # - build a residual block, prove it equal to a reference, and find a skip connection that is not an identity.

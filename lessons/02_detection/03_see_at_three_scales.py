@@ -38,7 +38,7 @@ def draw(split, n, things=("digits",)):
 train, val = draw("train", budget(cpu=360, gpu=4000)), draw("val", 120)
 corners = torch.cat([t["boxes"] for t in train.targets])
 sizes = corners[:, 2:] - corners[:, :2]  # [n,2]
-print(train, "-", len(sizes), "objects")
+print(f"{len(train)} scenes of 128 x 128 pixels, {len(sizes)} objects")
 
 # %% [markdown]
 # The detector is small but complete: backbone, neck, head and loss of YOLOv3, from `labs`. Its argument `strides` says on which maps it predicts. Six anchors, typical shapes of
@@ -156,7 +156,9 @@ def best(prediction, target):
 def draw_found(ax, image, prediction, target):
     preview(ax, image, best(prediction, target), [""])
     for x1, y1, x2, y2 in (target["boxes"] - 0.5).tolist():
-        ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="white", ls=":")
+        frame = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
+        ax.plot(*frame, color="black", linewidth=2.5, alpha=0.5)
+        ax.plot(*frame, color="white", linewidth=1.5, ls=":")
 
 
 def share_found(prediction, target):
@@ -253,7 +255,7 @@ claim(
 #
 # Here $c_x, c_y$ are column and row of the cell, $s$ its stride in pixels, and $a_w, a_h$ the anchor. The sigmoid keeps the centre in its
 # cell, so two cells cannot compete for the same centre. The exponential keeps sizes positive, and makes "twice as wide" the same step for small
-# and large anchors.
+# and large anchors. In the next figure an arrow is what $\sigma(t_x)$ and $\sigma(t_y)$ have to say: where in its cell the centre lies.
 
 # %%
 from labs import diagram
@@ -278,7 +280,7 @@ plot.show(
 )
 
 # %% [markdown]
-# An arrow is what $\sigma(t_x)$ and $\sigma(t_y)$ have to say. Try it: column 3, row 2, stride 16, anchor 20 by 30.
+# Try it: column 3, row 2, stride 16, anchor 20 by 30.
 
 # %%
 import math
@@ -306,7 +308,8 @@ pd.DataFrame(
 #
 # ### Who answers for an object
 #
-# Lay the object and all anchors on one corner, and compare shapes alone. The {term}`IoU` of the shapes decides: the best anchor of all
+# Each anchor of a cell predicts six numbers: the four $t$, one for its class, and one for *objectness*, how sure it is that there is an object
+# at all. Which of them is responsible for an object? Put the object and all anchors on the same corner, and compare shapes alone. The {term}`IoU` of the shapes decides: the best anchor of all
 # levels, in the cell that holds the centre, is responsible for the object. It learns box, class and objectness 1. All others learn
 # objectness 0, except near misses, which are left out of the loss. This is the **ignore band**: a prediction that overlaps an object by
 # more than 0.5 is not wrong enough to be called background. The paper measures that on the anchor; the authors' program, and `labs`, on
@@ -330,7 +333,7 @@ left.set(xlabel="width (pixels)", ylabel="height (pixels)")
 left.legend()
 plot.show(
     figure,
-    "Six anchors cover the sizes of all digits, two for each map.",
+    "Six anchors follow the cloud of digit sizes, two for each map.",
     alt="Left: widths and heights of digits, a cloud along the diagonal, with six "
     "anchors "
     "in it. Right: the six anchors drawn around one point of a scene.",
@@ -341,7 +344,7 @@ plot.show(
 #
 # A deep map has seen much of the image but is coarse; a shallow map is fine but has seen little. {cite:t}`redmon2018yolov3` predict on three
 # maps, and hand down what the deep ones know: the coarse map is halved in channels, doubled in size, and put beside the finer map of the
-# backbone. This is a {term}`feature pyramid`, after {cite:t}`lin2017fpn`.
+# backbone. In the diagram, a `mix` joins two maps, and a `lead` hands one down. This is a {term}`feature pyramid`, after {cite:t}`lin2017fpn`.
 
 # %%
 PARTS = {"image": "input"}
@@ -416,7 +419,8 @@ def classify(loss, squash, steps=60):
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# For which share of the unseen odd digits does each of them put *both* true names above one half?
+# Softmax cannot put *both* true names above one half. Does it at least rank them first? And for which share of the unseen odd digits do the
+# sigmoids put both above one half?
 # :::
 
 # %%
@@ -677,7 +681,7 @@ fires = by_size(fires)[list(strides)].mean()
 fires.rename_axis("side").round(2)
 
 # %% [markdown]
-# Read it by rows: which level is sure of a digit of this size? And look at one scene: of those with all sizes, the one in which the best boxes find most.
+# Read it by rows: which level is sure of a digit of this size? In the pictures below, every map is drawn relative to its own highest value. And look at one scene: of those with all sizes, the one in which the best boxes find most.
 
 # %%
 three_found = three.detect(pictures)
@@ -694,7 +698,7 @@ for ax, level, stride in zip(axes[1:], objectness, strides, strict=True):
     ax.set_title(f"objectness, stride {stride}")
 plot.show(
     figure,
-    "Each map fires on digits of its own size.",
+    "Stride 32 fires on large digits; strides 8 and 16 share the smaller ones.",
     alt="One scene, found and as three levels see it: cells of stride 8 light up on "
     "the "
     "small digits, those of stride 32 on the large ones.",
@@ -709,7 +713,7 @@ claim(
 )
 
 # %% [markdown]
-# Every map is drawn relative to its own highest value. No rule about the image says which level a size belongs to; the shapes of the anchors
+# No rule about the image says which level a size belongs to; the shapes of the anchors
 # decide it. Count it over all scenes: which level made the boxes that found an object?
 
 
@@ -840,9 +844,13 @@ runs.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
 
 
 # %%
+COLOUR_OF = dict(zip([*arms, (16, 32)], plot.COLOURS, strict=False))
+
+
 def draw_arms(ax, frame, arms):
     """Draw mean and range of recall by size, one line for each choice of strides."""
-    for arm, colour in zip(arms, plot.COLOURS, strict=False):
+    for arm in arms:
+        colour = COLOUR_OF[arm]
         part = frame[[value == arm for value in frame["strides"]]][list(BINS)]
         ax.plot(
             list(BINS),
@@ -876,8 +884,9 @@ for metric in study.metrics:
     print(study.verdict(metric))
 
 # %% [markdown]
-# Against the one map of version 2, three maps find far more up to 32 pixels; for the largest digits, read the verdict before you believe in
-# a difference. Against one map of stride 16 they find more of the smallest digits, fewer of the largest, and have the lower AP50. So
+# (*Would find* is the smallest difference that these seeds would show. A difference is told apart when p, times the number of choices
+# compared, is below 0.05.) Against the one map of version 2, three maps find far more up to 32 pixels; for the largest digits the difference is small,
+# and the verdict says whether it counts. Against one map of stride 16 they find more of the smallest digits, fewer of the largest, and have the lower AP50. So
 # "three maps are better than one" is too simple: it depends on which one. Read the errors of all three detectors beside those of the middle
 # of the cell.
 
@@ -961,7 +970,8 @@ figure, (left, right) = plot.new(height=3.2, columns=2)
 draw_arms(left, recorded, EXPERIMENT.values)
 left.set_title("at the end")
 points = record.curves().dropna(subset=["AP50"])
-for choice, colour in zip(EXPERIMENT.values, plot.COLOURS, strict=False):
+for choice in EXPERIMENT.values:
+    colour = COLOUR_OF[choice]
     part = points[[value == choice for value in points["strides"]]]
     along = part.groupby("step")["AP50"]
     right.plot(along.mean(), "o-", color=colour)
@@ -971,7 +981,9 @@ for choice, colour in zip(EXPERIMENT.values, plot.COLOURS, strict=False):
 right.set(xlabel="step", ylabel="AP50", ylim=(0, 1), title="as the training goes on")
 plot.show(
     figure,
-    f"Three maps still find most of the smallest digits; {record.label}.",
+    "Three maps still lead on the smallest digits; by AP50 one map of stride 16 "
+    "keeps "
+    f"up ({record.label}).",
     alt="Left: recall by size of four choices of maps. Right: their AP50 by step, "
     "all "
     f"still rising; {record.label}.",
@@ -1105,7 +1117,7 @@ claim(
 # %% [markdown]
 # ### Photographs instead of digits
 #
-# Digits are white strokes. Put cut-outs of photographs into the scenes: animals, fruit, vehicles, of the same sizes. The training split has about a hundred of them, too few to learn eight names from, so the class is "thing". Take the detector with three maps as it is, and after two rounds through photographs.
+# Digits are strokes of one colour. Put cut-outs of photographs into the scenes: animals, fruit, vehicles, of the same sizes. The training split has about a hundred of them, too few to learn eight names from, so the class is "thing". Take the detector with three maps as it is, and after two rounds through photographs.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -1181,8 +1193,8 @@ pd.DataFrame({"paper, AP": paper, "here, recall": here}).round(2)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "as in the paper, one map of stride 32 keeps the less of what three find the "
-    "smaller it is",
+    "the smaller the objects, the smaller the share of three maps' finds that one "
+    "map makes",
     here[small] < here[medium] < here[large],
     measured=here.to_dict(),
 )
