@@ -24,6 +24,9 @@ _NO_PROSE = (
 )
 
 
+_ALSO_PLAIN = {"claim"}  # as a verb it is a word like any other: link the noun by hand
+
+
 def terms(glossary: Path) -> list[str]:
     """Return the terms that a glossary defines, as they are written there."""
     body = GLOSSARY.search(glossary.read_text(encoding="utf-8"))
@@ -36,12 +39,16 @@ def link(doctree: nodes.document, words: list[str], docname: str) -> None:
 
     Headings, code, formulas and links are left as they are. A plural in ``s`` or ``es`` counts.
     """
-    left = {word.lower(): word for word in words if word.lower() not in _linked(doctree)}
+    left = {
+        word.lower(): word for word in words if word.lower() not in _linked(doctree) | _ALSO_PLAIN
+    }
     for text in [*_prose(doctree)]:
         rest: nodes.Text | None = text
         while left and rest is not None:
             pattern = "|".join(re.escape(word) for word in sorted(left, key=len, reverse=True))
-            found = re.search(rf"\b({pattern})(?:e?s)?\b", rest.astext(), re.IGNORECASE)
+            found = re.search(
+                rf"(?<![\w-])({pattern})(?:e?s)?(?![\w-])", rest.astext(), re.IGNORECASE
+            )
             rest = _replace(rest, found, left.pop(found[1].lower()), docname) if found else None
 
 

@@ -252,7 +252,7 @@ class TestTerms:
     def test_parts_of_words_code_links_and_headings_are_left(self):
         code_ = nodes.paragraph("", "", nodes.literal("", "step"))
         link = nodes.paragraph("", "", nodes.reference("", "step"))
-        other = nodes.paragraph("", "stepping, misstep")
+        other = nodes.paragraph("", "stepping, misstep, two-step, step-wise")
         assert self.linked(nodes.title("", "A step"), code_, link, other) == []
 
     def test_a_term_that_the_author_linked_is_not_linked_again(self):
