@@ -188,6 +188,8 @@ def _with_old_outputs(lesson: Lesson) -> Any:
 
 def _write(lesson: Lesson, notebook: Any) -> None:
     """Write the notebook so that the same cells and outputs give the same bytes."""
+    from tools.pictures import write_drawings_small  # Pillow, which rendering the book does without
+
     notebook.metadata = NotebookNode(
         kernelspec={
             "display_name": "Python 3 (ipykernel)",
@@ -197,6 +199,7 @@ def _write(lesson: Lesson, notebook: Any) -> None:
         language_info={"name": "python", "file_extension": ".py"},
         labs_stamp=notebook.metadata["labs_stamp"],
     )
+    write_drawings_small(notebook)
     seen: dict[str, int] = {}
     for cell in notebook.cells:
         name = sha256(f"{cell.cell_type}{cell.source}".encode()).hexdigest()[:8]

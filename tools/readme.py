@@ -7,10 +7,9 @@ A test fails when the counts have drifted by more than a fifth or the picture is
 
 from __future__ import annotations
 
-import base64
 import re
 
-from book._ext.figures import EMBEDDED, html_of
+from book._ext.figures import EMBEDDED, decoded, html_of
 from labs.stamp import ROOT
 from tools.lesson import find
 
@@ -81,7 +80,7 @@ def picture() -> bytes:
     for cell in find(name)[0].read_notebook().cells:
         for output in cell.get("outputs", []):
             if words in cell.source and (found := EMBEDDED.search(html_of(output))):
-                return base64.b64decode(found[2])
+                return decoded(found)
     raise LookupError(f"{name}: no cell with {words!r} shows a figure; see PICTURE_OF")
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 FIGURE = '<figure class="labs-figure"'
-EMBEDDED = re.compile(r'src="data:image/(\w+)(?:\+xml)?;base64,([A-Za-z0-9+/=\s]+)"')
+EMBEDDED = re.compile(r'src="data:image/(\w+)(?:\+xml)?(;base64)?,([^"]+)"')
 FOLDER = "_images"
 
 
@@ -43,6 +44,11 @@ def numbered(cell: dict[str, Any], place: str, before: int, site: Path) -> dict[
     return cell | {"outputs": outputs}
 
 
+def decoded(found: re.Match[str]) -> bytes:
+    """Return the file behind a match of :data:`EMBEDDED`."""
+    return base64.b64decode(found[3]) if found[2] else unquote_to_bytes(found[3])
+
+
 def count(cell: Mapping[str, Any]) -> int:
     """Return how many figures a cell shows."""
     return sum(bool(html_of(output)) for output in cell.get("outputs", ()))
@@ -68,7 +74,7 @@ def to_files(html: str, site: Path, up: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
 
     def name(found: re.Match[str]) -> str:
-        data = base64.b64decode(found[2])
+        data = decoded(found)
         file = folder / f"{sha256(data).hexdigest()[:16]}.{found[1]}"
         if not file.exists():
             file.write_bytes(data)

@@ -3,13 +3,15 @@
 import base64
 import copy
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from tools.pictures import keep_old_bytes
+from book._ext.figures import EMBEDDED, decoded
+from tools.pictures import keep_old_bytes, write_drawings_small
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)
 
@@ -151,3 +153,27 @@ def test_pictures_of_one_cell_are_found_wherever_they_stand():
 def test_other_outputs_are_left_alone():
     bundle = {"application/json": {"a": [1]}, "text/plain": "data:image/png;base64,AAAA"}
     assert merged([cell("d", bundle)], [cell("d", bundle, png(SMALL))]) == [bundle, png(SMALL)]
+
+
+def test_drawings_are_written_as_text_and_keep_every_word_and_number():
+    svg = (
+        '<?xml version="1.0"?>\n<!-- made --><svg width="9pt">\n <metadata>x</metadata>\n'
+        """ <text style="font: 12px 'DejaVu Sans', sans-serif" x="1.23456">"""
+        '0.025 & "more" #</text>\n'
+        "</svg>"
+    ).replace("&", "&amp;")
+    encoded = base64.b64encode(svg.encode()).decode()
+    html = f'<img src="data:image/svg+xml;base64,{encoded}" alt="a">'
+    cell = new_code_cell("…", outputs=[new_output("display_data", {"text/html": html})])
+    notebook = new_notebook(cells=[cell])
+    write_drawings_small(notebook)
+    written = notebook.cells[0].outputs[0].data["text/html"]
+    found = EMBEDDED.search(written)
+    assert len(written) < len(html)
+    assert written.endswith('" alt="a">')
+    drawing = ElementTree.fromstring(decoded(found))
+    assert drawing.find("text").text == '0.025 & "more" #'
+    assert drawing.find("text").get("x") == "1.2"
+    assert "DejaVu Sans" in drawing.find("text").get("style")
+    write_drawings_small(notebook)
+    assert notebook.cells[0].outputs[0].data["text/html"] == written
