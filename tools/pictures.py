@@ -19,6 +19,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 EMBEDDED = re.compile(r"(?<=data:image/)(\w+);base64,([A-Za-z0-9+/=\n]+)")  # in HTML or SVG
 DRAWING = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
+LARGE = re.compile(r"data:image/webp;base64,([A-Za-z0-9+/=]{24000,})")
 PLAIN = " !$'()*+,-./:;=?@[]^_`{|}~"  # what a quoted attribute may hold as it is
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 Look = tuple[Any, ...]  # what can be seen of a picture, and its format
@@ -44,7 +45,9 @@ def keep_old_bytes(new: Any, old: Any) -> None:
 
 
 def write_drawings_small(notebook: Any) -> None:
-    """Write the SVG drawings of a notebook in place as text, and without what nobody sees.
+    """Write the figures of a notebook in place as small as they are without a visible loss.
+
+    Drawings become text without what nobody sees, large pictures lose what no eye misses.
 
     Base64 makes a file a third larger. Comments, white space between elements and digits beyond a
     tenth of a point go.
@@ -53,7 +56,8 @@ def write_drawings_small(notebook: Any) -> None:
         for output in cell.get("outputs", []):
             html = output.get("data", {}).get("text/html")
             if isinstance(html, str):
-                output["data"]["text/html"] = DRAWING.sub(_as_text, html)
+                html = DRAWING.sub(_as_text, html)
+                output["data"]["text/html"] = LARGE.sub(_as_photograph, html)
 
 
 def _as_text(found: re.Match[str]) -> str:
@@ -64,6 +68,15 @@ def _as_text(found: re.Match[str]) -> str:
     svg = re.sub(r"\s*\n\s*", " ", re.sub(r">\s+<", "><", svg))
     svg = re.sub(r"<[^>]*>", _smaller_tag, svg).strip()
     return f"data:image/svg+xml,{quote(svg, safe=PLAIN)}"
+
+
+def _as_photograph(found: re.Match[str]) -> str:
+    """Write a large picture with loss where that makes it less than two thirds as large."""
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
+    picture.save(file, "WEBP", quality=80, method=6)
+    smaller = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/webp;base64,{smaller}" if len(smaller) < len(found[1]) / 1.5 else found[0]
 
 
 def _smaller_tag(tag: re.Match[str]) -> str:
