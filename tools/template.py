@@ -77,6 +77,10 @@ def faults_of_form(notebook: Any) -> list[str]:
 
 
 def _of_columns(code: list[Any]) -> Iterator[str]:
+    seen = [cell for cell in code if not is_folded(cell.source, _tags(cell))]
+    lengths = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in seen]
+    if lengths and median(lengths) > MEDIAN_LINES:
+        yield f"the median visible cell has {median(lengths):g} lines, at most {MEDIAN_LINES} may"
     for number, cell in enumerate(code, 1):
         longest = max(map(len, cell.source.splitlines()), default=0)
         if longest > MAX_COLUMNS:
@@ -125,13 +129,6 @@ def _of_cells(notebook: Any) -> Iterator[str]:
     for number, length in enumerate(lengths, 1):
         if length > MAX_LINES:
             yield f"code cell {number} has {length} lines, at most {MAX_LINES} are allowed"
-    seen = [
-        length
-        for cell, length in zip(code, lengths, strict=True)
-        if not is_folded(cell.source, _tags(cell))
-    ]
-    if seen and median(seen) > MEDIAN_LINES:
-        yield f"the median visible cell has {median(seen):g} lines, at most {MEDIAN_LINES} may"
     for number, cell in enumerate(code, 1):
         if re.search(r"^\s*claim\(", cell.source, re.M) and CHECKED not in _tags(cell):
             yield f"code cell {number} makes a claim but is not tagged {CHECKED}"

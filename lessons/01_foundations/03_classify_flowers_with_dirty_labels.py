@@ -183,9 +183,6 @@ alpha = gradient.mean((1, 2))  # a quarter of each weight: the mean had four pix
 # The weights are 0.5 and -0.25. At the top left the heat is 0.5 times 4; at the bottom right it would be -0.25 times
 # 2, and is cut off.
 
-# %% tags=["nbval-check-output"]
-
-
 # %% [markdown]
 # ## The block
 #
