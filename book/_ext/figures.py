@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Mapping
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 FIGURE = '<figure class="labs-figure"'
 EMBEDDED = re.compile(r'src="data:image/(\w+)(?:\+xml)?(;base64)?,([^"]+)"')
 FOLDER = "_images"
+PNG = "image/png"
 
 
 def html_of(output: Mapping[str, Any]) -> str:
@@ -40,6 +42,10 @@ def numbered(cell: dict[str, Any], place: str, before: int, site: Path) -> dict[
             before += 1
             shown = with_number(to_files(html, site, "../../"), f"{place}.{before}")
             output = output | {"data": {"text/html": shown}}
+        elif alt := output.get("metadata", {}).get(PNG, {}).get("alt"):
+            data = "".join(output["data"][PNG]).replace("\n", "")
+            image = f'<img src="data:{PNG};base64,{data}" alt="{escape(alt)}">'
+            output = output | {"data": {"text/html": to_files(image, site, "../../")}}
         outputs.append(output)
     return cell | {"outputs": outputs}
 

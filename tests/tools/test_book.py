@@ -95,6 +95,16 @@ class TestNotebooks:
         assert "</a> a &lt; b</li>" in html[2]
         assert '<li id="claim-3">' in html[4]
 
+    def test_a_drawing_of_another_library_keeps_its_description(self, tmp_path):
+        output = {
+            "output_type": "display_data",
+            "data": {"image/png": PIXEL + "\n"},
+            "metadata": {"image/png": {"alt": 'A "graph".'}},
+        }
+        (shown,) = figures.numbered(code(outputs=[output]), "6.4", 0, tmp_path)["outputs"]
+        assert 'alt="A &quot;graph&quot;."' in shown["data"]["text/html"]
+        assert [file.read_bytes() for file in (tmp_path / "_images").iterdir()] == [b"a picture"]
+
     def test_pictures_are_files_that_are_written_once_and_load_late(self, tmp_path):
         outputs = [figure("One."), figure("Two."), printed("words")]
         cell = figures.numbered(code(outputs=outputs), "2.3", 0, tmp_path)
