@@ -107,6 +107,7 @@ MEASURED_WHILE_BUSY = (
     "lessons/02_detection/04_try_the_bag_of_tricks",
     "lessons/02_detection/06_plan_the_gradient_path",
     "lessons/02_detection/07_drop_the_anchors",
+    "lessons/01_foundations/03_classify_flowers_with_dirty_labels",
     "lessons/01_foundations/04_feel_the_residual",
     "lessons/06_engineering/05_train_on_many_devices",
 )
