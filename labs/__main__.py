@@ -12,7 +12,7 @@ from labs.near_miss import did_you_mean
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("labs.doctor", "tell what this machine can do, and how to mend the rest"),
     "study": ("labs.studies.command", "make, revalidate or list the recorded studies"),
-    "hunts": ("labs.hunts.listing", "list the bug hunts: lesson, and what checks your fix"),
+    "hunts": ("labs.hunts.listing", "list the bug hunts, and symptoms: labs hunts nan loss"),
     "recipes": ("labs.recipes.__main__", "train a small detector: labs recipes --help"),
 }
 """By name, the module whose ``main`` runs it, and what it does; a command loads only its own."""

@@ -10,6 +10,7 @@ and the Markdown made for it takes its place before the page is parsed, so its h
 - ``{lesson-table} STAGE``: a stage's lessons, or all, with what they give and how long they run.
 - ``{lesson-ledger}``: every lesson with its measurements and claims.
 - ``{lesson-figure} LESSON N``: the N-th figure of a lesson, with a link to it.
+- ``{symptoms}``: what people report, by where it shows, with the section that answers it.
 - ``{roadmap}``: every line of the notes that the book grew from, with what answers it.
 - ``{module-table}``: the modules of ``labs``, each with the first line of its docstring.
 """
@@ -26,7 +27,7 @@ from sphinx.application import Sphinx
 
 from book._ext import figures
 from labs.stamp import ROOT
-from tools import roadmap
+from tools import roadmap, symptoms
 from tools.ledger import entries, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
 
@@ -84,6 +85,7 @@ WRITERS: dict[str, Callable[[str, Path], str]] = {
         which.split()[0], int(which.split()[1]), site
     ),
     "module-table": lambda *_: module_table(),
+    "symptoms": lambda *_: symptoms.page(symptoms.symptoms()),
     "roadmap": lambda *_: roadmap.page(roadmap.read()),
 }
 BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""List the bug hunts: in which lesson each stands, and what checks your fix."""
+"""List the bug hunts, and the symptoms that the lessons answer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from labs.hunts.symptoms import Symptom, symptoms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +61,32 @@ def hunts() -> Hunts:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Print the hunts; return 0."""
-    said = "list the bug hunts of the book, each with its lesson and what checks your fix"
-    argparse.ArgumentParser("labs hunts", description=said).parse_args(list(arguments))
-    print(f"{hunts()!r}\nAll of them run on your fix as `check_...(fix)`, and tell what they saw.")
-    return 0
+    """Print the hunts and the symptoms, or the symptoms that hold some words; return 0 or 1.
+
+    Returns 1 when no symptom holds all of the words.
+    """
+    said = "list the bug hunts with what checks your fix, and the symptoms that lessons answer"
+    parser = argparse.ArgumentParser("labs hunts", description=said)
+    parser.add_argument("words", nargs="*", help="only symptoms that hold all of these: nan loss")
+    words = parser.parse_args(list(arguments)).words
+    if not words:
+        print(repr(hunts()))
+        print("All of them run on your fix as `check_...(fix)`, and tell what they saw.")
+    found = symptoms(words)
+    print(*_lines(found), sep="\n")
+    if not found:
+        print(f"No symptom holds all of: {' '.join(words)}. `labs hunts` lists them all.")
+    return int(not found)
+
+
+def _lines(found: Sequence[Symptom]) -> Iterator[str]:
+    """Yield what the terminal shows of the symptoms, below the places where they show."""
+    for where, group in groupby(found, key=lambda symptom: symptom.where):
+        yield f"\n{where}"
+        for symptom in group:
+            yield f"  {symptom.words}"
+            yield f"    look: {symptom.reveals.replace('`', '')}"
+            yield f"    read: {symptom.lesson}, {symptom.heading.replace('`', '')}"
 
 
 def _checks() -> Iterator[tuple[Path, str, str]]:

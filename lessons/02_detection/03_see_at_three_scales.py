@@ -132,7 +132,7 @@ def trained(strides, seed):
 
 
 # %%
-one = trained((32,), seed=0)
+one = trained((32,), 0)
 pictures = val.images.float() / 255
 found = one.detect(pictures)
 
@@ -569,7 +569,7 @@ print(f"{off:.1e} pixels; {lost} of {len(boxes)} objects lost their place")
 # maps.
 
 # %%
-three = trained((8, 16, 32), seed=0)
+three = trained((8, 16, 32), 0)
 
 
 # %%
@@ -892,7 +892,7 @@ for metric in study.metrics:
 
 # %%
 asked = {
-    ", ".join(map(str, choice)): interview(trained(choice, seed=0)) for choice in arms
+    ", ".join(map(str, choice)): interview(trained(choice, 0)) for choice in arms
 }
 off_by = pd.concat(
     {k: by_size(t)[["centre off", "middle off"]].median() for k, t in asked.items()},
