@@ -11,6 +11,7 @@ and the Markdown made for it takes its place before the page is parsed, so its h
 - ``{lesson-ledger}``: every lesson with its measurements and claims.
 - ``{lesson-figure} LESSON N``: the N-th figure of a lesson, with a link to it.
 - ``{symptoms}``: what people report, by where it shows, with the section that answers it.
+- ``{course-map}``: the stages and their lessons, with what each needs and how long it takes.
 - ``{roadmap}``: every line of the notes that the book grew from, with what answers it.
 - ``{module-table}``: the modules of ``labs``, each with the first line of its docstring.
 """
@@ -28,6 +29,7 @@ from sphinx.application import Sphinx
 from book._ext import figures
 from labs.stamp import ROOT
 from tools import roadmap, symptoms
+from tools.course_map import course_map
 from tools.ledger import entries, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
 
@@ -86,6 +88,7 @@ WRITERS: dict[str, Callable[[str, Path], str]] = {
     ),
     "module-table": lambda *_: module_table(),
     "symptoms": lambda *_: symptoms.page(symptoms.symptoms()),
+    "course-map": lambda *_: course_map(),
     "roadmap": lambda *_: roadmap.page(roadmap.read()),
 }
 BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)
