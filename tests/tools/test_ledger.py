@@ -66,6 +66,7 @@ class TestLedger:
         assert "| [](/lessons/00_start/01_count.ipynb) | 42 s | 910 MB |" in page
         assert '<li id="claim-01-count-2">' in page
         assert 'href="../lessons/00_start/01_count.html#claim-2"' in page
+        assert '<details class="claims-of"><summary>2 claims</summary>' in page
         assert "</a> a_b * c is $3</li>" in page  # raw HTML: Markdown changes nothing in it
         assert "(claims-01_rest)=\n## Rest\n\nIt makes no claim yet." in page
 
