@@ -73,6 +73,7 @@ lab: $(VENV)/.all  ## open the lessons in JupyterLab
 
 lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one, FORCE=1: fresh ones too)
 	@$(PY) -m tools.execute $(LESSON) $(if $(FORCE),--force) --jobs $(JOBS)
+	@$(PY) -m tools.colab
 
 bench: $(VENV)/.all  ## measure speed, as ratios within one run
 	@TQDM_DISABLE=1 $(PY) -m tools.bench
@@ -104,6 +105,8 @@ lock: $(VENV)/.book  ## rewrite requirements.lock and environment.yml from pypro
 	@mv requirements.lock.part requirements.lock
 	@$(PY) -m tools.environment > environment.yml.part
 	@mv environment.yml.part environment.yml
+	@$(PY) -m tools.environment --binder > .binder/requirements.txt.part
+	@mv .binder/requirements.txt.part .binder/requirements.txt
 
 clean:  ## remove what was built (not the lessons' outputs)
 	rm -rf _build build $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

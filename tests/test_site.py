@@ -263,6 +263,8 @@ def test_lesson_offers_both_files_and_a_place_to_run_it(site, browser, lesson):
     links = visit.tab.eval_on_selector_all("a[href]", "a => a.map(x => x.href)")
     for place in ("https://colab.research.google.com/github/", "https://mybinder.org/v2/gh/"):
         assert [link for link in links if link.startswith(place) and link.endswith(".ipynb")]
+    (colab,) = {link for link in links if "colab.research" in link}
+    assert (ROOT / f"colab/{colab.rpartition('/colab/')[2]}").is_file()
 
 
 def test_a_hint_stays_folded_until_it_is_asked_for(site, browser):

@@ -15,7 +15,10 @@ from tools.lesson import find
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "book/_static/lesson.svg"
-PICTURE_OF = ("04_feel_the_residual", "a simple probe finds no class")  # lesson, words of the code cell
+PICTURE_OF = (
+    "04_feel_the_residual",
+    "a simple probe finds no class",
+)  # lesson, words of the code cell
 TREE = {
     "lessons/": "one folder per stage; edit the `.py`, the `.ipynb` beside it is generated",
     "book/": "the other pages of the site: stages, how-to, API, glossary",

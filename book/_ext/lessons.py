@@ -5,7 +5,8 @@
 - Figures numbered, their pictures in files; their code folded, as that of claims.
 - Claims as lines that lead to the ledger; answers to Predict boxes folded; terms linked.
 - On each box: a class made from its title, such as ``admonition-your-card``, for the style sheet.
-- Behind "Suggest edit": the ``.py`` file, because the notebook is made from it.
+- Behind "Suggest edit": the ``.py`` file, because the notebook is made from it; behind "Colab": the
+  copy that is made for it.
 """
 
 from __future__ import annotations
@@ -110,11 +111,16 @@ def _on_page_context(
 
 
 def edit_source(buttons: list[dict[str, Any]]) -> None:
-    """Point the edit button, wherever it is among the buttons of a page, at the source file."""
+    """Point the buttons of a page, wherever they are, at the right file.
+
+    The source is edited, not the notebook; Colab opens the copy that is made for it.
+    """
     for button in buttons:
         edit_source(button.get("buttons", []))
         if button.get("label") == "source-edit-button":
             button["url"] = button["url"].replace(".ipynb", ".py")
+        if "colab.research.google.com" in button.get("url", ""):
+            button["url"] = button["url"].replace("/lessons/", "/colab/")
 
 
 def _is_lesson(app: Sphinx, docname: str) -> bool:

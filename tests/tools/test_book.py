@@ -119,8 +119,10 @@ class TestNotebooks:
     def test_the_edit_button_leads_to_the_source(self):
         edit = {"label": "source-edit-button", "url": "https://x/edit/main/lessons/a.ipynb"}
         other = {"label": "download", "url": "a.ipynb"}
-        lessons.edit_source([{"label": "group", "buttons": [edit, other]}])
+        colab = {"url": "https://colab.research.google.com/github/a/b/blob/main/lessons/a.ipynb"}
+        lessons.edit_source([{"label": "group", "buttons": [edit, other]}, colab])
         assert (edit["url"], other["url"]) == ("https://x/edit/main/lessons/a.py", "a.ipynb")
+        assert colab["url"].endswith("/blob/main/colab/a.ipynb")
 
 
 class TestPages:

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from labs.stamp import ROOT
-from tools.environment import environment, pins
+from tools.environment import binder, environment, pins
 from tools.extras import requirements
 from tools.lock import lock
 from tools.preflight import complaint
@@ -27,6 +27,19 @@ MEASURED_TOGETHER = {
     "jupytext": "1.19.6",
     "nbval": "0.11.0",
 }
+
+
+def test_binder_gets_the_same_pins_with_pytorch_for_cpus():
+    assert (ROOT / ".binder/requirements.txt").read_text() == binder()
+    lines = binder().splitlines()
+    assert any(re.fullmatch(r"torch==[\d.]+\+cpu", line) for line in lines)
+    assert not [line for line in lines if "nvidia" in line or line.startswith(("cuda", "triton"))]
+    others = ("nvidia", "cuda", "triton", "torch", "onnxruntime")
+    without = {pin for pin in pins() if not pin.startswith(others)}
+    assert [line for line in lines if line.startswith("onnxruntime")] == [
+        f"onnxruntime=={MEASURED_TOGETHER['onnxruntime']}"
+    ]
+    assert without <= set(lines)
 
 
 def test_environment_yml_holds_the_pins_of_the_lock_file():
