@@ -465,7 +465,7 @@ from torch.nn.functional import cosine_similarity
 
 
 def agreement(build, n, seed, noise=0.1):
-    """Return the cosine of the gradients at an input and at the same input with noise."""
+    """Return the cosine of the gradients at an input, without and with noise."""
     seed_everything(seed)
     block, x, above = matched(build, n), torch.randn(C_IN), torch.randn(C_IN)
     gradients = []
@@ -641,8 +641,8 @@ for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(
     figure,
-    "Of the candidates of two digits SimOTA lets few learn at first, and more as the "
-    "network learns.",
+    "Of the candidates of two digits SimOTA lets some learn at first, and more as "
+    "the network learns.",
     alt="One scene with two digits, four times. A dot is an anchor of a cell, "
     "coloured by "
     "its digit: first all candidates, then the winners at three steps, whose number "
@@ -650,7 +650,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in later. Here is the competition itself, at the last step: what each pair would
+# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with some of them, and lets more in later. Here is the competition itself, at the last step: what each pair would
 # cost, and which pairs won. Note that $k$ says how many places an object gets, and not how good they have to be.
 
 # %%
