@@ -368,7 +368,7 @@ pd.concat({"best possible recall": recall, "fitness": close}, axis=1).round(2)
 # pretrained network often do. The *fitness* shows the difference.
 #
 # The anchors of the cut-outs are another matter: they begin where the digits end, and the best possible recall falls. The anchors of trees and
-# digits reach nearly all of each other's shapes.
+# digits reach more than nine tenths of each other's shapes.
 
 # %% tags=["nbval-check-output"]
 own = {n: best_possible_recall(shapes, evolved[n]) for n, shapes in data.items()}
@@ -864,7 +864,7 @@ claim(
 )
 
 # %% [markdown]
-# Both results hold, and the second with every number of priors, the paper's five among them. The gain does not simply grow with the number: it is large at two, smallest around five, and large again from six on.
+# Both results hold, and the second with every number of priors, the paper's five among them. The gain does not simply grow with the number: it is large at two, small from three to five, and large again from six on.
 #
 # These are the shapes that the priors were fitted to. Do they also cover *new photographs* better? Take cut-outs of other photographs, drawn from 16 to 80 pixels, and then from 40 to 80. What varies is the photograph that
 # a thing was cut from, so resample those.

@@ -623,7 +623,7 @@ def draw(ax, image, target, chosen, title):
         mine = chosen[chosen.truth == chosen.truth.min() + k]
         # The three anchors of a cell stand side by side.
         x, y = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2, mine.row * 8 + 3.5
-        ax.plot(x, y, "o", color=colour, ms=8, markeredgecolor="k")
+        ax.plot(x, y, "o", color=colour, ms=6, markeredgecolor="k")
 
 
 # %%
@@ -633,20 +633,18 @@ two = torch.tensor([len(target["labels"]) == 2 for target in targets])
 row = int(torch.where(two, of_scene[1] - of_scene[0], -100).argmax())
 
 # %%
-figure, axes = plot.new(height=7, rows=2, columns=2)
-panels = [("candidates", pairs[0][0])]
-panels += [(f"step {step}", winners) for step, (_, winners) in pairs.items()]
-for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
+figure, axes = plot.new(height=2.9, columns=3)
+panels = {"candidates": pairs[0][0], "step 0": start, f"step {LONGER - 1}": end}
+for ax, (name, chosen) in zip(axes, panels.items(), strict=True):
     here = chosen[chosen.image == row]
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(
     figure,
-    "Of the candidates of two digits SimOTA lets some learn at first, and more as "
-    "the network learns.",
-    alt="One scene with two digits, four times. A dot is an anchor of a cell, "
-    "coloured by "
-    "its digit: first all candidates, then the winners at three steps, whose number "
-    "grows.",
+    "Of the candidates of two digits SimOTA lets some learn at first, and more at the "
+    "end of the training.",
+    alt="One scene with two digits, three times. A dot is an anchor of a cell, coloured by "
+    "its digit: all candidates, the winners at the first step, and the winners at the "
+    "last step, of which there are more.",
 )
 
 # %% [markdown]
