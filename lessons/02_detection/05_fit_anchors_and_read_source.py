@@ -310,7 +310,7 @@ for ax, (name, shapes) in zip(axes, data.items(), strict=True):
     ax.scatter(*coco.T, marker="+", s=60, color=COCO_INK, label="COCO's nine")
     ax.scatter(*clustered[name].T, marker="s", s=26, color=MEANS_INK, label="k-means")
     ax.scatter(*evolved[name].T, marker="D", s=18, color=FIT_INK, label="evolved")
-    side = shapes.max().item() * 1.15
+    side = shapes.max().item() * (1.6 if name == "trees" else 1.15)  # the legend
     ax.set(xlim=(0, side), ylim=(0, side), title=name, aspect="equal")
     ax.set(xlabel="width (px)", ylabel="height (px)")
 axes[2].legend(loc="lower right")
@@ -328,10 +328,9 @@ plot.show(
 # Digits are tall and come in every size, cut-outs lie flat or stand, and tree crowns are nearly round: their cloud follows the diagonal. Here are three sets of anchors to scale, around the middle of a scene of digits.
 
 # %%
+full = max(range(64), key=lambda k: len(targets[k]["labels"]))
 figure, axes = plot.new(height=2.9, columns=3)
-plot.images(
-    axes, images[:1].repeat(3, 1, 1, 1), ["COCO's nine", "borrowed", "evolved"]
-)
+plot.images(axes, images[[full] * 3], ["COCO's nine", "borrowed", "evolved"])
 diagram.draw_anchors(axes[0], coco, (32, 32), COCO_INK)
 diagram.draw_anchors(axes[1], borrowed, (32, 32), OLD_INK)
 diagram.draw_anchors(axes[2], evolved["digits"], (32, 32), FIT_INK)
@@ -526,7 +525,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Above you see the digit (light blue box), the anchors that answer (dark blue), and the cells (yellow): its own and the two nearest, as far as the map reaches. Below is the same digit with the borrowed anchors. Nothing answers. That is a digit that can
+# Three cells, three anchors and two levels make 18 places at most. This digit has fewer with evolved anchors, and none with the borrowed ones. The upper pictures show the digit (light blue box), the anchors that answer (dark blue), and the cells (yellow). These are its own and the nearest neighbours. At stride 4 the centre lies half way down its cell, so neither the row above nor the row below is nearer, and none of them answers. The lower pictures show the same digit with the borrowed anchors, and nothing answers. That is a digit that can
 # be deleted without any change of the loss.
 
 # %% tags=["nbval-check-output"]

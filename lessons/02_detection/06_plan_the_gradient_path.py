@@ -642,7 +642,8 @@ plot.show(
     figure,
     "Of the candidates of two digits SimOTA lets some learn at first, and more at the "
     "end of the training.",
-    alt="One scene with two digits, three times. A dot is an anchor of a cell, coloured by "
+    alt="One scene with two digits, three times. A dot is an anchor of a cell, in the "
+    "colour of "
     "its digit: all candidates, the winners at the first step, and the winners at the "
     "last step, of which there are more.",
 )
