@@ -640,12 +640,11 @@ for ax, (name, chosen) in zip(axes, panels.items(), strict=True):
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(
     figure,
-    "Of the candidates of two digits SimOTA lets some learn at first, and more at the "
-    "end of the training.",
-    alt="One scene with two digits, three times. A dot is an anchor of a cell, in the "
-    "colour of "
-    "its digit: all candidates, the winners at the first step, and the winners at the "
-    "last step, of which there are more.",
+    "Of the candidates of two digits SimOTA lets some learn at first, and more at "
+    "the end of the training.",
+    alt="One scene with two digits, three times. A dot is an anchor of a cell, in "
+    "the colour of its digit: all candidates, the winners at the first step, and "
+    "the winners at the last step, of which there are more.",
 )
 
 # %% [markdown]
