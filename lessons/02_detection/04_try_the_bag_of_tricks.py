@@ -90,8 +90,7 @@ for row, (above, below) in enumerate(zip(*axes, strict=True)):
 plot.show(
     figure,
     "A training scene holds one or two digits; a mosaic holds parts of four scenes, "
-    "and "
-    "more digits.",
+    "and more digits.",
     alt="Above three training scenes with one or two digits and their boxes, below "
     "three mosaics with more digits, some of them cut off.",
 )
@@ -206,8 +205,7 @@ plot.show(
     figure,
     "On six unseen scenes the detector with the whole bag puts a box on most digits.",
     alt="Six unseen dark scenes of one or two digits, with the boxes and names that "
-    "the "
-    "detector gives them.",
+    "the detector gives them.",
 )
 
 # %% [markdown]
@@ -237,8 +235,7 @@ plot.show(
     "In a CSP stage half of the channels goes through the residual blocks, and the "
     "other half goes past them.",
     alt="A row of boxes: halve, enter, blocks, leave, join. A coloured arrow leads "
-    "from "
-    "halve to the box past, and from there to join.",
+    "from halve to the box past, and from there to join.",
 )
 
 # %% [markdown]
@@ -274,12 +271,10 @@ GROUPS = {
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS, [("up 8", "down 16"), ("down 16", "down 32")]),
     "In YOLO v4 the finest map reaches the coarse heads through only two boxes, on "
-    "the "
-    "way down.",
+    "the way down.",
     alt="A row of CSP stages of strides 8, 16 and 32. Below them the maps go up "
-    "from SPP "
-    "to up 16 and up 8; coloured arrows lead down again from up 8 to down 16 and "
-    "down 32. Three heads stand at the bottom.",
+    "from SPP to up 16 and up 8; coloured arrows lead down again from up 8 to down "
+    "16 and down 32. Three heads stand at the bottom.",
 )
 
 # %% [markdown]
@@ -314,11 +309,10 @@ for ax in axes:
     ax.legend()
 plot.show(
     figure,
-    "Left of zero only ReLU is flat; the slopes of Mish and SiLU are even negative "
-    "there.",
+    "ReLU is flat left of zero; Mish and SiLU are not, and their slopes fall below "
+    "zero there.",
     alt="Left, Mish, SiLU and ReLU from -5 to 3; right, their slopes: that of ReLU "
-    "jumps "
-    "from 0 to 1, the other two are smooth and dip below 0.",
+    "jumps from 0 to 1, the other two are smooth and dip below 0.",
 )
 
 # %%
@@ -363,12 +357,10 @@ axes[2].plot([1.5, 3.5], [1, 2.5], "o-", color=LOSS_INK["diou"], lw=2.5)
 plot.show(
     figure,
     "IoU looks at what two boxes share, GIoU also at the empty corners of the box "
-    "around "
-    "both, and DIoU at the way between the centres, against the diagonal.",
-    alt="Three times the same two boxes. Left, their common square is filled; in the "
-    "middle, two corners of the box around both; right, the line between the "
-    "centres and "
-    "the dashed diagonal.",
+    "around both, and DIoU at the way between the centres, against the diagonal.",
+    alt="Three times the same two boxes. Left, their common square is filled; in "
+    "the middle, two corners of the box around both; right, the line between the "
+    "centres and the dashed diagonal.",
 )
 
 # %% [markdown]
@@ -390,8 +382,9 @@ pd.DataFrame(away, index=pd.Index(shifts, name="shift")).round(3)
 # %% [markdown]
 # ## The block: CIoU by hand
 #
-# $$\text{CIoU} = \text{IoU} - \frac{\rho^2}{c^2} - \alpha v, \qquad v = \frac{4}{\pi^2}\Bigl(\arctan\frac{w}{h} - \arctan\frac{w'}{h'}\Bigr)^2,
-# \qquad \alpha = \frac{v}{1 - \text{IoU} + v}.$$
+# $$\begin{aligned}\text{CIoU} &= \text{IoU} - \frac{\rho^2}{c^2} - \alpha v, \\
+# v &= \frac{4}{\pi^2}\Bigl(\arctan\frac{w}{h} - \arctan\frac{w'}{h'}\Bigr)^2, \\
+# \alpha &= \frac{v}{1 - \text{IoU} + v}.\end{aligned}$$
 #
 # Here $\rho$ is the distance of the centres and $c$ the diagonal of the box around both. The paper treats $\alpha$ as a weight: no gradient flows through it.
 
@@ -527,13 +520,10 @@ for ax, (kind, push) in zip(axes.flat, pushes.items(), strict=True):
 plot.show(
     figure,
     "IoU moves a box only where it overlaps the target already; the other three "
-    "move it "
-    "from everywhere.",
+    "move it from everywhere.",
     alt="Four grids of start points around a square. Arrows of IoU stand only near "
-    "the "
-    "square. Those of GIoU run along one axis beside it; those of DIoU and CIoU "
-    "point at "
-    "its centre.",
+    "the square. Those of GIoU run along one axis beside it; those of DIoU and CIoU "
+    "point at its centre.",
 )
 
 # %%
@@ -637,8 +627,7 @@ plot.show(
     "IoU leaves most boxes behind; under GIoU the boxes first grow, then shrink "
     "again.",
     alt="Left, the error by step: that of IoU stays high, the other three fall. "
-    "Right, "
-    "the mean area by step: that of GIoU rises highest on the way.",
+    "Right, the mean area by step: that of GIoU rises highest on the way.",
 )
 
 # %%
@@ -705,8 +694,7 @@ plot.show(
     "With a fixed step GIoU ends with the largest error; with a falling step DIoU "
     "does.",
     alt="Error by step over 100 places, left with a fixed step, right with one that "
-    "falls "
-    "after 160 steps. The three curves end in another order on the right.",
+    "falls after 160 steps. The three curves end in another order on the right.",
 )
 
 # %%
@@ -848,11 +836,9 @@ ax.set(yscale="log", xlabel="layer of the backbone, from input to output")
 plot.show(
     figure,
     "From the output back to the input the gradient grows under every activation, "
-    "and "
-    "most under ReLU.",
+    "and most under ReLU.",
     alt="Gradient over weight by layer of the v4 backbone, with bands over five "
-    "seeds; "
-    "near the input the curve of ReLU lies above those of Mish and SiLU.",
+    "seeds; near the input the curve of ReLU lies above those of Mish and SiLU.",
 )
 
 # %%
@@ -876,8 +862,8 @@ claim(
     measured=growth.round(2).to_dict(),
 )
 claim(
-    "in a v4 backbone, the growth under SiLU is within a factor of 1.5 of that under "
-    "Mish, in every seed",
+    "in a v4 backbone, the growth under SiLU is within a factor of 1.5 of that "
+    "under Mish, in every seed",
     (growth.loc["SiLU"] / growth.loc["Mish"]).between(1 / 1.5, 1.5).all(),
     measured=(growth.loc["SiLU"] / growth.loc["Mish"]).tolist(),
 )
@@ -941,10 +927,9 @@ axes[0].set(xlabel="")
 plot.show(
     figure,
     "By AP the dots of all arms overlap; without smoothing the network is surer of "
-    "its "
-    "class, in every seed.",
-    alt="Four arms, one dot per seed, above by AP, below by how sure the network is. "
-    "Below, the arms without smoothing lie higher than the others.",
+    "its class, in every seed.",
+    alt="Four arms, one dot per seed, above by AP, below by how sure the network "
+    "is. Below, the arms without smoothing lie higher than the others.",
 )
 
 # %%
@@ -979,8 +964,7 @@ ax.legend()
 plot.show(
     figure,
     "Without smoothing the probabilities pile up at one; with smoothing the peak "
-    "lies "
-    "below one.",
+    "lies below one.",
 )
 
 # %% [markdown]
@@ -996,8 +980,8 @@ claim(
     measured=means.to_dict(),
 )
 claim(
-    "by AP, five seeds tell none of the arms from the whole bag of tricks, and would "
-    "find 0.1",
+    "by AP, five seeds tell none of the arms from the whole bag of tricks, and "
+    "would find 0.1",
     study.verdict("AP").count("not told apart") == 3 and study.detectable("AP") < 0.1,
     measured=(study.verdict("AP"), study.detectable("AP")),
 )
@@ -1097,13 +1081,10 @@ axes[1].set(
 plot.show(
     figure,
     "In 30 layers the gradient of ReLU differs most from layer to layer, and the "
-    "loss of "
-    "Mish falls fastest.",
+    "loss of Mish falls fastest.",
     alt="Left, gradient over weight by layer of the untrained network: the line of "
-    "ReLU "
-    "is the steepest. Right, training loss by step, with bands over five seeds: "
-    "that of "
-    "Mish is the lowest.",
+    "ReLU is the steepest. Right, training loss by step, with bands over five "
+    "seeds: that of Mish is the lowest.",
 )
 
 # %%

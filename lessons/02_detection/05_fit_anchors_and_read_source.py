@@ -153,13 +153,10 @@ GROUPS = {
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS),
     "The two levels of the head read maps that have passed the neck: the coarse map "
-    "goes "
-    "up to the fine one, and the fine one down again.",
+    "goes up to the fine one, and the fine one down again.",
     alt="A row of boxes: images, stem, stage 4, stage 8, pool. From pool an arrow "
-    "leads "
-    "through narrow to up, which also takes stage 4; from up through down to merge; "
-    "and "
-    "from up and merge to the two levels of the head.",
+    "leads through narrow to up, which also takes stage 4; from up through down to "
+    "merge; and from up and merge to the two levels of the head.",
 )
 
 # %% [markdown]
@@ -306,7 +303,7 @@ evolved = {n: evolve(data[n], a, generations=300) for n, a in clustered.items()}
 COCO_INK, OLD_INK, FIT_INK, MEANS_INK = (plot.COLOURS[k] for k in (1, 3, 0, 2))
 figure, axes = plot.new(height=3.3, columns=3)
 for ax, (name, shapes) in zip(axes, data.items(), strict=True):
-    ax.scatter(*shapes.T, s=5, alpha=0.4, color="0.5", label="objects")
+    ax.scatter(*shapes.unique(dim=0).T, s=5, color="0.6", label="objects")
     ax.scatter(*coco.T, marker="+", s=60, color=COCO_INK, label="COCO's nine")
     ax.scatter(*clustered[name].T, marker="s", s=26, color=MEANS_INK, label="k-means")
     ax.scatter(*evolved[name].T, marker="D", s=18, color=FIT_INK, label="evolved")
@@ -317,11 +314,9 @@ axes[2].legend(loc="lower right")
 plot.show(
     figure,
     "Fitted anchors lie where the objects of a data set are; most of COCO's lie "
-    "beyond "
-    "the digits.",
+    "beyond the digits.",
     alt="Widths and heights of digits, cut-outs and trees as grey clouds, with "
-    "clustered "
-    "and evolved anchors inside them and COCO's nine as crosses.",
+    "clustered and evolved anchors inside them and COCO's nine as crosses.",
 )
 
 # %% [markdown]
@@ -337,12 +332,10 @@ diagram.draw_anchors(axes[2], evolved["digits"], (32, 32), FIT_INK)
 plot.show(
     figure,
     "The borrowed anchors are much larger than every digit of the scene; the "
-    "evolved ones "
-    "have the sizes of digits.",
-    alt="A scene of small digits, three times, with frames around its middle: COCO's "
-    "reach from small to beyond the picture, the borrowed ones are all large, the "
-    "evolved "
-    "ones all small.",
+    "evolved ones have the sizes of digits.",
+    alt="A scene of small digits, three times, with frames around its middle: "
+    "COCO's reach from small to beyond the picture, the borrowed ones are all "
+    "large, the evolved ones all small.",
 )
 
 # %% [markdown]
@@ -517,11 +510,10 @@ for line, (kind, all_pairs) in zip(axes, found.items(), strict=True):
 plot.show(
     figure,
     "For one small digit cells around its centre answer at both strides when the "
-    "anchors "
-    "fit; with borrowed anchors no cell answers.",
+    "anchors fit; with borrowed anchors no cell answers.",
     alt="The same digit four times. Above, with evolved anchors, yellow cells lie "
-    "around "
-    "its centre at strides 4 and 8; below, with borrowed anchors, there are none.",
+    "around its centre at strides 4 and 8; below, with borrowed anchors, there are "
+    "none.",
 )
 
 # %% [markdown]
@@ -595,11 +587,9 @@ for ax in (left, right):
 plot.show(
     figure,
     "The decode of v5 can reach the borders of a cell, and its boxes end at four "
-    "anchors; "
-    "that of v3 cannot reach the borders, and has no end.",
+    "anchors; that of v3 cannot reach the borders, and has no end.",
     alt="Left, the centre against t: v5 runs from -0.5 to 1.5, v3 from 0 to 1. "
-    "Right, the "
-    "size against t: v5 levels off at 4, v3 leaves the picture.",
+    "Right, the size against t: v5 levels off at 4, v3 leaves the picture.",
 )
 
 # %% [markdown]
@@ -717,11 +707,9 @@ for ax, metric in zip(axes, study.metrics, strict=True):
 plot.show(
     figure,
     "With borrowed anchors AP50 is the lowest, and the digits that they do not "
-    "match are "
-    "hardly found.",
+    "match are hardly found.",
     alt="AP50 and recall of unanswered digits for four sets of anchors, one dot per "
-    "seed; "
-    "the dots of the borrowed anchors lie below all others.",
+    "seed; the dots of the borrowed anchors lie below all others.",
 )
 
 # %% [markdown]
@@ -767,8 +755,7 @@ for ax, k in zip(axes, range(3), strict=True):
 plot.show(
     figure,
     "The shipped YOLOv5 frames most digits of unseen scenes tightly; in the third "
-    "scene "
-    "it takes a tree trunk for a digit.",
+    "scene it takes a tree trunk for a digit.",
     alt="Three unseen scenes with the boxes and digits that the shipped YOLOv5 "
     "predicts.",
 )
@@ -841,11 +828,9 @@ ax.legend()
 plot.show(
     figure,
     "Priors clustered by IoU cover the shapes better than those clustered by "
-    "pixels, with "
-    "any number of priors.",
+    "pixels, with any number of priors.",
     alt="Mean IoU for 2 to 10 priors: the curve of IoU lies above that of squared "
-    "pixels, "
-    "and passes the dotted line of nine priors by hand before five.",
+    "pixels, and passes the dotted line of nine priors by hand before five.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -856,8 +841,7 @@ claim(
 )
 claim(
     "on shapes of mixed sizes k-means by IoU covers more than by squared pixels, "
-    "with "
-    "every k from 2 to 10",
+    "with every k from 2 to 10",
     (covered["1 - IoU"] > covered["squared pixels"]).all(),
     measured=covered.to_dict(),
 )
@@ -916,8 +900,8 @@ claim(
     measured=photos[16],
 )
 claim(
-    "new photographs of 40 to 80 px: the distance of k-means changes the mean IoU by "
-    "less than 0.02",
+    "new photographs of 40 to 80 px: the distance of k-means changes the mean IoU "
+    "by less than 0.02",
     photos[40].low > -0.02 and photos[40].high < 0.02,
     measured=photos[40],
 )

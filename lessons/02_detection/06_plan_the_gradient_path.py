@@ -161,11 +161,9 @@ ax.legend()
 plot.show(
     figure,
     "With as many layers and as many parameters, the loss of the chain stays above "
-    "that "
-    "of ELAN.",
+    "that of ELAN.",
     alt="Training loss by step: both curves fall at first, then the chain's stays "
-    "nearly "
-    "flat and ELAN's goes on falling below it.",
+    "nearly flat and ELAN's goes on falling below it.",
 )
 
 # %%
@@ -211,11 +209,9 @@ plot.show(
         accent=stack,
     ),
     "The last layer of ELAN stacks four inputs; each of them is a way that begins "
-    "at the "
-    "end of the block.",
+    "at the end of the block.",
     alt="A row of boxes from start through four convolutions. Coloured arrows lead "
-    "to the "
-    "box mix from around, start, conv 2 and conv 4.",
+    "to the box mix from around, start, conv 2 and conv 4.",
 )
 
 # %% [markdown]
@@ -313,11 +309,9 @@ three = [
 plot.show(
     diagram.draw(branched, three),
     "A RepConv has three linear branches between its input and one sum, as long as "
-    "it is "
-    "trained.",
+    "it is trained.",
     alt="From the box input three arrows lead through a 3x3 layer, a 1x1 layer and "
-    "a norm "
-    "to the box of the sum and SiLU.",
+    "a norm to the box of the sum and SiLU.",
 )
 
 # %% [markdown]
@@ -449,8 +443,7 @@ plot.show(
     "In all four blocks the gradient at layer 1 is larger than at layer 24: nothing "
     "vanishes.",
     alt="Norm of the gradient by layer, on a logarithmic axis, for chain, residual, "
-    "CSP "
-    "and ELAN; every curve is highest near layer 1.",
+    "CSP and ELAN; every curve is highest near layer 1.",
 )
 
 # %% [markdown]
@@ -495,11 +488,9 @@ ax.legend()
 plot.show(
     figure,
     "With depth the gradient of the chain loses its meaning, that of ELAN loses "
-    "part of "
-    "it, and residual and CSP keep theirs.",
+    "part of it, and residual and CSP keep theirs.",
     alt="Agreement of two gradients by depth, with bands over three seeds: residual "
-    "and "
-    "CSP stay near 1, ELAN falls late, the chain falls to nearly 0.",
+    "and CSP stay near 1, ELAN falls late, the chain falls to nearly 0.",
 )
 
 # %% [markdown]
@@ -538,8 +529,8 @@ claim(
 )
 short_row = {name: np.mean(runs) for name, runs in four.items()}
 claim(
-    "at 4 layers, half noise: ELAN agrees within 0.03 of the residual row, the chain "
-    "0.05 below both",
+    "at 4 layers, half noise: ELAN agrees within 0.03 of the residual row, the "
+    "chain 0.05 below both",
     abs(short_row["ELAN"] - short_row["residual"]) < 0.03
     and short_row["chain"] < min(short_row["ELAN"], short_row["residual"]) - 0.05,
     measured=short_row,
@@ -684,11 +675,9 @@ figure.colorbar(drawn, label="cost, at most 15")
 plot.show(
     figure,
     "Each object takes its cheapest candidates: the white dots stand in the cells "
-    "of low "
-    "cost.",
+    "of low cost.",
     alt="A matrix of two objects and their candidates, coloured by cost. White dots "
-    "mark "
-    "the pairs that won; they stand at the cheap end.",
+    "mark the pairs that won; they stand at the cheap end.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -813,11 +802,9 @@ for ax, metric in zip(axes, ("loss", "AP50"), strict=True):
 plot.show(
     figure,
     "The better the gradients of a block agree before training, the lower its loss "
-    "and "
-    "the higher its AP50.",
+    "and the higher its AP50.",
     alt="Loss and AP50 of four blocks, four seeds each, against agreement: the "
-    "chain is "
-    "worst, ELAN next, residual and CSP are best.",
+    "chain is worst, ELAN next, residual and CSP are best.",
 )
 
 # %%
