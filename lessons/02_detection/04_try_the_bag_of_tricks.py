@@ -90,7 +90,7 @@ for row, (above, below) in enumerate(zip(*axes, strict=True)):
 plot.show(
     figure,
     "A training scene holds one or two digits; a mosaic holds parts of four scenes, "
-    "and more digits.",
+    "and often more digits.",
     alt="Above three training scenes with one or two digits and their boxes, below "
     "three mosaics with more digits, some of them cut off.",
 )
@@ -180,7 +180,7 @@ EMPTY = {"activation": nn.ReLU, "box": "squared", "smoothing": 0.0, "mosaic": Fa
 #
 # :::{admonition} Predict
 # :class: predict
-# Which of the two has the higher AP? Would you believe it if you trained a second time, with another seed?
+# Which of the two has the higher AP? How far apart would two trainings of the *same* bag be, with two seeds?
 # :::
 
 # %%
@@ -270,7 +270,7 @@ GROUPS = {
 }
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS, [("up 8", "down 16"), ("down 16", "down 32")]),
-    "In YOLO v4 the finest map reaches the coarse heads through only two boxes, on "
+    "In YOLO v4 the finest map reaches the coarse heads through at most two boxes, on "
     "the way down.",
     alt="A row of CSP stages of strides 8, 16 and 32. Below them the maps go up "
     "from SPP to up 16 and up 8; coloured arrows lead down again from up 8 to down "
@@ -624,8 +624,8 @@ for ax in axes:
     ax.legend()
 plot.show(
     figure,
-    "IoU leaves most boxes behind; under GIoU the boxes first grow, then shrink "
-    "again.",
+    "IoU leaves most boxes behind; under the other losses the boxes first grow, and "
+    "most under GIoU.",
     alt="Left, the error by step: that of IoU stays high, the other three fall. "
     "Right, the mean area by step: that of GIoU rises highest on the way.",
 )
@@ -927,7 +927,7 @@ axes[0].set(xlabel="")
 plot.show(
     figure,
     "By AP the dots of all arms overlap; without smoothing the network is surer of "
-    "its class, in every seed.",
+    "its class.",
     alt="Four arms, one dot per seed, above by AP, below by how sure the network "
     "is. Below, the arms without smoothing lie higher than the others.",
 )
