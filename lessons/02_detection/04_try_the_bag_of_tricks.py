@@ -270,8 +270,8 @@ GROUPS = {
 }
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS, [("up 8", "down 16"), ("down 16", "down 32")]),
-    "In YOLO v4 the finest map reaches the coarse heads through at most two boxes, on "
-    "the way down.",
+    "In YOLO v4 the finest map reaches the coarse heads through at most two boxes, "
+    "on the way down.",
     alt="A row of CSP stages of strides 8, 16 and 32. Below them the maps go up "
     "from SPP to up 16 and up 8; coloured arrows lead down again from up 8 to down "
     "16 and down 32. Three heads stand at the bottom.",
