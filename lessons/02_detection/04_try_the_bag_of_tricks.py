@@ -90,9 +90,9 @@ for row, (above, below) in enumerate(zip(*axes, strict=True)):
 plot.show(
     figure,
     "A training scene holds one or two digits; a mosaic holds parts of four scenes, "
-    "and often more digits.",
+    "and cuts some digits off.",
     alt="Above three training scenes with one or two digits and their boxes, below "
-    "three mosaics with more digits, some of them cut off.",
+    "three mosaics, in which some digits are cut off at the border.",
 )
 
 # %% [markdown]
