@@ -342,7 +342,7 @@ for ax, kind in zip(axes, KINDS, strict=False):
     ink = LOSS_INK[kind]
     for name, (x, y, w, h) in boxes.items():
         ax.add_patch(Rectangle((x, y), w, h, fill=False, lw=1.5))
-        ax.text(x + 0.1, y + h - 0.1, name, va="top")
+        ax.text(x + 0.1, y + h - 0.1, name, va="bottom")
     ax.set(xlim=(-0.3, 5.3), ylim=(4.3, -0.3), aspect="equal", title=kind)
     ax.axis("off")
     if kind != "iou":
