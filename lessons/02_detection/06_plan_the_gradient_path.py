@@ -7,15 +7,16 @@
 # **You will be able to** count and measure the ways by which a gradient reaches a layer · say what residual, CSP and ELAN blocks do to it, and what they do not do ·
 # turn three parallel branches into one convolution with the same answer, and prove it · draw which predictions answer for which object, and say why the choice changes.
 #
-# **You need** the lesson [Feel the residual](../01_foundations/04_feel_the_residual); anchors and the loss of YOLOv5.
+# **You need** [Feel the residual](../01_foundations/04_feel_the_residual) for gradients by layer; anchors and the loss of YOLOv5 from
+# [Fit anchors and read the source](05_fit_anchors_and_read_source).
 #
-# **Time** read 20 min · debug 25 min · experiment 20 min · reproduce 15 min
+# **Time** read 25 min · debug 30 min · experiment 20 min · reproduce 15 min · hunt 20 min · exercises 25 min
 # :::
 
 # %% [markdown]
 # ## The symptom
 #
-# You build two small detectors. They have the same stem, the same head, the same loss, equally many parameters, and both have 24 convolutions of 3x3 in a row. They differ
+# You build two small detectors. They have the same stem, the same head, the same loss and equally many parameters, and both have 24 convolutions of 3x3 in a row. They differ
 # in the wiring of these 24. The scenes are small and easy, so that a training takes seconds: 48 by 48 pixels, one or two digits, only 0 and 1.
 
 # %%
@@ -29,14 +30,13 @@ WORLD = {
 }
 
 # %%
-train, val = (
-    Rendered(Scenes(split, n, **WORLD)) for split, n in [("train", 800), ("val", 100)]
-)
+train = Rendered(Scenes("train", 800, **WORLD))
+val = Rendered(Scenes("val", 100, **WORLD))
 train
 
 # %% [markdown]
 # The first is a *chain*: one layer after the other. The second is ELAN, the block of YOLOv7 {cite:p}`wang2023yolov7`: the same kind of row, but the last layer takes what *every second* layer of
-# the row made. Hidden channels are chosen so that the parameters match. Nobody builds an ELAN of 24 layers (the published one has four): you stretch the row until its wiring matters, and come back to four later.
+# the row made. Hidden channels are chosen so that the parameters match. Nobody builds an ELAN of 24 layers; the published one has four. You stretch the row until its wiring matters, and come back to four later.
 
 # %%
 from functools import cache
@@ -68,12 +68,10 @@ def count(module):
 
 @cache
 def hidden_of(build, n):
-    """Return the hidden channels whose parameters are nearest to those of an ELAN of 16."""
+    """Return the channels with which a block is nearest to an ELAN of 16 in size."""
     with torch.device("meta"):  # counts without drawing a weight
         target = count(elan(16, n))
-        return min(
-            range(8, 33), key=lambda hidden: abs(count(build(hidden, n)) - target)
-        )
+        return min(range(8, 33), key=lambda h: abs(count(build(h, n)) - target))
 
 
 # %%
@@ -136,6 +134,8 @@ def train_detector(build, seed=0, layers=LAYERS, steps=STEPS, watch=None):
 
 
 # %% [markdown]
+# `YOLOv7Criterion` is the loss of YOLOv7. `OneCycleLR` raises the learning rate at first and lowers it to almost zero at the end. Train both.
+#
 # :::{admonition} Predict
 # :class: predict
 # Same depth, same size, same data. Do the two losses fall alike?
@@ -150,26 +150,29 @@ stacked, elan_loss = train_detector(elan)
 # %%
 from labs import plot
 
-figure, ax = plot.new(6, 2.8)
-for name, losses, colour in [("chain", chain_loss, 1), ("ELAN", elan_loss, 0)]:
+INK = dict(zip(["residual", "chain", "CSP"], plot.COLOURS, strict=False))
+INK["ELAN"] = plot.COLOURS[4]
+figure, ax = plot.new()
+for name, losses in [("chain", chain_loss), ("ELAN", elan_loss)]:
     smooth = losses.rolling(10, min_periods=1).mean()
-    ax.plot(smooth, color=plot.COLOURS[colour], label=name)
-ax.set(
-    xlabel="training step", ylabel="loss", title="The chain learns next to nothing"
-)
-ax.set_ylim(0, 0.25)
+    ax.plot(smooth, color=INK[name], label=name)
+ax.set(xlabel="training step", ylabel="training loss", ylim=(0, 0.25))
 ax.legend()
-plot.show(figure, "Training loss of two detectors: the chain stays above ELAN.")
+plot.show(
+    figure,
+    "With as many layers and as many parameters, the loss of the chain stays above "
+    "that of ELAN.",
+    alt="Training loss by step: both curves fall at first, then the chain's stays "
+    "nearly flat and ELAN's goes on falling below it.",
+)
 
 # %%
-scores = {
-    "chain": chained.score(val.batches(50)).AP50,
-    "ELAN": stacked.score(val.batches(50)).AP50,
-}
+pair = {"chain": chained, "ELAN": stacked}
+scores = {name: found.score(val.batches(50)).AP50 for name, found in pair.items()}
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
-# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds some digits, and the chain finds almost none. Neither is a good detector yet (a trained one comes at the end of *Debug*).
+# AP50 on unseen scenes says it more plainly than the loss: after these few seconds ELAN finds some digits, and the chain finds almost none. Neither is a good detector yet; a trained one comes at the end of *Debug*.
 # But something in the chain costs it its start. What?
 
 # %% tags=["nbval-check-output"]
@@ -179,7 +182,7 @@ claim(
     "24 layers, a short training: ELAN has at least twice the chain's AP50, and "
     "over 0.15",
     scores["ELAN"] > max(0.15, 2 * scores["chain"]),
-    scores,
+    measured=scores,
 )
 
 # %% [markdown]
@@ -187,7 +190,32 @@ claim(
 #
 # ### Ways for the gradient
 #
-# A gradient walks from the loss back to a layer. In a chain there is one way, through all later layers. A stack opens more: each of its inputs is a way that starts right at the end. Take layers that
+# Here is an ELAN with four layers in its row, as it is published.
+
+# %%
+from labs import diagram
+
+PARTS = {"input": "input", "start": "start", "around": "around", "mix": "mix"}
+PARTS |= {f"conv {k + 1}": f"row.{k}" for k in range(4)}
+wiring = diagram.trace(elan(16, 4), torch.randn(1, CHANNELS, 6, 6), PARTS)
+
+# %%
+ROW = [f"conv {k}" for k in range(1, 5)]
+stack = [(part, "mix") for part in ("around", "start", "conv 2", "conv 4")]
+plot.show(
+    diagram.draw(
+        wiring,
+        [["start", *ROW], ["input", "around", None, None, "mix"]],
+        accent=stack,
+    ),
+    "The last layer of ELAN stacks four inputs; each of them is a way that begins "
+    "at the end of the block.",
+    alt="A row of boxes from start through four convolutions. Coloured arrows lead "
+    "to the box mix from around, start, conv 2 and conv 4.",
+)
+
+# %% [markdown]
+# A gradient walks against the arrows, from the loss back to a layer. In a chain there is one way, through all later layers. A stack opens more: each coloured arrow is a way that starts right at the end. Take layers that
 # multiply by $w$, four in a row. ELAN stacks what came in and what the second and the fourth made; let the last layer simply add them:
 #
 # $$\text{chain: } w^4 \qquad\qquad \text{ELAN: } 1 + w^2 + w^4.$$
@@ -202,13 +230,12 @@ def slope(w, taken):
     return torch.autograd.grad(sum(made[i] for i in taken), start)[0].item()
 
 
-{
-    w: {"chain": round(slope(w, [4]), 4), "ELAN": round(slope(w, [0, 2, 4]), 4)}
-    for w in (0.1, 0.5, 1.5)
-}
+for w in (0.1, 0.5, 1.5):
+    print(f"w = {w}: chain {slope(w, [4]):.4f}, ELAN {slope(w, [0, 2, 4]):.4f}")
 
 # %% [markdown]
 # With $w = 0.1$ one ten-thousandth is left in the chain, and all of it in the stack. With $w = 1.5$ both grow, the stack more: several ways *add*.
+#
 # {cite:t}`wang2022gradientpath` design networks by counting such ways. For each layer, how many layers does the gradient meet on its *shortest* way? The largest of these numbers should stay small.
 # `gradient_paths` counts it on the graph of a block. Two blocks that you know join in: the residual row, and CSP (the C3 of YOLOv5), which sends half of the channels around a residual row.
 
@@ -238,22 +265,17 @@ import pandas as pd
 
 from labs.models.paths import gradient_paths
 
-ways = {
-    name: gradient_paths(matched(build, LAYERS)) for name, build in BLOCKS.items()
+blocks = {name: matched(build, LAYERS) for name, build in BLOCKS.items()}
+ways = {name: gradient_paths(block) for name, block in blocks.items()}
+columns = {
+    "longest shortest way": {name: max(way.shortest) for name, way in ways.items()},
+    "longest way": {name: max(way.longest) for name, way in ways.items()},
+    "parameters": {name: count(block) for name, block in blocks.items()},
 }
-pd.DataFrame(
-    {
-        name: {
-            "longest shortest way": max(way.shortest),
-            "longest way": max(way.longest),
-            "parameters": count(matched(BLOCKS[name], LAYERS)),
-        }
-        for name, way in ways.items()
-    }
-).T
+pd.DataFrame(columns)
 
 # %% [markdown]
-# All four are equally deep, as the second column says, and equally large. In the chain the first layer is as far from the loss as it can be. In the other three *no* layer is more than two convolutions away. By this number the
+# All four are equally deep, as the second column says, and nearly equally large. In the chain the first layer is as far from the loss as it can be. In the other three *no* layer is more than two convolutions away. By this number the
 # three are equal. Remember that; you measure soon whether they are.
 
 # %% tags=["nbval-check-output"]
@@ -262,78 +284,88 @@ claim(
     "counted by shortest ways, residual, CSP and ELAN are equal, at two; the chain "
     "has all 25",
     short == {"chain": LAYERS + 1, "residual": 2, "CSP": 2, "ELAN": 2},
-    short,
+    measured=short,
 )
 
 # %% [markdown]
 # ### Three layers that are one
 #
 # The second plan of YOLOv7 is about layers, not blocks. A convolution is linear; so is a batch norm in eval mode; so is doing nothing. A sum of linear maps is one linear map. So you may *train* a 3x3, a 1x1 and an identity side by side,
-# and *run* one 3x3: re-parameterisation {cite:p}`ding2021repvgg`. With one channel you can do it by hand. Half the 1x1 and the identity land in the middle of the kernel:
+# and *run* one 3x3. This is re-parameterisation {cite:p}`ding2021repvgg`, and the layer is called RepConv.
 
 # %%
-wide, narrow = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[[10.0]]]])
-one = wide.clone()
-one[..., 1, 1] += (
-    narrow[0, 0, 0, 0] + 1
-)  # the identity is a 1x1 kernel that holds a 1
-one[0, 0]
+from labs.models.fusion import RepConv
+
+BRANCHES = {"3x3, norm": "wide", "1x1, norm": "narrow", "norm": "identity"}
+ENDS = {"input": "input", "sum, SiLU": "output"}
+branched = diagram.trace(RepConv(16, 16), torch.randn(1, 16, 12, 20), BRANCHES | ENDS)
+
+# %%
+three = [
+    [None, "3x3, norm", None],
+    ["input", "1x1, norm", "sum, SiLU"],
+    [None, "norm", None],
+]
+plot.show(
+    diagram.draw(branched, three),
+    "A RepConv has three linear branches between its input and one sum, as long as "
+    "it is trained.",
+    alt="From the box input three arrows lead through a 3x3 layer, a 1x1 layer and "
+    "a norm to the box of the sum and SiLU.",
+)
+
+# %% [markdown]
+# With one channel and without norms you can add the branches by hand. The 1x1 and the identity both land in the middle of the kernel, since the identity is a 1x1 kernel that holds a 1:
 
 # %%
 from torch.nn.functional import conv2d
 
+wide, narrow = torch.arange(9.0).view(1, 1, 3, 3), torch.tensor([[[[10.0]]]])
+one = wide.clone()
+one[..., 1, 1] += narrow[0, 0, 0, 0] + 1
 x = torch.arange(25.0).view(1, 1, 5, 5)
 three_branches = conv2d(x, wide, padding=1) + conv2d(x, narrow) + x
-bool((conv2d(x, one, padding=1) == three_branches).all())
+same = torch.equal(conv2d(x, one, padding=1), three_branches)
+one[0, 0], same
+
+# %% [markdown]
+# The middle was 4, and became 15. One kernel now gives the same answer as the three branches.
 
 # %% [markdown]
 # ## The block
 #
-# Here is the layer by hand, with batch norms, and its fusion. In eval mode a batch norm multiplies by $\gamma / \sqrt{\sigma^2 + \epsilon}$ and shifts; so the scale goes into the kernel, and the rest into a bias.
+# Here is the layer by hand, with batch norms, and its fusion. In eval mode a batch norm multiplies by $\gamma / \sqrt{\sigma^2 + \epsilon}$ and shifts. So the scale goes into the kernel, and the rest into a bias.
 
 
 # %%
 class Rep(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.kernels = nn.ModuleList(
-            [
-                nn.Conv2d(c, c, 3, padding=1, bias=False),
-                nn.Conv2d(c, c, 1, bias=False),
-            ]
-        )
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(c, eps=1e-3, momentum=0.03) for _ in range(3)
-        )
+        wide = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.kernels = nn.ModuleList([wide, nn.Conv2d(c, c, 1, bias=False)])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c, eps=1e-3) for _ in range(3))
 
     def forward(self, x):
         branches = [kernel(x) for kernel in self.kernels] + [x]  # [N,c,H,W] each
-        return nn.functional.silu(
-            sum(norm(y) for norm, y in zip(self.norms, branches, strict=True))
-        )
+        pairs = zip(self.norms, branches, strict=True)
+        return nn.functional.silu(sum(norm(y) for norm, y in pairs))
 
     def fused(self):
-        c = self.kernels[0].out_channels
         wide, narrow = (kernel.weight for kernel in self.kernels)
-        same = torch.eye(c, device=wide.device)[
-            :, :, None, None
-        ]  # each channel: itself
-        pad = [1, 1, 1, 1]  # a 1x1 kernel is a 3x3 one with zeros around
-        as_3x3 = [wide, nn.functional.pad(narrow, pad), nn.functional.pad(same, pad)]
-        one = nn.Conv2d(c, c, 3, padding=1).to(wide.device)
+        same = torch.eye(len(wide))[:, :, None, None]  # each channel: itself
+        # A 1x1 kernel is a 3x3 kernel with zeros around.
+        padded = [nn.functional.pad(k, [1, 1, 1, 1]) for k in (narrow, same)]
+        scales = [bn.weight / (bn.running_var + bn.eps).sqrt() for bn in self.norms]
+        parts = list(zip(self.norms, scales, [wide, *padded], strict=True))
+        one = nn.Conv2d(len(wide), len(wide), 3, padding=1)
         with torch.no_grad():
-            scales = [
-                bn.weight / (bn.running_var + bn.eps).sqrt() for bn in self.norms
-            ]
-            both = list(zip(scales, as_3x3, strict=True))
-            one.weight.copy_(sum(s[:, None, None, None] * k for s, k in both))
-            shifts = zip(self.norms, scales, strict=True)
-            one.bias.copy_(sum(bn.bias - bn.running_mean * s for bn, s in shifts))
+            one.weight.copy_(sum(s[:, None, None, None] * k for _, s, k in parts))
+            one.bias.copy_(sum(bn.bias - bn.running_mean * s for bn, s, _ in parts))
         return nn.Sequential(one, nn.SiLU())
 
 
 # %%
-rep = Rep(16)
+rep = Rep(16).eval()
 with torch.no_grad():
     for norm in rep.norms:  # as some training would leave it
         norm.running_mean.normal_()
@@ -341,50 +373,32 @@ with torch.no_grad():
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
 x = torch.randn(4, 16, 12, 20)
-rep.eval()
 tuple(rep(x).shape), tuple(rep.fused()(x).shape), count(rep), count(rep.fused())
 
 # %% [markdown]
 # The same shape, and fewer parameters. Hold it to its unfused self, and to `RepConv` of `labs.models` with the same weights.
 
 # %%
-from labs.models.fusion import RepConv, fuse
-
-twin = RepConv(16, 16)
-twin.load_state_dict(
-    dict(
-        zip(
-            twin.state_dict(),
-            [
-                *rep.kernels[0].state_dict().values(),
-                *rep.norms[0].state_dict().values(),
-                *rep.kernels[1].state_dict().values(),
-                *rep.norms[1].state_dict().values(),
-                *rep.norms[2].state_dict().values(),
-            ],
-            strict=True,
-        )
-    )
-)
-twin.eval()
+twin = RepConv(16, 16).eval()
+theirs = [*twin.wide, *twin.narrow, twin.identity]
+ours = [rep.kernels[0], rep.norms[0], rep.kernels[1], rep.norms[1], rep.norms[2]]
+for copy, layer in zip(theirs, ours, strict=True):
+    copy.load_state_dict(layer.state_dict())
+forms = {"by hand": rep.fused(), "labs": twin, "labs, fused": twin.fused()}
 with torch.no_grad():
-    away = {
-        "fused by hand": (rep.fused()(x) - rep(x)).abs().max().item(),
-        "labs.RepConv": (twin(x) - rep(x)).abs().max().item(),
-        "labs.RepConv, fused": (twin.fused()(x) - rep(x)).abs().max().item(),
-    }
+    away = {n: (form(x) - rep(x)).abs().max().item() for n, form in forms.items()}
 
 # %% tags=["nbval-check-output"]
 claim(
     "one convolution gives what three branches of a RepConv gave, to 1e-5",
-    away["fused by hand"] < 1e-5,
-    away["fused by hand"],
+    away["by hand"] < 1e-5,
+    measured=away,
 )
 claim(
     "the block written here and its fusion equal labs.models.RepConv and its "
     "fusion, to 1e-5",
-    max(away["labs.RepConv"], away["labs.RepConv, fused"]) < 1e-5,
-    away,
+    max(away["labs"], away["labs, fused"]) < 1e-5,
+    measured=away,
 )
 
 # %% [markdown]
@@ -401,11 +415,8 @@ C_IN = (8, CHANNELS, 16, 16)
 
 
 def gradient_by_layer(block):
-    names = [
-        name
-        for name, m in block.named_modules()
-        if isinstance(m, Conv) and m.conv.kernel_size == (3, 3)
-    ]
+    names = [n for n, m in block.named_modules() if isinstance(m, Conv)]
+    names = [n for n in names if block.get_submodule(n).conv.kernel_size == (3, 3)]
     with capture(block, *names, gradients=True, reduce=torch.Tensor.norm) as maps:
         block(torch.randn(C_IN)).mul(torch.randn(C_IN)).sum().backward()
     return [maps.gradient(name).item() for name in names]
@@ -419,25 +430,27 @@ def gradient_by_layer(block):
 
 # %%
 seed_everything(0)
-sizes = {
-    name: gradient_by_layer(matched(build, LAYERS)) for name, build in BLOCKS.items()
-}
-figure, ax = plot.new(6, 2.8)
-for (name, norms), colour in zip(sizes.items(), [1, 0, 2, 4], strict=True):
-    ax.semilogy(range(1, LAYERS + 1), norms, color=plot.COLOURS[colour], label=name)
-ax.set(
-    xlabel="3x3 layer",
-    ylabel="norm of the gradient",
-    title="No gradient vanishes on its way to layer 1",
-)
+sizes = {n: gradient_by_layer(matched(build, LAYERS)) for n, build in BLOCKS.items()}
+
+# %%
+figure, ax = plot.new()
+for name, norms in sizes.items():
+    ax.semilogy(range(1, LAYERS + 1), norms, color=INK[name], label=name)
+ax.set(xlabel="3x3 layer, from the input on", ylabel="norm of the gradient")
 ax.legend()
 plot.show(
-    figure, "Gradient norm by layer for four blocks: largest near the input in each."
+    figure,
+    "In all four blocks the gradient at layer 1 is larger than at layer 24: nothing "
+    "vanishes.",
+    alt="Norm of the gradient by layer, on a logarithmic axis, for chain, residual, "
+    "CSP and ELAN; every curve is highest near layer 1.",
 )
 
 # %% [markdown]
 # Nothing vanishes: with batch norm, each of them arrives at layer 1 *larger* than it left layer 24. So the size is not what is wrong with the chain, as you saw in
-# [Feel the residual](../01_foundations/04_feel_the_residual). Ask instead whether the gradient *means* something. Add a little noise to the input, and compare the two gradients there. If a gradient is to be followed, a nearly equal picture must give a nearly equal gradient.
+# [Feel the residual](../01_foundations/04_feel_the_residual).
+#
+# Ask instead whether the gradient *means* something. Add a little noise to the input, and compare the two gradients there. If a gradient is to be followed, a nearly equal picture must give a nearly equal gradient.
 # {cite:t}`balduzzi2017shattered` call a gradient that does not do so *shattered*.
 
 # %%
@@ -445,7 +458,7 @@ from torch.nn.functional import cosine_similarity
 
 
 def agreement(build, n, seed, noise=0.1):
-    """Return the cosine of the gradients at an input and at the same input with noise."""
+    """Return the cosine of the gradients at an input, without and with noise."""
     seed_everything(seed)
     block, x, above = matched(build, n), torch.randn(C_IN), torch.randn(C_IN)
     gradients = []
@@ -465,83 +478,78 @@ agreed = {
 # %%
 import numpy as np
 
-figure, ax = plot.new(6, 2.8)
-for (name, runs), colour in zip(agreed.items(), [1, 0, 2, 4], strict=True):
+figure, ax = plot.new()
+for name, runs in agreed.items():
     low, high = np.min(runs, 0), np.max(runs, 0)
-    ax.fill_between(
-        DEPTHS, low, high, color=plot.COLOURS[colour], alpha=0.25, linewidth=0
-    )
-    ax.plot(DEPTHS, np.mean(runs, 0), "o-", color=plot.COLOURS[colour], label=name)
-ax.set(
-    xlabel="3x3 layers in a row",
-    ylabel="agreement (cosine)",
-    title="The chain's gradient falls to pieces",
-)
+    ax.fill_between(DEPTHS, low, high, color=INK[name], alpha=0.25, linewidth=0)
+    ax.plot(DEPTHS, np.mean(runs, 0), "o-", color=INK[name], label=name)
+ax.set(xlabel="3x3 layers in a row", ylabel="agreement (cosine)", xticks=DEPTHS)
 ax.legend()
 plot.show(
     figure,
-    "Agreement by depth: residual and CSP near 1, ELAN falls late, the chain to 0.",
+    "With depth the gradient of the chain loses its meaning, that of ELAN loses "
+    "part of it, and residual and CSP keep theirs.",
+    alt="Agreement of two gradients by depth, with bands over three seeds: residual "
+    "and CSP stay near 1, ELAN falls late, the chain falls to nearly 0.",
 )
 
 # %% [markdown]
-# That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks do not care about depth; their two curves lie on each other. And ELAN? It lies between:
-# better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum. Three blocks had the same number of shortest ways, and here they differ. A short way
-# promises that a clean gradient arrives; it does not silence the others.
+# That is what the chain suffers from. At 32 layers two nearly equal pictures give gradients that have nothing to do with each other. Residual and CSP blocks keep their agreement; their two curves lie on each other. ELAN lies between:
+# it is better than the chain, but it too declines. Its row *is* a chain, and the deep ways through it bring their noise to the same sum.
+#
+# Three blocks had the same number of shortest ways, and here they differ. A short way promises that a clean gradient arrives; it does not silence the others.
 #
 # The published YOLOv7 has four layers in such a row, where all curves begin close to 1. Nothing can be told apart up there, so make the question harder: half noise instead of a tenth.
 
 # %%
-FOUR = {
-    name: [agreement(b, 4, seed, 0.5) for seed in range(3)]
-    for name, b in BLOCKS.items()
+four = {
+    n: [agreement(b, 4, seed, 0.5) for seed in range(3)] for n, b in BLOCKS.items()
 }
-pd.DataFrame(FOUR).agg(["mean", "min", "max"]).round(2)
+pd.DataFrame(four).agg(["mean", "min", "max"]).round(2)
 
 # %% [markdown]
 # With four layers ELAN is as good as the residual row, and the chain is behind even here.
 
 # %% tags=["nbval-check-output"]
-mean = {
-    name: dict(zip(DEPTHS, np.mean(runs, 0), strict=True))
-    for name, runs in agreed.items()
-}
+mean = {n: dict(zip(DEPTHS, np.mean(r, 0), strict=True)) for n, r in agreed.items()}
 fall = {name: m[4] - m[32] for name, m in mean.items()}
 claim(
-    "from 4 to 32 layers, the chain loses over 0.8 of its agreement, residual and "
-    "CSP under 0.1",
+    "from 4 to 32 layers, the chain's gradient loses over 0.8 of its agreement, "
+    "residual and CSP under 0.1",
     fall["chain"] > 0.8 and max(fall["residual"], fall["CSP"]) < 0.1,
-    fall,
+    measured=fall,
 )
 claim(
-    "at 24 layers, ELAN agrees better than the chain by 0.1, and worse than "
-    "residual and CSP",
+    "at 24 layers, the gradient of ELAN agrees better than the chain's by 0.1, and "
+    "worse than that of residual and CSP",
     mean["chain"][24] + 0.1
     < mean["ELAN"][24]
     < min(mean["residual"][24], mean["CSP"][24]) - 0.1,
-    {name: m[24] for name, m in mean.items()},
+    measured={name: m[24] for name, m in mean.items()},
 )
-four = {name: np.mean(runs) for name, runs in FOUR.items()}
+short_row = {name: np.mean(runs) for name, runs in four.items()}
 claim(
-    "at 4 layers, half noise: ELAN is within 0.03 of the residual row, the chain "
-    "0.05 below both",
-    abs(four["ELAN"] - four["residual"]) < 0.03
-    and four["chain"] < min(four["ELAN"], four["residual"]) - 0.05,
-    four,
+    "at 4 layers, half noise: ELAN agrees within 0.03 of the residual row, the "
+    "chain 0.05 below both",
+    abs(short_row["ELAN"] - short_row["residual"]) < 0.03
+    and short_row["chain"] < min(short_row["ELAN"], short_row["residual"]) - 0.05,
+    measured=short_row,
 )
 claim(
-    "in all four blocks of 24 layers, layer 1 gets a larger gradient than layer 24",
+    "in chain, residual, CSP and ELAN of 24 layers, layer 1 gets a larger gradient "
+    "than layer 24",
     all(s[0] > s[-1] for s in sizes.values()),
-    {name: s[0] / s[-1] for name, s in sizes.items()},
+    measured={name: s[0] / s[-1] for name, s in sizes.items()},
 )
 
 # %% [markdown]
 # ### The predictions that answer
 #
 # Now to the other end of the network. Which predictions learn from which object? YOLOv5 decides by shape: every anchor of about the right shape, in the object's cell and its two nearest neighbours (`MultiAnchor`). The network has no say.
-# YOLOv7 takes these as *candidates*, and lets them compete (`SimOTA`, from {cite:t}`ge2021yolox`; it approximates the optimal transport of {cite:t}`ge2021ota`):
+# YOLOv7 takes these as *candidates*, and lets them compete. The rule is `SimOTA`, from {cite:t}`ge2021yolox`, after the optimal transport of {cite:t}`ge2021ota`:
 #
 # - The cost of a pair is the classification loss plus 3 · (-log IoU), for the prediction *as it is now*.
-# - An object gets $k$ places: the sum of its ten highest IoUs, rounded down, at least one. Whoever is served well by many may keep many.
+# - An object gets $k$ places: the sum of its ten highest IoUs, rounded down, at least one.
 # - It takes its $k$ cheapest. If two objects want a place, the cheaper pair has it.
 #
 # To watch it, train ELAN as it is published, with four layers in a row, for longer, and keep copies on the way.
@@ -586,68 +594,53 @@ def assign(step):
 # %%
 pairs = {step: assign(step) for step in sorted(snapshots)}
 objects = sum(len(target["labels"]) for target in targets)
-of_object = pd.DataFrame(
-    {
-        f"step {step}": {
-            "candidate pairs": len(candidates) / objects,
-            "places it has": len(winners) / objects,
-        }
-        for step, (candidates, winners) in pairs.items()
-    }
-)
+shares = {
+    f"step {step}": [len(found) / objects for found in both]
+    for step, both in pairs.items()
+}
+of_object = pd.DataFrame(shares, index=["candidate pairs", "places it has"])
 of_object.rename_axis("of an object, mean").round(2)
 
 # %% [markdown]
-# The candidates stay, since they depend on shapes alone. The places grow: the better the boxes, the larger the sum of their IoUs, and the more predictions an object keeps. Now look at the scene whose numbers change most.
+# The candidates stay, since they depend on shapes alone. The places grow: the better the boxes, the larger the sum of their IoUs, and the more places an object gets. Now look at the scene of two digits whose places grow most.
 
 
-# %%
+# %% tags=["hide-input"]
 def draw(ax, image, target, chosen, title):
     plot.images(ax, image[None], [title])
     for k, (x1, y1, x2, y2) in enumerate((target["boxes"] - 0.5).tolist()):
-        colour = plot.COLOURS[(1, 5)[k]]
-        ax.plot(
-            [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, linewidth=1.2
-        )
+        colour = plot.COLOURS[(3, 5)[k]]
+        ax.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, lw=1.5)
         mine = chosen[chosen.truth == chosen.truth.min() + k]
-        x = (
-            mine.column * 8 + 3.5 + (mine.anchor - 1) * 2
-        )  # three anchors of a cell, side by side
-        y = mine.row * 8 + 3.5
-        ax.plot(
-            x,
-            y,
-            "o",
-            color=colour,
-            markersize=7,
-            markeredgecolor="k",
-            markeredgewidth=0.5,
-        )
+        # The three anchors of a cell stand side by side.
+        x, y = mine.column * 8 + 3.5 + (mine.anchor - 1) * 2, mine.row * 8 + 3.5
+        ax.plot(x, y, "o", color=colour, ms=6, markeredgecolor="k")
 
 
 # %%
 start, end = (pairs[step][1] for step in (0, LONGER - 1))
-growth = [int((end.image == i).sum() - (start.image == i).sum()) for i in range(100)]
-row = max(
-    (i for i in range(100) if len(targets[i]["labels"]) == 2), key=lambda i: growth[i]
-)
+of_scene = [winners.image.bincount(minlength=100) for winners in (start, end)]
+two = torch.tensor([len(target["labels"]) == 2 for target in targets])
+row = int(torch.where(two, of_scene[1] - of_scene[0], -100).argmax())
 
 # %%
-figure, axes = plot.new(5, 5.4, rows=2, columns=2)
-panels = [
-    ("candidates", pairs[0][0]),
-    *((f"step {s}", p[1]) for s, p in pairs.items()),
-]
-for ax, (name, chosen) in zip(axes.flat, panels, strict=True):
+figure, axes = plot.new(height=2.9, columns=3)
+panels = {"candidates": pairs[0][0], "step 0": start, f"step {LONGER - 1}": end}
+for ax, (name, chosen) in zip(axes, panels.items(), strict=True):
     here = chosen[chosen.image == row]
     draw(ax, pictures[row], targets[row], here, f"{name}: {len(here)}")
 plot.show(
-    figure, "A scene with two digits: all candidates, and the winners at three steps."
+    figure,
+    "Of the candidates of two digits SimOTA lets some learn at first, and more at "
+    "the end of the training.",
+    alt="One scene with two digits, three times. A dot is an anchor of a cell, in "
+    "the colour of its digit: all candidates, the winners at the first step, and "
+    "the winners at the last step, of which there are more.",
 )
 
 # %% [markdown]
-# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with few, and lets more in as they earn it. Here is the competition itself, at the last step: what each pair would
-# cost, and which pairs won. Mind that $k$ says how many places an object gets, and not how good they have to be.
+# Each dot is one anchor of one cell; its colour says for which object it answers. In the first picture every candidate learns, as in YOLOv5. SimOTA begins with some of them, and lets more in later. Here is the competition itself, at the last step: what each pair would
+# cost, and which pairs won. Note that $k$ says how many places an object gets, and not how good they have to be.
 
 # %%
 from labs.assigners.sim_ota import class_cost
@@ -657,96 +650,87 @@ with torch.no_grad():
     raw = snapshots[LONGER - 1](pictures[row : row + 1])
 boxes, _ = short.postprocess.cpu().candidates(raw)  # by anchor, row, column
 answers = split_anchors(raw[0], 3)[..., 4:].flatten(0, 3)  # the same order
-rows, columns = raw[0].shape[2:]
 
 
-# %%
 def place(chosen):
     here = chosen[chosen.image == row]
-    return (here.anchor * rows + here.row) * columns + here.column
+    return (here.anchor * 6 + here.row) * 6 + here.column  # a map of 6 x 6
 
 
-spots, won = place(pairs[0][0]).unique(), place(end)
-iou = overlap(targets[row]["boxes"][:, None], boxes[0, spots][None])
-cost = (
-    class_cost(answers[spots], targets[row]["labels"]) - 3 * iou.clamp(min=1e-8).log()
-)
+spots, won, truth = place(pairs[0][0]).unique(), place(end), targets[row]
+iou = overlap(truth["boxes"][:, None], boxes[0, spots][None])
+cost = class_cost(answers[spots], truth["labels"]) - 3 * iou.clamp(min=1e-8).log()
 
 # %%
 order = cost.min(0).values.argsort()
-figure, ax = plot.new(7, 1.7)
+figure, ax = plot.new(height=2.2)
 drawn = ax.imshow(cost[:, order].clamp(max=15), cmap="viridis_r", aspect="auto")
 owner = end[end.image == row].truth
-for spot, truth in zip(won.tolist(), (owner - owner.min()).tolist(), strict=True):
-    ax.plot(
-        (spots[order] == spot).nonzero()[0],
-        truth,
-        "o",
-        color="white",
-        markeredgecolor="k",
-    )
-ax.set(
-    xlabel="candidate, cheapest first",
-    yticks=[0, 1],
-    ylabel="object",
-    title="The cheapest win",
-)
+for spot, whose in zip(won.tolist(), (owner - owner.min()).tolist(), strict=True):
+    at = (spots[order] == spot).nonzero()[0]
+    ax.plot(at, whose, "o", color="white", markeredgecolor="k")
+ax.set(xlabel="candidate, cheapest first", yticks=[0, 1], ylabel="object")
 ax.grid(visible=False)
 figure.colorbar(drawn, label="cost, at most 15")
 plot.show(
     figure,
-    "Cost matrix of two objects and their candidates; white dots mark the winners.",
+    "Each object takes its cheapest candidates: the white dots stand in the cells "
+    "of low cost.",
+    alt="A matrix of two objects and their candidates, coloured by cost. White dots "
+    "mark the pairs that won; they stand at the cheap end.",
 )
 
 # %% tags=["nbval-check-output"]
-first, last = of_object.iloc[1, 0], of_object.iloc[1, -1]
-share = last / of_object.iloc[0, 0]
+places = of_object.loc["places it has"]
+share = places.iloc[-1] / of_object.iloc[0, 0]
 claim(
     "SimOTA: an object has at least half a place more after training than before",
-    last > first + 0.5,
-    (first, last),
+    places.iloc[-1] > places.iloc[0] + 0.5,
+    measured=places.to_dict(),
 )
 claim(
     "SimOTA: after training, between half and two thirds of the candidate pairs "
     "have a place",
     1 / 2 < share < 2 / 3,
-    share,
+    measured=share,
 )
 
 # %% [markdown]
 # ### A detector that was trained long enough
 #
 # What runs in the end is the fused network. The book ships a YOLOv7 that learned the default scenes (128 by 128, all ten digits) for much longer than a lesson may take. Fuse it, and ask both forms about scenes that neither has seen.
+#
+# :::{admonition} Predict
+# :class: predict
+# The fused network has fewer layers and fewer parameters. What becomes of its AP50?
+# :::
 
 # %%
+from labs.models.fusion import fuse
 from labs.recipes import load
 
 shipped = load("yolo_v7")
 unseen = Rendered(Scenes("test", 60))
 running = Detector(fuse(shipped.network), shipped.criterion, shipped.postprocess)
 both = {"as trained": shipped, "fused": running}
-ap = {
-    name: detector.score(unseen.batches(60)).AP50 for name, detector in both.items()
-}
-pd.DataFrame(
-    {"AP50": ap, "parameters": {n: count(d.network) for n, d in both.items()}}
-).round(3)
+ap = {name: found.score(unseen.batches(60)).AP50 for name, found in both.items()}
+many = {name: count(found.network) for name, found in both.items()}
+pd.DataFrame({"AP50": ap, "parameters": many}).round(3)
 
 # %%
 from labs.data.scenes import preview
 
-figure, axes = plot.new(7, 2.5, columns=3)
-for ax, row in zip(axes, [0, 5, 9], strict=True):
-    (found_here,) = running.detect(unseen[row][0][None])
-    sure = found_here["scores"] > 0.4
-    preview(
-        ax,
-        unseen[row][0],
-        {k: v[sure] for k, v in found_here.items()},
-        unseen.classes,
-    )
+figure, axes = plot.new(height=2.8, columns=3)
+for ax, k in zip(axes, [0, 5, 9], strict=True):
+    image = unseen[k][0]
+    (found,) = running.detect(image[None])
+    sure = {key: value[found["scores"] > 0.4] for key, value in found.items()}
+    preview(ax, image, sure, unseen.classes)
 plot.show(
-    figure, "Three unseen scenes with the digits that the fused detector finds."
+    figure,
+    "The fused detector frames the digits of unseen scenes and names most of them.",
+    alt="Three unseen scenes with the boxes and names that the fused detector gives "
+    "them.",
 )
 
 # %% [markdown]
@@ -764,27 +748,25 @@ times.table()
 # %% tags=["nbval-check-output"]
 scenes = unseen.images.float() / 255
 with torch.no_grad():
-    outputs = zip(
-        shipped.network.eval()(scenes), running.network(scenes), strict=True
-    )
-    worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in outputs)
+    said = zip(shipped.network.eval()(scenes), running.network(scenes), strict=True)
+    worst = max(((a - b).abs().max() / a.abs().max()).item() for a, b in said)
 claim(
-    "the shipped detector answers the same when it is fused, to 1e-4 of its largest "
+    "the shipped YOLOv7 answers the same when it is fused, to 1e-4 of its largest "
     "output",
     worst < 1e-4,
-    worst,
+    measured=worst,
 )
 claim(
-    "the shipped detector, fused, has the same AP50 to 0.005, and above 0.8",
+    "the shipped YOLOv7, fused, has the same AP50 to 0.005, and above 0.8",
     abs(ap["fused"] - ap["as trained"]) < 0.005 and ap["fused"] > 0.8,
-    ap,
+    measured=ap,
 )
 
 # %% [markdown]
 # ## Experiment: four wirings of one row
 #
-# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? It ranks the blocks at 24 layers: the chain below ELAN, ELAN below the residual row and CSP, which lie together. One variable changes, the block. Four seeds; mean loss of the last 20 steps, and AP50 on unseen
-# scenes. Seed 0 of two of them you have: the symptom was that run.
+# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? At 24 layers it ranks the chain below ELAN, and ELAN below the residual row and CSP, which lie together. One variable changes, the block. Take four seeds, and measure the mean loss of the last 20 steps and AP50 on unseen
+# scenes. The symptom was seed 0 of two of the blocks, so these two runs are there already.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -799,45 +781,40 @@ done = {("chain", 0): (chained, chain_loss), ("ELAN", 0): (stacked, elan_loss)}
 
 def run(block):
     seed = torch.initial_seed() % 1000
-    detector, losses = done.get((block, seed)) or train_detector(
-        BLOCKS[block], seed=seed
-    )
-    return {
-        "loss": losses.tail(20).mean(),
-        "AP50": detector.score(val.batches(50)).AP50,
-    }
+    detector, losses = done.get((block, seed)) or train_detector(BLOCKS[block], seed)
+    ap50 = detector.score(val.batches(50)).AP50
+    return {"loss": losses.tail(20).mean(), "AP50": ap50}
 
 
-study = ablate(
-    run, base={"block": "ELAN"}, vary="block", values=list(BLOCKS), seeds=range(4)
-)
+study = ablate(run, {"block": "ELAN"}, "block", list(BLOCKS), seeds=range(4))
 study.table("AP50").drop(columns="failed").round(3)
 
 # %%
 frame = study.frame()
-figure, axes = plot.new(7, 2.8, columns=2)
-for ax, metric, title in zip(
-    axes, ("loss", "AP50"), ("Loss follows agreement", "So does AP50"), strict=True
-):
-    for name, colour in zip(BLOCKS, [1, 0, 2, 4], strict=True):
-        scores_of = frame.loc[frame["block"] == name, metric]
-        x = [mean[name][LAYERS]] * len(scores_of)
-        ax.plot(x, scores_of, "o", color=plot.COLOURS[colour], label=name)
-    ax.set(xlabel="agreement before training", ylabel=metric, title=title)
-axes[1].legend()
+figure, axes = plot.new(columns=2)
+for ax, metric in zip(axes, ("loss", "AP50"), strict=True):
+    for name in BLOCKS:
+        reached = frame.loc[frame["block"] == name, metric]
+        x = [mean[name][LAYERS]] * len(reached)
+        ax.plot(x, reached, "o", color=INK[name], label=name)
+    ax.set(xlabel="agreement before training", ylabel=metric)
+    ax.legend()
 plot.show(
     figure,
-    "Loss and AP50 against agreement: the chain is worst, ELAN next, residual and "
-    "CSP best.",
+    "The better the gradients of a block agree before training, the lower its loss "
+    "and the higher its AP50.",
+    alt="Loss and AP50 of four blocks, four seeds each, against agreement: the "
+    "chain is worst, ELAN next, residual and CSP are best.",
 )
 
 # %%
 print(study.verdict("AP50"))
-print(f"found with 80 %, if at least {study.detectable('AP50'):.2f}")
+print(f"would find a difference of {study.detectable('AP50'):.2f}")
 
 # %% [markdown]
-# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. What agreement does not rank, residual against CSP, training does not rank by much either. In a row as long as this one ELAN helps,
-# and a shortcut around every second layer helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap. ELAN's strength is elsewhere, in a short row whose results are all used as they are.
+# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. The last line says which difference four studies of five would find. What agreement does not rank, residual against CSP, training does not rank by much either.
+#
+# In a row as long as this one ELAN helps, and a shortcut around every second layer helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap.
 
 # %% tags=["nbval-check-output"]
 rows = study.table("AP50")
@@ -846,19 +823,19 @@ claim(
     "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, "
     "and is lower",
     told["chain"].startswith("lower"),
-    told,
+    measured=told,
 )
 claim(
     "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, "
     "and is higher",
     told["CSP"].startswith("higher"),
-    told,
+    measured=told,
 )
 claim(
     "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more "
     "than 0.1",
     rows["delta"]["residual"] > 0.1,
-    rows["delta"]["residual"],
+    measured=rows["delta"]["residual"],
 )
 
 # %% [markdown]
@@ -878,7 +855,9 @@ with torch.device("meta"):
 sizes_of
 
 # %% [markdown]
-# You find the published number only in the network *to run*. The 0.7 million on top are branches and batch norms that exist for training alone. Then the identity: the agreement of a plain row of RepConv, and of ELAN with RepConv for its 3x3 layers, with and without it.
+# You find the published number only in the network *to run*. The rest is branches and batch norms that exist for training alone.
+#
+# Then the identity: measure the agreement of a plain row of RepConv, and of ELAN with RepConv for its 3x3 layers, with and without it.
 # As before, four layers get half noise: with a tenth, all of them sit close to 1 and nothing could change.
 
 
@@ -895,20 +874,20 @@ def rep_row(identity):
 def rep_elan(identity):
     def build(hidden, n):
         block = elan(hidden, n)
-        block.row = nn.ModuleList(
-            RepConv(hidden, hidden, identity) for _ in block.row
-        )
+        row = (RepConv(hidden, hidden, identity) for _ in block.row)
+        block.row = nn.ModuleList(row)
         return block
 
     return build
 
 
 # %%
+WIRINGS = {"plain row": rep_row, "ELAN": rep_elan}
 planned = {
     (wiring, f"{n} layers", identity): [
         agreement(make(identity), n, seed, noise) for seed in range(3)
     ]
-    for wiring, make in [("plain row", rep_row), ("ELAN", rep_elan)]
+    for wiring, make in WIRINGS.items()
     for n, noise in [(4, 0.5), (24, 0.1)]
     for identity in (False, True)
 }
@@ -926,48 +905,45 @@ def with_identity(identity):
 
 # %%
 closer = ablate(
-    with_identity,
-    base={"identity": False},
-    vary="identity",
-    values=[False, True],
-    seeds=range(8),
+    with_identity, {"identity": False}, "identity", [False, True], seeds=range(8)
 )
-
-# %%
 print(closer.verdict())
-print(f"found with 80 %, if at least {closer.detectable():.3f}")
+print(f"would find a difference of {closer.detectable():.3f}")
 
 # %% tags=["nbval-check-output"]
-lowest = {key: min(runs) for key, runs in planned.items()}
-highest = {key: max(runs) for key, runs in planned.items()}
+row_of = {key: planned["plain row", "24 layers", key] for key in (False, True)}
 claim(
     "YOLOv7 has 36.9 million parameters in the network to run, and more in the one "
     "to train",
     round(sizes_of["to run"] / 1e6, 1) == 36.9 < round(sizes_of["to train"] / 1e6, 1),
-    sizes_of,
+    measured=sizes_of,
 )
 claim(
-    "a plain row of 24 layers: every seed agrees better with the identity than any "
+    "a plain row of 24 RepConv: every seed agrees better with the identity than any "
     "without",
-    lowest["plain row", "24 layers", True] > highest["plain row", "24 layers", False],
-    {key: planned["plain row", "24 layers", key] for key in (False, True)},
+    min(row_of[True]) > max(row_of[False]),
+    measured=row_of,
 )
 claim(
-    "ELAN of 4 layers: eight seeds do not tell the identity from none, 0.03 would "
+    "ELAN of 4 RepConv: eight seeds do not tell the identity from none, 0.03 would "
     "have been found",
     "not told apart" in closer.verdict() and closer.detectable() < 0.03,
-    (closer.verdict(), closer.detectable()),
+    measured=(closer.verdict(), closer.detectable()),
 )
 
 # %% [markdown]
-# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection in the making, one that costs nothing when training is over. Of the warning we see only a part. In an ELAN as short as the published one the identity changes
-# nothing that these seeds could find, and the line above says how small a change they would have found; so it may go; in a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
+# **Why they differ.** The count is exact. Of the other two, the first shows up at once: in a long plain row the identity is a residual connection, one that costs nothing when training is over.
+#
+# Of the warning we see only a part. In an ELAN as short as the published one, the identity changes
+# nothing that these seeds could find, and the line above says how small a change they would have found. So it may go. In a row of 24 it helps there too. That it *hurts* is a finding about accuracy after a full training on COCO, which no measurement before the first step can confirm or refute. A rule for planning is empirical: measure it in your own network, at your own depth.
 
 # %% [markdown]
-# ## Bug hunt: the bias that nobody had
+# ## Bug hunt: the fusion that passed its tests
+#
+# **Difficulty** 1 of 3 · **Importance** 2 of 3 · **Time** 20 min
 #
 # A function fuses a convolution with its batch norm. It served a well-known detector for a long time, and its tests passed. Then somebody read the formula
-# ([ultralytics/yolov3#807](https://github.com/ultralytics/yolov3/issues/807), mended in [PR#818](https://github.com/ultralytics/yolov3/pull/818)). No answer had been wrong until then, and the thread says why. (The code here is ours; the slip is theirs.)
+# ([ultralytics/yolov3#807](https://github.com/ultralytics/yolov3/issues/807), mended in [PR#818](https://github.com/ultralytics/yolov3/pull/818)). No answer had been wrong until then, and the thread says why. The code here is ours; the slip is theirs. Edit the function in this cell until the check below it passes.
 
 # %% tags=["hunt-bug"]
 import torch
@@ -992,7 +968,7 @@ from labs.hunts.detection import check_fused_conv
 check_fused_conv(fuse_conv_bn)
 
 # %% [markdown]
-# Repair the function in a copy of the cell, and check again until all probes pass.
+# The verdict lists what was probed, and what it saw. Go back to the function, change it, and run both cells again.
 #
 # :::{dropdown} Hint 1
 # Which layers come out right, and which do not? What do the wrong ones have that no convolution of a YOLO has in front of a batch norm?
@@ -1011,7 +987,7 @@ import torch
 from torch import nn
 
 
-def fuse_conv_bn(conv, bn):
+def fuse_with_norm(conv, bn):
     """Return one convolution that computes bn(conv(x)) in eval mode."""
     geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
     one = nn.Conv2d(conv.in_channels, conv.out_channels, *geometry)
@@ -1019,14 +995,18 @@ def fuse_conv_bn(conv, bn):
     old = torch.zeros_like(scale) if conv.bias is None else conv.bias
     with torch.no_grad():
         one.weight.copy_(conv.weight * scale[:, None, None, None])
-        one.bias.copy_(
-            (old - bn.running_mean) * scale + bn.bias
-        )  # the old bias is scaled too
+        # The old bias passes the norm, so it is scaled too.
+        one.bias.copy_((old - bn.running_mean) * scale + bn.bias)
     return one
 
 
 # %% tags=["nbval-check-output"]
-claim("the repaired fusion passes every probe", check_fused_conv(fuse_conv_bn).passed)
+verdict = check_fused_conv(fuse_with_norm)
+claim(
+    "the repaired fusion of convolution and batch norm passes every probe",
+    verdict.passed,
+    measured=verdict,
+)
 
 # %% [markdown]
 # ## Exercises
@@ -1040,17 +1020,14 @@ claim("the repaired fusion passes every probe", check_fused_conv(fuse_conv_bn).p
 # %% tags=["hide-cell"]
 from labs.models.yolo_v7 import ExtendedELAN
 
-pair = {"ELAN": ELAN(32, 32, 16), "E-ELAN": ExtendedELAN(32, 32, 16)}
-pd.DataFrame(
-    {
-        name: {
-            "shortest": gradient_paths(b).shortest,
-            "longest": gradient_paths(b).longest,
-            "parameters": count(b),
-        }
-        for name, b in pair.items()
-    }
-).T
+rivals = {"ELAN": ELAN(32, 32, 16), "E-ELAN": ExtendedELAN(32, 32, 16)}
+paths = {name: gradient_paths(block) for name, block in rivals.items()}
+columns = {
+    "shortest": {name: path.shortest for name, path in paths.items()},
+    "longest": {name: path.longest for name, path in paths.items()},
+    "parameters": {name: count(block) for name, block in rivals.items()},
+}
+pd.DataFrame(columns)
 
 # %% [markdown]
 # **Exercise 2.** Fuse a `Rep` that is still in train mode, and compare. Users of RepVGG ask about this again and again ([RepVGG#9](https://github.com/DingXiaoH/RepVGG/issues/9)). Which of the two outputs is "wrong"?

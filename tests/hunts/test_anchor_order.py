@@ -134,7 +134,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    assert check_anchor_order(run_cell(LESSON, "hunt-solution")["anchors_in_cells"])
+    assert check_anchor_order(run_cell(LESSON, "hunt-solution")["ordered_in_cells"])
 
 
 @pytest.mark.parametrize("fix", [sort_the_rows, check_the_order_after_dividing_back])

@@ -181,7 +181,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_fused_conv(run_cell(LESSON, "hunt-solution")["fuse_conv_bn"])
+    verdict = check_fused_conv(run_cell(LESSON, "hunt-solution")["fuse_with_norm"])
     assert verdict, verdict
 
 

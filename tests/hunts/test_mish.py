@@ -90,7 +90,7 @@ def test_the_planted_bug_fails_where_the_forward_pass_is_fine():
 
 
 def test_the_solution_passes():
-    verdict = check_mish(run_cell(LESSON, "hunt-solution")["mish"])
+    verdict = check_mish(run_cell(LESSON, "hunt-solution")["steady_mish"])
     assert verdict, verdict
 
 
