@@ -99,7 +99,7 @@ from math import pi
 
 
 def stripes(period, angle, phase):
-    """Return stripes [N,1,28,28] from -1 to 1: period in pixels, angles in radians."""
+    """Return stripes [N,1,28,28] from -1 to 1: pixels and radians."""
     period, angle, phase = (
         torch.as_tensor(v)[..., None, None] for v in (period, angle, phase)
     )
