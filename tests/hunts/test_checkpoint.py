@@ -188,7 +188,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    assert check_checkpoint(run_cell(LESSON, "hunt-solution")["load_pretrained"])
+    assert check_checkpoint(run_cell(LESSON, "hunt-solution")["load_complete"])
 
 
 @pytest.mark.parametrize("fix", [remove_prefix, consume_prefix, cut_prefix, wrap_the_model])

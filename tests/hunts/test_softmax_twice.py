@@ -59,7 +59,7 @@ def test_the_planted_bug_fails():
 
 def test_the_solution_passes():
     cell = run_cell(LESSON, "hunt-solution")
-    verdict = check_digit_loss(cell["Reader"], cell["loss"])
+    verdict = check_digit_loss(cell["ScoreReader"], cell["score_loss"])
     assert verdict, verdict
 
 
