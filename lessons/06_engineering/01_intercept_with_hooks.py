@@ -65,9 +65,8 @@ plot.show(
     figure,
     "The layer returned negative values; in the record of the hook all of them are "
     "zero.",
-    alt="Two histograms. Recorded: nothing below zero, and a spike at zero. "
-    "Returned: "
-    "a part of the values lies below zero, and there is no spike.",
+    alt="Two histograms. Recorded: nothing below zero, and a high bar at zero. "
+    "Returned: a part of the values lies below zero.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -205,7 +204,7 @@ for height, colour, names in ROWS:
             box(ax, place, height, number, disc, color="white", weight="bold")
             below = {"ha": "center", "va": "top", "fontsize": 7.5}
             ax.text(
-                place, height - 0.2, fill(name, 14, break_on_hyphens=False), **below
+                place, height - 0.2, fill(name, 15, break_on_hyphens=False), **below
             )
         else:
             frame = {
@@ -224,16 +223,12 @@ ax.set_axis_off()
 plot.show(
     figure,
     "Hooks stand on both sides of every step: blue on the way forward, vermillion "
-    "on the way "
-    "back, green between the gradient of the weight and the optimizer.",
+    "on the way back, green between the gradient of the weight and the optimizer.",
     alt="Three chains. Forward: x, two pre-hooks, layer.forward, two forward hooks, "
-    "y. "
-    "Backward: gradient of y, tensor hook, full backward pre-hook, backward of the "
-    "layer, two "
-    "full backward hooks, gradient of x. Update: gradient of the weight, tensor "
-    "hook, "
-    "weight.grad, post-accumulate hook, step pre-hook, optimizer.step, step "
-    "post-hook.",
+    "y. Backward: gradient of y, tensor hook, full backward pre-hook, backward of "
+    "the layer, two full backward hooks, gradient of x. Update: gradient of the "
+    "weight, tensor hook, weight.grad, post-accumulate hook, step pre-hook, "
+    "optimizer.step, step post-hook.",
 )
 
 # %% [markdown]
@@ -785,8 +780,8 @@ claim(
     measured=zero.to_dict(),
 )
 claim(
-    "requires_grad=False with an old .grad: decay, momentum and AdamW still move the "
-    "layer",
+    "requires_grad=False with an old .grad: decay, momentum and AdamW still move "
+    "the layer",
     (old.iloc[1:] > 0.1).all(),
     measured=old.to_dict(),
 )
@@ -893,23 +888,23 @@ ax.set(xlabel="bound on the gradient norm", ylabel="test accuracy", title="clipp
 plot.show(
     figure,
     "A bound of 10 saves the run with the bad batch and costs a clean run nothing; "
-    "tighter ones than 1 cost both.",
+    "bounds of 0.1 and less cost both.",
     alt="Accuracy by clipping bound. With a bad batch and no clipping it is far "
-    "below "
-    "the clean runs; from a bound of 10 on, both lines agree, and from 0.1 on they "
+    "below the clean runs; at 10 and 1 both lines agree, and at 0.1 and 0.01 both "
     "fall.",
 )
 
 # %% [markdown]
-# Without clipping, one batch of 160 undoes the training. A bound of ten lies above all norms of the run that you looked at, so a healthy run hardly notices it, and it
-# saves the broken one. A bound below the usual norm shortens every step, like a smaller learning rate: healthy runs with 0.1 end lower, and with 0.01 hardly learn in so few steps. Are four seeds enough to say so?
+# Without clipping, one batch of 160 undoes the training. A bound of ten lies above all norms that you saw before the bad batch, so a healthy run hardly changes, and the
+# broken one is saved. A bound below the usual norm shortens every step, like a smaller learning rate: healthy runs with 0.1 end lower, and with 0.01 hardly learn in so few steps. Are four seeds enough to say so?
 
 # %%
 print(clipping.verdict("with the bad batch"))
 print(clipping.verdict("without"))
 
 # %% [markdown]
-# Each line compares one bound with no clipping. Where it says "not told apart", four seeds prove no difference.
+# Each line compares one bound with no clipping, the first four with the bad batch and the last four without it. Where it says "not told
+# apart", four seeds prove no difference.
 
 # %% tags=["nbval-check-output"]
 mean = clipping.frame().groupby("bound").mean()
@@ -921,8 +916,8 @@ claim(
     measured=(max(norms[:WHEN]), norms[WHEN]),
 )
 claim(
-    "one bad batch of 160 costs over 25 points unclipped, and under 15 with clipping "
-    "at 10",
+    "one bad batch of 160 costs over 25 points unclipped, and under 15 with "
+    "clipping at 10",
     clean_runs[1e9] - bad_runs[1e9] > 0.25 and clean_runs[10] - bad_runs[10] < 0.15,
     measured=mean.to_dict(),
 )
@@ -996,8 +991,8 @@ print(f"largest difference {largest}, accuracy {read:.2f}")
 # %% tags=["nbval-check-output"]
 clean, bad, repaired = at_the_door.values()
 claim(
-    "a pre-hook mends a bad batch at the door: it costs at most 2 points in place of "
-    "over 10",
+    "a pre-hook mends a bad batch at the door: it costs at most 2 points in place "
+    "of over 10",
     repaired > clean - 0.02 and bad < clean - 0.1,
     measured=at_the_door,
 )
@@ -1275,22 +1270,21 @@ for layer, seen in maps.items():
 plot.slide(
     frames,
     "random from the output to",
-    "The map of guided backpropagation keeps the garment while the layers above "
-    "become "
-    "random; the gradient map turns into noise.",
+    "The map of guided backpropagation keeps bright pixels where the garment is, even "
+    "with every layer random; the gradient map turns into noise, and Grad-CAM jumps.",
     alt="The maps of one garment by gradient, guided backpropagation and Grad-CAM",
 )
 
 # %% [markdown]
 # The last column of the table says what such a network is worth: next to nothing, from the first random layer on. In the middle panel, its map still looks like an explanation. Guided backpropagation draws what the lower layers
-# find striking in the picture, whatever the upper ones make of it. The correlations of Grad-CAM scatter around zero, and below: its maps have few pixels, and a random
+# find striking in the picture, whatever the upper ones make of it. The correlations of Grad-CAM lie on both sides of zero: its maps have few pixels, and a random
 # classifier weighs them at random.
 
 # %% tags=["nbval-check-output"]
 top, both_random = sanity.loc["fc 2"], sanity.loc["fc 1"]
 claim(
-    "a random last layer costs over 30 points of accuracy; guided maps stay similar, "
-    "above 0.65",
+    "a random last layer costs over 30 points of accuracy; guided maps stay "
+    "similar, above 0.65",
     reads["none"] - reads["fc 2"] > 0.3 and top["guided backpropagation"] > 0.65,
     measured=(reads, top.to_dict()),
 )
@@ -1538,8 +1532,8 @@ pd.DataFrame(found).T.apply(lambda column: column.map("{:.3g}".format))
 fresh, after, foreign = found.values()
 ahead = "positive above background"
 claim(
-    "a YOLOv8 before training: positives and background have typical scores within a "
-    "factor of 3",
+    "a YOLOv8 before training: positives and background have typical scores within "
+    "a factor of 3",
     1 / 3 < fresh["median, positive"] / fresh["median, background"] < 3,
     measured=fresh,
 )
@@ -1551,8 +1545,7 @@ claim(
 )
 claim(
     "training lowers the typical score of a YOLOv8's background to under a "
-    "hundredth, "
-    "and lifts positives above 0.5",
+    "hundredth, and lifts positives above 0.5",
     after["median, background"] < fresh["median, background"] / 100
     and after["median, positive"] > 0.5,
     measured=(fresh, after),

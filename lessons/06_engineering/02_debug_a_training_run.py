@@ -156,14 +156,14 @@ from labs.claims import claim
 
 ends = {name: sum(losses[-20:]) / 20 for name, (_, losses) in trained.items()}
 claim(
-    "four runs, three of them wrong: each ends with a loss below 0.9 (guessing costs "
-    "2.3)",
+    "four runs, three of them wrong: each ends with a loss below 0.9 (guessing "
+    "costs 2.3)",
     max(ends.values()) < 0.9,
     measured=ends,
 )
 claim(
-    "four runs, three of them wrong: each reads over 75 % of the pictures its author "
-    "kept aside",
+    "four runs, three of them wrong: each reads over 75 % of the pictures its "
+    "author kept aside",
     min(own.values()) > 0.75,
     measured=own,
 )
@@ -189,8 +189,7 @@ wiring = diagram.trace(Reader(), x_train[:2].cpu(), PARTS)
 plot.show(
     diagram.draw(wiring, [list(PARTS)]),
     "The reader that is debugged: one chain from 14 by 14 pixels to ten scores; "
-    "most of its "
-    "numbers to learn lie in the two last parts.",
+    "most of its numbers to learn lie in the two last parts.",
 )
 
 # %% [markdown]
@@ -404,11 +403,9 @@ if which("dot"):
     plot.show(
         figure,
         "After detach() the two boxes of conv1b are missing from the graph; the "
-        "rest is the "
-        "same.",
+        "rest is the same.",
         alt="Two autograd graphs. Left: three layers lead to the loss. Right: the "
-        "branch of "
-        "conv1b is missing.",
+        "branch of conv1b is missing.",
     )
 else:
     print("Graphviz (the program dot) is not installed, so there is no picture.")
@@ -497,11 +494,9 @@ ax.legend()
 plot.show(
     figure,
     "A gradient can vanish, layer by layer, as with sigmoids; or it never arrives, "
-    "as below the "
-    "cut.",
+    "as below the cut.",
     alt="Relative gradient by layer: level when sound, falling by orders of "
-    "magnitude with "
-    "sigmoids, absent below the cut.",
+    "magnitude with sigmoids, absent below the cut.",
 )
 
 # %% [markdown]
@@ -837,13 +832,10 @@ axes[1].set(
 plot.show(
     figure,
     "At ten times the learning rate, units of one layer die within a few steps, and "
-    "the loss "
-    "stays near that of guessing.",
+    "the loss stays near that of guessing.",
     alt="Left: training losses; that of the slow run falls, that of the fast run "
-    "stays near the "
-    "dotted line at ln 10. Right: dead units; most of a layer in the fast run, few "
-    "in the slow "
-    "one.",
+    "stays near the dotted line at ln 10. Right: dead units; most of a layer in the "
+    "fast run, few in the slow one.",
 )
 
 # %% [markdown]
@@ -923,8 +915,7 @@ axes[1].set_title("known good", fontsize=9)
 plot.show(
     figure,
     "The pictures of run C are digits mirrored about the diagonal; the known good "
-    "ones stand "
-    "upright.",
+    "ones stand upright.",
 )
 
 # %% [markdown]
@@ -1118,11 +1109,9 @@ ax.set_axis_off()
 plot.show(
     figure,
     "Enter at your symptom and go down; the first question answered with no leads "
-    "to data, "
-    "model or loop.",
+    "to data, model or loop.",
     alt="Decision chart: four symptoms lead to eight numbered questions; each no "
-    "leads to data, "
-    "model or loop.",
+    "leads to data, model or loop.",
 )
 
 # %% [markdown]
@@ -1177,8 +1166,7 @@ ax.legend()
 plot.show(
     figure,
     "The loss is flat, then falls, then shoots up; the rate to use lies well to the "
-    "left of the "
-    "lowest point.",
+    "left of the lowest point.",
 )
 
 # %% [markdown]
@@ -1222,8 +1210,7 @@ axes[1].set(title="dead units", ylabel="dead units in the worst layer")
 plot.show(
     figure,
     "Accuracy is best at the rate that was found; at thirty times that rate it is "
-    "near chance, "
-    "and most units of a layer are dead.",
+    "near chance, and most units of a layer are dead.",
 )
 
 # %% [markdown]
@@ -1275,8 +1262,8 @@ rates = history["lr"] / curve["lr"][:40] - 1
 # the same average, by pandas
 smooth = history["loss"].ewm(alpha=0.1).mean() - curve["loss"][:40]
 claim(
-    "a range test by hand follows labs.train.fit with ExponentialLR to 1e-4, and the "
-    "loss falls below 2",
+    "a range test by hand follows labs.train.fit with ExponentialLR to 1e-4, and "
+    "the loss falls below 2",
     rates.abs().max() < 1e-6
     and smooth.abs().max() < 1e-4
     and curve["loss"].min() < 2,
@@ -1345,8 +1332,7 @@ ax.legend()
 plot.show(
     figure,
     "The deeper and the narrower a ReLU network, the more often it is born dead; "
-    "the measured "
-    "shares stay below the bound.",
+    "the measured shares stay below the bound.",
 )
 
 # %% tags=["nbval-check-output"]
