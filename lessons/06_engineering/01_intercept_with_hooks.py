@@ -1270,8 +1270,8 @@ for layer, seen in maps.items():
 plot.slide(
     frames,
     "random from the output to",
-    "The map of guided backpropagation keeps bright pixels where the garment is, even "
-    "with every layer random; the gradient map turns into noise, and Grad-CAM jumps.",
+    "The map of guided backpropagation keeps bright pixels where the garment is, "
+    "even with every layer random; the gradient map turns into noise.",
     alt="The maps of one garment by gradient, guided backpropagation and Grad-CAM",
 )
 

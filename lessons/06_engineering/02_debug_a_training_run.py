@@ -182,7 +182,7 @@ claim(
 from labs import diagram
 
 PARTS = {"input": "input", "stem": "stem", "stage 1": "body.0", "stage 2": "body.1"}
-PARTS |= {"head": "head", "output": "output"}
+PARTS |= {"head": "head"}
 wiring = diagram.trace(Reader(), x_train[:2].cpu(), PARTS)
 
 # %%
@@ -193,7 +193,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The drawing is the same for a network that trains well and for one that does not. A training run has two parts more: beside the **model** there are the **data**, and the **loop** with its loss and its optimiser. A good question clears
+# The drawing shows the **model**. A training run has two parts more: the **data**, and the **loop** with its loss and its optimiser. A good question clears
 # one of the three, and **its answer is known before you look**. Then a surprise is a bug, and not a matter of taste. Three such answers
 # can be checked by hand:
 #
@@ -294,7 +294,7 @@ stuck
 
 # %% [markdown]
 # It is stuck, and the line above says where: after the first softmax a score is at most 1, so even a perfect answer, 1 for the right class and 0 for the nine others, costs that much. The
-# network has learnt its batch, and this loss cannot say so. The question sees it in a second; a long run would have spent its hours on a loss whose gradients fade. Does the loop written here do what `labs.train.fit` does? Give
+# network has learnt its batch, and this loss cannot say so. The question shows it in a second; a long run would have spent hours on a loss whose gradients fade. Does the loop written here do what `labs.train.fit` does? Give
 # both the same weights and the same batch.
 
 # %%
@@ -367,7 +367,7 @@ by_heart = overfit_one_batch(WithSkip(cut=True).to(HERE), images, labels)
 by_heart
 
 # %% [markdown]
-# It can. The head alone has weights enough. So the first question did not see the cut, and you need the second: draw the graph that `backward()` will walk.
+# It can. The head alone has enough weights. So the first question did not see the cut, and you need the second: draw the graph that `backward()` will walk.
 # `torchviz.make_dot` draws one box per operation, and one with a name per parameter. The picture is made by Graphviz; without it, look at
 # which names are in the graph.
 
@@ -831,7 +831,7 @@ axes[1].set(
 )
 plot.show(
     figure,
-    "At ten times the learning rate, units of one layer die within a few steps, and "
+    "At ten times the learning rate the units of one layer die, and from then on "
     "the loss stays near that of guessing.",
     alt="Left: training losses; that of the slow run falls, that of the fast run "
     "stays near the dotted line at ln 10. Right: dead units; most of a layer in the "
@@ -839,7 +839,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and the loss stays near that of guessing, for ever. A flat
+# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and from then on the loss stays near that of guessing. A flat
 # loss at $\ln C$ says *nothing reaches the head*; the activation statistics say in which layer.
 
 # %%
@@ -1032,7 +1032,7 @@ answers = pd.DataFrame(answers)
 answers.replace({True: "yes", False: "NO"})
 
 # %% [markdown]
-# One run passes everything: B is the sound one. Each of the others is unmasked by one question, and by one only. The popular ones, from the first loss to the health of the gradients, see nothing.
+# One run passes everything: B is the sound one. Each of the others is unmasked by one question, and by one only. The popular ones, from the first loss to the health of the gradients, find nothing.
 #
 # - **A** gives another gradient for the same batch: nobody calls `optimizer.zero_grad()`. Each step uses the sum of all gradients so far, which works like a
 #   momentum that never decays; a tiny learning rate hides it ([yastrebksv/TennisCourtDetector#7](https://github.com/yastrebksv/TennisCourtDetector/issues/7)).
@@ -1215,7 +1215,7 @@ plot.show(
 
 # %% [markdown]
 # The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; both would get there with more steps. At thirty times the rate no number of steps
-# helps: the right panel shows that the units are dead. (Where a few units are dead at every rate, they were born so: next section.) So when you doubt, err to the left. Which of the differences do five seeds prove?
+# helps: the right panel shows that the units are dead. (Where a few units are dead at every rate, they were born so: next section.) So when you are in doubt, choose the smaller rate. Which of the differences do five seeds prove?
 
 # %%
 print(study.verdict("accuracy"))
@@ -1248,7 +1248,7 @@ claim(
 )
 
 # %% [markdown]
-# Is the range test by hand an honest training? It should take the same steps as `labs.train.fit` with an exponential schedule.
+# Does the range test by hand train as `labs.train.fit` does? With an exponential schedule, `fit` should take the same steps.
 
 # %%
 seed_everything(0)
