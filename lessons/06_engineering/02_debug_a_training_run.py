@@ -906,7 +906,7 @@ bisection.round(2)
 # Both models fail on one row and are good on the other: the *row* decides, so the data are guilty. Look at them, which you should have done first.
 
 # %%
-figure, axes = plot.new(height=2.9, columns=2)
+figure, axes = plot.new(height=2.3, columns=2)
 for ax, pictures in zip(axes, (RUNS["C"].images, x_test), strict=True):
     tiles = torch.cat([torch.cat(list(row), 2) for row in pictures[:8].split(4)], 1)
     plot.images(ax, tiles[None].cpu())
