@@ -11,14 +11,14 @@
 # **You need** the training loop and `cross_entropy`; `capture` from
 # [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits).
 #
-# **Time** read 25 min · debug 30 min · experiment 30 min · reproduce 15 min
+# **Time** read 25 min · debug 40 min · experiment 30 min · reproduce 15 min · hunt 20 min · exercises 40 min
 # :::
 
 # %% [markdown]
 # ## The symptom
 #
 # Four people train a reader of digits, 14 by 14 pixels. Each chose a learning rate until the curve looked right, and each
-# kept some pictures aside to measure accuracy. One of the four runs is sound. The other three have bugs that people really shipped.
+# kept some pictures aside to measure accuracy. One of the four runs is sound. Each of the other three has a bug that was met in real code.
 
 # %%
 import torch
@@ -28,6 +28,7 @@ from labs.data import digits
 from labs.repro import device, seed_everything
 
 HERE = device()
+
 # %%
 train, test = digits("train", n=4000), digits("test", n=1000)
 x_train, y_train = avg_pool2d(train.images, 2).to(HERE), train.labels.to(HERE)
@@ -96,7 +97,7 @@ RUNS = {
 }
 
 # %% [markdown]
-# Train each for the same number of steps, and measure it the way its author did: on pictures of its own source that it did not train on.
+# Train each for the same number of steps, and measure it as its author did: on pictures of its own source that it did not train on.
 
 # %%
 import pandas as pd
@@ -127,7 +128,7 @@ trained = {name: train_run(run) for name, run in RUNS.items()}
 # %%
 from labs import plot
 
-figure, ax = plot.new(5.4, 2.2)
+figure, ax = plot.new(height=2.8)
 for (name, (_, losses)), colour in zip(trained.items(), plot.COLOURS, strict=False):
     smooth = pd.Series(losses).rolling(10, min_periods=1).mean()
     ax.plot(smooth, color=colour, label=f"run {name}")
@@ -135,12 +136,12 @@ ax.set(
     xlabel="training step",
     ylabel="training loss (nats)",
     ylim=(0, None),
-    title="Four runs that train; three of them are wrong",
+    title="mean of ten steps",
 )
 ax.legend()
 plot.show(
     figure,
-    "Four training losses by step; all fall and flatten like a healthy run.",
+    "All four losses fall; the curves do not tell you which three runs are wrong.",
 )
 
 # %%
@@ -155,27 +156,45 @@ from labs.claims import claim
 
 ends = {name: sum(losses[-20:]) / 20 for name, (_, losses) in trained.items()}
 claim(
-    "four runs, three of them wrong: each ends with a loss below 0.9 (guessing costs "
-    "2.3)",
+    "four runs, three of them wrong: each ends with a loss below 0.9 (guessing "
+    "costs 2.3)",
     max(ends.values()) < 0.9,
     measured=ends,
 )
 claim(
-    "four runs, three of them wrong: each reads over 75 % of the pictures its author "
-    "kept aside",
+    "four runs, three of them wrong: each reads over 75 % of the pictures its "
+    "author kept aside",
     min(own.values()) > 0.75,
     measured=own,
 )
 
 # %% [markdown]
-# All four learn. Nothing in these numbers tells you which one to trust: some are a few points behind, but so is many a healthy run. You need
+# All four learn. Nothing in these numbers tells you which one to trust: some are a few points behind, but a healthy run can be, too. You need
 # better questions than "does the loss go down?".
 
 # %% [markdown]
 # ## The idea
 #
-# A training run has three parts: the **data**, the **model**, and the **loop** with its loss and its optimiser. A good question clears
-# one of them, and **its answer is known before you look**. Then a surprise is a bug, and not a matter of taste. Three such answers
+# This is the network that all four runs want to train, drawn from a real run of the sound one: two stages of convolution between a stem and a
+# linear head. Shapes were captured, and an arrow stands where one part feeds another.
+
+# %%
+from labs import diagram
+
+PARTS = {"input": "input", "stem": "stem", "stage 1": "body.0", "stage 2": "body.1"}
+PARTS |= {"head": "head"}
+wiring = diagram.trace(Reader(), x_train[:2].cpu(), PARTS)
+
+# %%
+plot.show(
+    diagram.draw(wiring, [list(PARTS)]),
+    "The reader that is debugged: one chain from 14 by 14 pixels to ten scores; "
+    "most of its numbers to learn lie in the two last parts.",
+)
+
+# %% [markdown]
+# The drawing shows the **model**. A training run has two parts more: the **data**, and the **loop** with its loss and its optimiser. A good question clears
+# one of the three, and **its answer is known before you look**. Then a surprise is a bug, and not a matter of taste. Three such answers
 # can be checked by hand:
 #
 # - Before the first step a reader of ten classes knows nothing, so each class gets about one tenth, and the loss is $-\ln 0.1$.
@@ -204,8 +223,8 @@ uniform = cross_entropy(torch.zeros(1, 10), torch.tensor([7])).item()
 
 # %% [markdown]
 # The first and the last number are as promised. The middle one is not: 12, then 24, then 36. `backward()` does not *set* `.grad`, it *adds* to it.
-# You knew the answer, so you can see that something is off. That is the method of this lesson, and {cite:t}`karpathy2019recipe` is
-# its best short text.
+# You knew the answer, so you can see that something is off. That is the method of this lesson; {cite:t}`karpathy2019recipe` describes
+# it in a short text.
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -274,8 +293,8 @@ print(f"the least that this loss can be: {log(torch.e + 9) - 1:.3f}")
 stuck
 
 # %% [markdown]
-# Stuck, and on the line above you see where: after the first softmax a score is at most 1, so even a perfect answer, 1 for the right class and 0 for the nine others, costs that much. The
-# network has learnt its batch, and this loss cannot say so. The question sees it in a second; a long run would have spent its hours on a loss whose gradients fade. Does the loop written here do what `labs.train.fit` does? Give
+# It is stuck, and the line above says where: after the first softmax a score is at most 1, so even a perfect answer, 1 for the right class and 0 for the nine others, costs that much. The
+# network has learnt its batch, and this loss cannot say so. The question shows it in a second; a long run would have spent hours on a loss whose gradients fade. Does the loop written here do what `labs.train.fit` does? Give
 # both the same weights and the same batch.
 
 # %%
@@ -344,11 +363,11 @@ class WithSkip(nn.Module):
 
 # %%
 seed_everything(0)
-cut_net = WithSkip(cut=True).to(HERE)
-overfit_one_batch(cut_net, images, labels)
+by_heart = overfit_one_batch(WithSkip(cut=True).to(HERE), images, labels)
+by_heart
 
 # %% [markdown]
-# It can. The head alone has weights enough. So the first question did not see the cut, and you need the second: draw the graph that `backward()` will walk.
+# It can. The head alone has enough weights. So the first question did not see the cut, and you need the second: draw the graph that `backward()` will walk.
 # `torchviz.make_dot` draws one box per operation, and one with a name per parameter. The picture is made by Graphviz; without it, look at
 # which names are in the graph.
 
@@ -369,49 +388,44 @@ def graph_of(net):
 
 # %%
 graphs = {cut: graph_of(WithSkip(cut).to(HERE)) for cut in (False, True)}
+every = [name for name, _ in WithSkip(False).named_parameters()]
+named = {
+    cut: [n for n in every if n in graph.source] for cut, graph in graphs.items()
+}
+
+# %%
 if which("dot"):
-    figure, axes = plot.new(5, 2.5, columns=2)
+    figure, axes = plot.new(height=3.6, columns=2)
     for ax, cut in zip(axes, graphs, strict=True):
         ax.imshow(image.imread(BytesIO(graphs[cut].pipe("png"))))
         ax.set_axis_off()
-        ax.set_title("conv1b is gone" if cut else "in one piece", fontsize=9)
+        ax.set_title("detached" if cut else "in one piece", fontsize=9)
     plot.show(
         figure,
-        "Two autograd graphs. Left: three layers lead to the loss. Right: the "
+        "After detach() the two boxes of conv1b are missing from the graph; the "
+        "rest is the same.",
+        alt="Two autograd graphs. Left: three layers lead to the loss. Right: the "
         "branch of conv1b is missing.",
     )
 else:
-    print(
-        "Graphviz is not installed (the program dot), so there is no picture; read "
-        "on."
-    )
+    print("Graphviz (the program dot) is not installed, so there is no picture.")
+
+# %%
+rows = {
+    title: [n in named[cut] for n in every]
+    for cut, title in enumerate(["whole", "cut"])
+}
+pd.DataFrame(rows, index=every).replace({True: "in the graph", False: "MISSING"})
 
 # %% [markdown]
-# On the left, six named boxes flow into the loss. On the right, after `detach()`, the two boxes of `conv1b` are gone, and nothing in the loss tells of it. The
-# names can be counted without a picture.
-
-# %%
-named = {
-    cut: [
-        name for name, _ in WithSkip(cut).named_parameters() if name in graph.source
-    ]
-    for cut, graph in graphs.items()
-}
-# %%
-every = [name for name, _ in WithSkip(False).named_parameters()]
-pd.DataFrame(
-    {
-        "in one piece": ["yes" if name in named[False] else "NO" for name in every],
-        "cut": ["yes" if name in named[True] else "NO" for name in every],
-    },
-    index=pd.Index(every, name="in the graph?"),
-)
+# On the left, six named boxes flow into the loss. On the right the two boxes of `conv1b` are gone, and nothing in the loss tells of it. The
+# table says the same without a picture: its names were looked up in the graph.
 
 # %% [markdown]
 # ### Question 3: does a gradient of a sane size reach every weight?
 #
 # A drawing is good for ten boxes. For a real network ask `gradient_health`, after one `backward()`. Compare three networks of eight convolutions: one sound, one with
-# sigmoids as in the 1990s, and one cut in the middle.
+# sigmoids, and one cut in the middle.
 
 
 # %%
@@ -447,6 +461,7 @@ deep_nets = {
     "sigmoids": deep(nn.Sigmoid),
     "cut": deep(nn.ReLU, cut_at=4),
 }
+
 # %%
 health = {}
 for name, net in deep_nets.items():
@@ -466,19 +481,21 @@ for name, report in health.items():
     flow[name] = table.loc[table.index.str.endswith("weight"), "ratio"]
 
 # %%
-figure, ax = plot.new(5.2, 2.2)
+figure, ax = plot.new(height=2.8)
 for name, colour in zip(flow, plot.COLOURS, strict=False):
     ax.semilogy(flow[name].to_numpy(), "o-", color=colour, label=name)
 ax.set_xticks(range(9), [*map(str, range(1, 9)), "fc"])
 ax.set(
     xlabel="layer, from input to output",
     ylabel="gradient norm / weight norm",
-    title="A gradient can vanish, or never arrive",
+    title="after one backward()",
 )
 ax.legend()
 plot.show(
     figure,
-    "Relative gradient by layer: level when sound, falling by orders of "
+    "A gradient can vanish, layer by layer, as with sigmoids; or it never arrives, "
+    "as below the cut.",
+    alt="Relative gradient by layer: level when sound, falling by orders of "
     "magnitude with sigmoids, absent below the cut.",
 )
 
@@ -494,7 +511,6 @@ claim(
     named[False] == every and lost == {"conv1b.weight", "conv1b.bias"},
     measured=named,
 )
-by_heart = overfit_one_batch(WithSkip(True).to(HERE), images, labels)
 claim(
     "a network with a layer cut off by detach() still learns sixteen pictures by "
     "heart",
@@ -543,20 +559,20 @@ class Unit(nn.Module):
 
 
 # %%
+from collections import OrderedDict
+
+
 def with_unit():
-    layers = {
-        "conv1": nn.Conv2d(1, 16, 3, 2, padding=1, bias=False),
-        "unit": Unit(),
-        "relu1": nn.ReLU(),
-        "conv2": nn.Conv2d(16, 16, 3, 2, padding=1),
-        "relu2": nn.ReLU(),
-        "flat": nn.Flatten(),
-        "fc": nn.Linear(16 * 16, 10),
-    }
-    net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer)
-    return net.to(HERE)
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 16, 3, 2, padding=1, bias=False),
+        unit=Unit(),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(16, 16, 3, 2, padding=1),
+        relu2=nn.ReLU(),
+        flat=nn.Flatten(),
+        fc=nn.Linear(16 * 16, 10),
+    )
+    return nn.Sequential(layers).to(HERE)
 
 
 # %%
@@ -578,7 +594,7 @@ except FloatingPointError as error:
 # %% [markdown]
 # The run is dead, but its last moment is not lost. An exception carries the frames in which it was raised, with all their variables. In a notebook,
 # type `%debug` in the next cell; in a script, call `pdb.post_mortem()`. Both wait for you to type, and this book has to run on its own. So the
-# next cell types for you: it gives the debugger a script instead of a keyboard.
+# function below types for you: it gives the debugger a script instead of a keyboard.
 
 # %%
 import io
@@ -609,8 +625,8 @@ ask_debugger(
 )
 
 # %% [markdown]
-# `up` went from the function that raised to `fit`, and there the evidence lies: one step had been taken; the batch at hand is finite, so it is innocent; but the weights of
-# `conv1` *already were* NaN. The loss is the last to know. The damage was done in the step before, on its way back: by a gradient.
+# `up` went from the function that raised to `fit`, which holds the evidence: one step had been taken; the batch at hand is finite, so it is innocent; but the weights of
+# `conv1` *already were* NaN. The loss shows it last. The damage was done in the step before, by a gradient.
 #
 # `first_bad` runs a fresh network once, forwards and backwards, and names the first module that spoils a value.
 
@@ -625,11 +641,11 @@ culprit = first_bad(
 culprit
 
 # %% [markdown]
-# The forward pass is clean. The gradient is not, and it is `unit` that spoils it: where all features of a pixel are zero, as on black paper, the square root has
+# The forward pass is clean. The gradient is not, and `unit` spoils it: where all features of a pixel are zero, as on black paper, the square root has
 # an infinite slope, and infinity times zero is NaN. The small number stands in the wrong place: it protects the division, not the root.
 #
-# To stop in the middle of a run, write `breakpoint()` into the loop. It calls `sys.breakpointhook`, which is yours to replace: with a function that only takes notes,
-# `breakpoint()` becomes a probe that stops nobody.
+# To stop in the middle of a run, write `breakpoint()` into the loop. It calls `sys.breakpointhook`, and you may replace that. With a function that only takes notes,
+# `breakpoint()` becomes a probe that stops no run.
 
 # %%
 import sys
@@ -678,21 +694,19 @@ reports = {
 }
 
 # %%
-pd.DataFrame(
-    {
-        name: {
-            "cases": len(report.outcomes),
-            "failed": len(report.failures),
-            "first failure": report.failures[0].case if report.failures else "",
-            "what": report.failures[0].verdict if report.failures else "",
-        }
-        for name, report in reports.items()
-    }
-).T
+rows = {
+    name: [
+        len(r.outcomes),
+        len(r.failures),
+        ", ".join({o.case: 0 for o in r.failures}),
+    ]
+    for name, r in reports.items()
+}
+pd.DataFrame(rows, index=["cases", "failures", "failing cases"]).T
 
 # %% [markdown]
 # `stress` names the zero vector at once, and the mended version passes. The formula fails where a score is far from the others, which is where a network that learns will
-# end up. Even PyTorch's cross entropy has two cases in which it returns NaN, and they are the mean of nothing: no samples, or all of them ignored. Know them, for a batch of crops can be empty.
+# end up. Even PyTorch's cross entropy has two cases in which it returns NaN, and they are the mean of nothing: no samples, or all of them ignored. Remember them, because a batch of crops can be empty.
 #
 # `check_gradients` asks the other question: is the gradient the slope? A loss that once passed through `.item()`, `.detach()` or NumPy is finite everywhere and wrong.
 
@@ -701,12 +715,15 @@ from labs.numerics import check_gradients
 
 
 def scaled(x):
-    return (
-        x / x.norm().item()
-    ).square().sum() + x.sum()  # .item(): a constant to autograd
+    length = x.norm().item()  # a constant to autograd
+    return (x / length).square().sum() + x.sum()
 
 
-check_gradients(scaled, torch.tensor([1.0, 2.0, 2.0]))
+checked = check_gradients(scaled, torch.tensor([1.0, 2.0, 2.0]))
+checked
+
+# %% [markdown]
+# The check fails: the gradient of autograd and the measured slope are not the same.
 
 # %% tags=["nbval-check-output"]
 who, what = (culprit.name, culprit.kind) if culprit else ("nobody", "nothing")
@@ -715,7 +732,6 @@ claim(
     (who, what) == ("unit", "gradient"),
     measured=culprit,
 )
-checked = check_gradients(scaled, torch.tensor([1.0, 2.0, 2.0]))
 claim(
     "check_gradients rejects a loss whose norm passed through .item()",
     not checked.ok,
@@ -796,7 +812,7 @@ for lr in (SLOW, FAST):
     lives[lr] = pd.DataFrame({"loss": history.table()["loss"], "dead": deaths})
 
 # %%
-figure, axes = plot.new(6, 2.3, columns=2)
+figure, axes = plot.new(height=2.8, columns=2)
 for (lr, life), colour in zip(lives.items(), plot.COLOURS, strict=False):
     axes[0].plot(life["loss"], color=colour)
     axes[1].plot(100 * life["dead"], color=colour, label=f"{lr:g}")
@@ -804,31 +820,31 @@ axes[0].axhline(log(10), color="0.5", linestyle=":")
 axes[0].set(
     xlabel="training step",
     ylabel="training loss (nats)",
-    title="Flat, at the loss of guessing",
+    title="loss",
 )
 axes[1].legend(title="learning rate", loc="center right")
 axes[1].set(
     xlabel="training step",
     ylabel="dead units in the worst layer (%)",
     ylim=(-3, 103),
-    title="A few large steps killed it",
+    title="units",
 )
 plot.show(
     figure,
-    "Left: the fast run's loss is flat at ln 10. Right: almost all units of one "
-    "of its layers die within some steps.",
+    "At ten times the learning rate the units of one layer die, and from then on "
+    "the loss stays near that of guessing.",
+    alt="Left: training losses; that of the slow run falls, that of the fast run "
+    "stays near the dotted line at ln 10. Right: dead units; most of a layer in the "
+    "fast run, few in the slow one.",
 )
 
 # %% [markdown]
-# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and the loss stays near that of guessing, for ever. A flat
+# The dotted line is $\ln 10$. The fast run did not diverge to infinity. After a few jumps its units lie on the far side of zero, for every picture, and from then on the loss stays near that of guessing. A flat
 # loss at $\ln C$ says *nothing reaches the head*; the activation statistics say in which layer.
 
 # %%
-seed_everything(0)
-net = plain()
-fit(net, batches(60), torch.optim.SGD(net.parameters(), FAST, momentum=0.9))
 with torch.no_grad(), capture(net, "conv*", "relu*") as maps:
-    net(x_train[:256])
+    net(x_train[:256])  # the network of the fast run
 maps.table()[["layer", "mean", "std", "max", "zeros"]].round(2)
 
 # %% [markdown]
@@ -890,19 +906,22 @@ bisection.round(2)
 # Both models fail on one row and are good on the other: the *row* decides, so the data are guilty. Look at them, which you should have done first.
 
 # %%
-figure, axes = plot.new(6, 1.6, rows=2, columns=8)
-plot.images(axes[0], RUNS["C"].images[:8])
-plot.images(axes[1], x_test[:8])
+figure, axes = plot.new(height=2.3, columns=2)
+for ax, pictures in zip(axes, (RUNS["C"].images, x_test), strict=True):
+    tiles = torch.cat([torch.cat(list(row), 2) for row in pictures[:8].split(4)], 1)
+    plot.images(ax, tiles[None].cpu())
+axes[0].set_title("run C", fontsize=9)
+axes[1].set_title("known good", fontsize=9)
 plot.show(
     figure,
-    "Eight pictures of run C above eight known good digits; those above are "
-    "mirrored about the diagonal.",
+    "The pictures of run C are digits mirrored about the diagonal; the known good "
+    "ones stand upright.",
 )
 
 # %% [markdown]
-# Above run C, below the test digits. Every picture of run C is transposed, as in the files of EMNIST, which are stored column by column
+# Every picture of run C is transposed, as in the files of EMNIST, which are stored column by column
 # ([tensorflow/datasets#812](https://github.com/tensorflow/datasets/issues/812), [pytorch/vision#8783](https://github.com/pytorch/vision/issues/8783)). Its own pictures kept aside
-# are transposed as well, so its accuracy was honest, for a world in which paper is mirrored.
+# are transposed as well, so its accuracy was right for such pictures, and says nothing about upright ones.
 
 # %% tags=["nbval-check-output"]
 mine, good = bisection.loc["my data"], bisection.loc["known good data"]
@@ -961,10 +980,8 @@ def same_gradient_twice(run):
 # %%
 def starts_at_ln10(run):
     net, _ = run.build()
-    return (
-        abs(cross_entropy(net(run.images[:256]), run.labels[:256]).item() - log(10))
-        < 0.5
-    )
+    loss = cross_entropy(net(run.images[:256]), run.labels[:256]).item()
+    return abs(loss - log(10)) < 0.5
 
 
 def learns_by_heart(run):
@@ -997,14 +1014,10 @@ def reads_known_good_digits(run):
 
 # %%
 QUESTIONS = [
-    starts_at_ln10,
-    learns_by_heart,
-    gradients_are_healthy,
-    nothing_is_nan,
-    same_gradient_twice,
-    moves_every_leaf,
-    reads_known_good_digits,
-]
+    starts_at_ln10, learns_by_heart, gradients_are_healthy, nothing_is_nan,
+    same_gradient_twice, moves_every_leaf, reads_known_good_digits,
+]  # fmt: skip
+
 # %%
 answers = {}
 for name, run in RUNS.items():
@@ -1014,7 +1027,7 @@ answers = pd.DataFrame(answers)
 answers.replace({True: "yes", False: "NO"})
 
 # %% [markdown]
-# One run passes everything: B is the sound one. Each of the others is unmasked by one question, and by one only. The popular ones, from the first loss to the health of the gradients, see nothing.
+# One run passes everything: B is the sound one. Each of the others is unmasked by one question, and by one only. The popular ones, from the first loss to the health of the gradients, find nothing.
 #
 # - **A** gives another gradient for the same batch: nobody calls `optimizer.zero_grad()`. Each step uses the sum of all gradients so far, which works like a
 #   momentum that never decays; a tiny learning rate hides it ([yastrebksv/TennisCourtDetector#7](https://github.com/yastrebksv/TennisCourtDetector/issues/7)).
@@ -1024,7 +1037,12 @@ answers.replace({True: "yes", False: "NO"})
 
 # %% tags=["nbval-check-output"]
 no = {name: set(answers.index[~answers[name].astype(bool)]) for name in RUNS}
-claim("a sound run passes all seven questions", not no["B"], measured=no)
+claim(
+    "a sound training run of a digit reader gets a yes from all seven debugging "
+    "questions",
+    not no["B"],
+    measured=no,
+)
 claim(
     "a run without zero_grad gives another gradient when asked twice; six questions "
     "pass it",
@@ -1046,9 +1064,9 @@ claim(
 # %% [markdown]
 # ### The chart to keep
 #
-# Enter at your symptom on the left, and go down from there. On the right stands the part to open first when the answer is *no*.
+# Your symptom is on the left, the questions are in the middle, and on the right is the part to open first when the answer is *no*.
 
-# %%
+# %% tags=["hide-input"]
 CHART = [  # question, instrument, guilty when the answer is no
     ("1  one batch by heart", "overfit_one_batch", "loop"),
     ("2  graph in one piece", "torchviz.make_dot", "model"),
@@ -1063,46 +1081,36 @@ ENTRIES = {"flat loss": 0, "NaN": 3, "slow": 6, "fine, but wrong": 7}
 SUSPECT = dict(zip(["data", "model", "loop"], plot.COLOURS, strict=False))
 
 
-# %%
 def box(ax, x, y, text, colour, face="white", ink="#222222"):
     style = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": colour}
     ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=ink, bbox=style)
 
 
+def arrow(ax, start, end):
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "0.4"})
+
+
 # %%
-figure, ax = plot.new(6, 3.7)
+figure, ax = plot.new(height=4.4)
 for row, (question, instrument, suspect) in enumerate(CHART):
     box(ax, 0.44, -row, question, SUSPECT[suspect])
     ax.text(
-        0.80, -row + 0.14, instrument, ha="center", fontsize=7.5, family="monospace"
+        0.78, -row + 0.14, instrument, ha="center", fontsize=7.5, family="monospace"
     )
-    ax.annotate(
-        "",
-        (0.93, -row),
-        (0.60, -row),
-        arrowprops={"arrowstyle": "->", "color": "0.5"},
-    )
+    arrow(ax, (0.60, -row), (0.93, -row))
     box(ax, 0.98, -row, suspect, SUSPECT[suspect], SUSPECT[suspect], "white")
     if row:
-        ax.annotate(
-            "",
-            (0.44, -row + 0.3),
-            (0.44, -row + 0.7),
-            arrowprops={"arrowstyle": "->", "color": "0.5"},
-        )
+        arrow(ax, (0.44, -row + 0.7), (0.44, -row + 0.3))
 for entry, row in ENTRIES.items():
     box(ax, 0.08, -row, entry, "#222222", "#EEEEEA")
-    ax.annotate(
-        "",
-        (0.26, -row),
-        (0.19, -row),
-        arrowprops={"arrowstyle": "->", "color": "0.2"},
-    )
+    arrow(ax, (0.19, -row), (0.26, -row))
 ax.set(xlim=(-0.02, 1.04), ylim=(-7.6, 0.6))
 ax.set_axis_off()
 plot.show(
     figure,
-    "Decision chart: four symptoms lead to eight numbered questions; each no "
+    "Enter at your symptom and go down; the first question answered with no leads "
+    "to data, model or loop.",
+    alt="Decision chart: four symptoms lead to eight numbered questions; each no "
     "leads to data, model or loop.",
 )
 
@@ -1130,9 +1138,8 @@ def find_lr(net, batches, low=1e-4, high=10.0, steps=100, momentum=0.9):
         value.backward()
         sgd.step()
         smooth = 0.9 * smooth + 0.1 * value.item()
-        rows.append(
-            {"lr": rate, "loss": smooth / (1 - 0.9 ** (number + 1))}
-        )  # unbiased
+        unbiased = smooth / (1 - 0.9 ** (number + 1))
+        rows.append({"lr": rate, "loss": unbiased})
         if not rows[-1]["loss"] < 2 * rows[0]["loss"]:
             break  # it has broken, or it is NaN
     curve = pd.DataFrame(rows)
@@ -1142,8 +1149,9 @@ def find_lr(net, batches, low=1e-4, high=10.0, steps=100, momentum=0.9):
 # %%
 seed_everything(0)
 curve, found = find_lr(plain(), batches(100))
+
 # %%
-figure, ax = plot.new(5.6, 2.4)
+figure, ax = plot.new(height=2.8)
 ax.semilogx(curve["lr"], curve["loss"], color=plot.COLOURS[0])
 ax.axvline(
     found, color=plot.COLOURS[1], linestyle="--", label="a tenth of the lowest"
@@ -1152,17 +1160,17 @@ ax.set(
     xlabel="learning rate",
     ylabel="smoothed loss (nats)",
     ylim=(0, 4),
-    title="Nothing, learning, ruin",
+    title="range test",
 )
 ax.legend()
 plot.show(
     figure,
-    "Loss against a growing learning rate: flat, then falling, then shooting "
-    "up; the rate to use is marked, well to the left of the lowest point.",
+    "The loss is flat, then falls, then shoots up; the rate to use lies well to the "
+    "left of the lowest point.",
 )
 
 # %% [markdown]
-# One short run drew the whole range, from nothing to ruin. Is its advice any good? Make it an ablation: train for 100 steps with the rate that was found times a hundredth, a tenth, one, and thirty, which is three times the rate of
+# One short run drew the whole range, from no learning to divergence. Is its advice good? Make it an ablation: train for 100 steps with the rate that was found times a hundredth, a tenth, one, and thirty, which is three times the rate of
 # the lowest loss. Everything else stays; five seeds.
 #
 # :::{admonition} Predict
@@ -1176,11 +1184,8 @@ from labs.ablation import ablate
 
 def train_and_score(factor):
     net = plain()
-    fit(
-        net,
-        batches(100),
-        torch.optim.SGD(net.parameters(), found * factor, momentum=0.9),
-    )
+    sgd = torch.optim.SGD(net.parameters(), found * factor, momentum=0.9)
+    fit(net, batches(100), sgd)
     dead = max(dead_share(net).values())
     return {"accuracy": share_right(net, x_test, y_test), "dead units": dead}
 
@@ -1196,25 +1201,28 @@ study = ablate(
 study.table("accuracy")[["mean", "std", "ci95", "n", "delta", "p"]].round(3)
 
 # %%
-figure, axes = plot.new(6.2, 2.3, columns=2)
+figure, axes = plot.new(height=2.8, columns=2)
 for ax, metric in zip(axes, study.metrics, strict=True):
     study.plot(ax, metric)
     ax.set(xlabel="factor on the rate that was found", ylim=(-0.05, 1.05))
-axes[0].set_title("Thirty times more ruins it")
-axes[1].set(title="because the units die", ylabel="dead units in the worst layer")
+axes[0].set_title("accuracy")
+axes[1].set(title="dead units", ylabel="dead units in the worst layer")
 plot.show(
     figure,
-    "Accuracy and dead units by factor: accuracy peaks at one; at thirty it is "
-    "chance, and most units are dead.",
+    "Accuracy is best at the rate that was found; at thirty times that rate it is "
+    "near chance, and most units of a layer are dead.",
 )
 
 # %% [markdown]
-# The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; both would get there with more steps. Thirty times more cannot be bought back
-# by anything: the right panel shows why. (Where a few units are dead at every rate, they were born so: next section.) So when you doubt, err to the left. Which of the differences do five seeds prove?
+# The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; both would get there with more steps. At thirty times the rate no number of steps
+# helps: the right panel shows that the units are dead. (Where a few units are dead at every rate, they were born so: next section.) So when you are in doubt, choose the smaller rate. Which of the differences do five seeds prove?
 
 # %%
 print(study.verdict("accuracy"))
 print(study.verdict("dead units"))
+
+# %% [markdown]
+# The first three lines are about accuracy, the last three about dead units. Every other rate costs accuracy, and only thirty times the rate kills units.
 
 # %% tags=["nbval-check-output"]
 told, accuracies = (
@@ -1243,7 +1251,7 @@ claim(
 )
 
 # %% [markdown]
-# Is the range test by hand an honest training? It should take the same steps as `labs.train.fit` with an exponential schedule.
+# Does the range test by hand train as `labs.train.fit` does? With an exponential schedule, `fit` should take the same steps.
 
 # %%
 seed_everything(0)
@@ -1254,12 +1262,11 @@ history = fit(net, batches(40), sgd, scheduler=growth).table()
 
 # %% tags=["nbval-check-output"]
 rates = history["lr"] / curve["lr"][:40] - 1
-smooth = (
-    history["loss"].ewm(alpha=0.1).mean() - curve["loss"][:40]
-)  # the same average, by pandas
+# the same average, by pandas
+smooth = history["loss"].ewm(alpha=0.1).mean() - curve["loss"][:40]
 claim(
-    "a range test by hand follows labs.train.fit with ExponentialLR to 1e-4, and the "
-    "loss falls below 2",
+    "a range test by hand follows labs.train.fit with ExponentialLR to 1e-4, and "
+    "the loss falls below 2",
     rates.abs().max() < 1e-6
     and smooth.abs().max() < 1e-4
     and curve["loss"].min() < 2,
@@ -1294,9 +1301,7 @@ def born_dead(width):
         weights = torch.randn(NETS, signal.shape[2], width, device=HERE)
         signal = torch.relu(signal @ weights)  # [NETS,100,width]
         largest = signal.amax((1, 2), keepdim=True)
-        signal = signal / largest.clamp(
-            min=1e-30
-        )  # its size does not matter, its sign does
+        signal = signal / largest.clamp(min=1e-30)  # only its sign matters
         shares.append((largest == 0).float().mean().item())
     return shares
 
@@ -1310,7 +1315,7 @@ bound = pd.DataFrame(
 )
 
 # %%
-figure, ax = plot.new(5.2, 2.4)
+figure, ax = plot.new(height=3)
 for width, colour in zip(WIDTHS, plot.COLOURS, strict=False):
     ax.plot(
         layers,
@@ -1324,18 +1329,13 @@ for width, colour in zip(WIDTHS, plot.COLOURS, strict=False):
 ax.set(
     xlabel="hidden layers",
     ylabel="share of networks born dead",
-    title="Deep and narrow: born dead",
+    title="dots: measured, lines: bound",
 )
 ax.legend()
 plot.show(
     figure,
-    "Share of dead networks by depth: dots measured, lines the bound; narrow "
-    "ones approach one.",
-)
-
-# %%
-pd.concat({"measured": measured, "bound": bound}, axis=1).loc[[5, 10, 20, 30]].round(
-    2
+    "The deeper and the narrower a ReLU network, the more often it is born dead; "
+    "the measured shares stay below the bound.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -1360,15 +1360,17 @@ claim(
 
 # %% [markdown]
 # **Why they differ.** The dots (measured) stay below the lines (the bound), as they must, and meet them where it is deep and narrow. The bound looks at one input; a network has to fail on a hundred digits at
-# once, and in the first layers they still differ. Each layer squeezes them closer to one direction, and then one input is as good as all. At the widths of this book the effect is nil: what kills real
-# networks is not birth but the learning rate, as you saw.
+# once, and in the first layers they still differ. Each layer squeezes them closer to one direction, and then one input is as good as all. At width 8 few networks are born dead, and the bound falls
+# further with every unit more. Above you saw what does kill a wide network: the learning rate.
 
 # %% [markdown]
-# ## Bug hunt: the loss that compares everyone with everyone
+# ## Bug hunt: the loss that stops too early
 #
-# A small network shall say where a digit stands: one number per picture, its shift to the right. The loss falls, and then it stays where it is. It is no NaN, no unit is dead,
+# **Difficulty** 2 of 3 · **Importance** 3 of 3 · **Time** 20 min
+#
+# A small network should say where a digit stands: one number per picture, its shift to the right. The loss falls, and then it stays where it is. There is no NaN, no unit is dead,
 # and every gradient is healthy. The bug was met in [pytorch/pytorch#16045](https://github.com/pytorch/pytorch/issues/16045) and in
-# [deepset-ai/FARM#229](https://github.com/deepset-ai/FARM/issues/229), and it hides in every loss that is written by hand.
+# [deepset-ai/FARM#229](https://github.com/deepset-ai/FARM/issues/229). Edit the network or the loss in this cell until the check below it passes.
 
 # %% tags=["hunt-bug"]
 import torch
@@ -1391,7 +1393,7 @@ def loss(net, batch):
 
 
 # %% [markdown]
-# Train it, and compare the spread of its answers with the spread of the truth.
+# Train it, and compare the variance of its answers with the variance of the truth.
 
 # %%
 seed_everything(0)
@@ -1399,6 +1401,7 @@ shifts = torch.randint(-3, 4, (512,), device=HERE)
 moved = torch.stack(
     [x.roll(int(s), -1) for x, s in zip(x_train[:512], shifts, strict=True)]
 )
+
 # %%
 locator = Locator().to(HERE)
 batch = [(moved, shifts.float())]
@@ -1418,7 +1421,8 @@ from labs.hunts.engineering import check_regression_loss
 check_regression_loss(Locator, loss)
 
 # %% [markdown]
-# The loss stops at the variance of the truth, and the answers have next to none: the network says the same for every picture. Repair it in a copy of the cell, and check until all probes pass.
+# The loss stops at the variance of the truth, and the answers have almost none: the network says the same for every picture. Go back to the cell, change it, and run the
+# cells below it again.
 #
 # :::{dropdown} Hint 1
 # Which question of the chart would have seen it? Ask it: sixteen pictures, by heart.
@@ -1437,19 +1441,18 @@ import torch
 from torch import nn
 
 
-class Locator(nn.Module):
+class FlatLocator(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(1, 8, 3, stride=2, padding=1)
         self.fc = nn.Linear(8 * 7 * 7, 1)
 
     def forward(self, images):  # [N,1,14,14]
-        return self.fc(torch.relu(self.conv(images)).flatten(1)).squeeze(
-            1
-        )  # [N], not [N,1]
+        features = torch.relu(self.conv(images)).flatten(1)
+        return self.fc(features).squeeze(1)  # [N], not [N,1]
 
 
-def loss(net, batch):
+def loss_of_pairs(net, batch):
     images, shifts = batch  # [N,1,14,14], [N]
     predicted = net(images)
     assert predicted.shape == shifts.shape  # [N,1] - [N] would be [N,N]
@@ -1457,9 +1460,11 @@ def loss(net, batch):
 
 
 # %% tags=["nbval-check-output"]
+verdict = check_regression_loss(FlatLocator, loss_of_pairs)
 claim(
-    "the repaired loss passes every probe",
-    check_regression_loss(Locator, loss).passed,
+    "a regression loss that asserts equal shapes passes every probe",
+    verdict.passed,
+    measured=verdict,
 )
 
 # %% [markdown]
@@ -1517,7 +1522,7 @@ half = [torch.float16]
 # ## In practice
 #
 # - Look at a batch as the network gets it, pictures *with* labels, before anything else. No instrument replaces it.
-# - Overfit one batch in every pull request that touches model, loss or loop. It takes a second and catches most of what is loud. You saw what it cannot see: bad data, a cut, layers that are not trained, a sum of gradients.
+# - Overfit one batch in every pull request that touches model, loss or loop. It takes a second and catches broken losses and loops. You saw what it cannot see: bad data, a cut, layers that are not trained, a sum of gradients.
 # - Keep a known good data set and a known good model at hand, small enough to train in seconds: you cannot bisect without them.
 # - `torch.autograd.set_detect_anomaly(True)` names the operation whose gradient is NaN, and the line that called it; it is slow, so switch it on for the step that fails. `first_bad` names the layer.
 # - `%debug` after an exception, `breakpoint()` behind a condition, `pdb.post_mortem(error.__traceback__)` in a test. In a job without a keyboard, save the batch and the weights when the loss is not finite.

@@ -297,7 +297,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_explainer(run_cell(LESSON, "hunt-solution")["Explainer"])
+    verdict = check_explainer(run_cell(LESSON, "hunt-solution")["CleanExplainer"])
     assert verdict, verdict
 
 

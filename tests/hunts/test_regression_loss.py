@@ -47,7 +47,7 @@ def test_the_planted_bug_fails():
 
 def test_the_solution_passes():
     cell = run_cell(LESSON, "hunt-solution")
-    verdict = check_regression_loss(cell["Locator"], cell["loss"])
+    verdict = check_regression_loss(cell["FlatLocator"], cell["loss_of_pairs"])
     assert verdict, verdict
 
 
