@@ -30,7 +30,7 @@ train_set, test = digits("train", n=4000), digits("test", n=1000)
 
 # %%
 def batches(config):
-    """Yield batches: config["rows"] bounds the pictures, config["order"] seeds them."""
+    """Yield batches: "rows" bounds the pictures, "order" seeds which come."""
     chance = torch.Generator().manual_seed(config["order"])
     (first, last), size = config["rows"], (config["size"],)
     for _ in range(config["steps"]):
