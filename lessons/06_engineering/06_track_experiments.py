@@ -504,7 +504,7 @@ claim(
 # ## Debug: find the step and the layer, from the record alone
 #
 # Somebody else's runs ended with networks that say the same digit for every picture. The runs are over, the networks are gone. What remains is the record. This
-# cell plays the accident, four times: each run has its own order of the data, and at a moment and in a layer that are drawn by lot, a bias gets a large negative value. Do not look at what was drawn.
+# cell plays the accident, five times: each run has its own order of the data, and at a moment and in a layer that are drawn by lot, a bias gets a large negative value. Do not look at what was drawn.
 
 # %%
 import random
@@ -540,7 +540,7 @@ def watched_run(draw):
 
 
 # %%
-logs = {draw: watched_run(draw) for draw in range(4)}
+logs = {draw: watched_run(draw) for draw in range(5)}
 sparse = pd.DataFrame(
     {"draw": draw, "step": row["sparse/step"], "loss": row["sparse/loss"]}
     for draw, log in logs.items()
@@ -591,7 +591,7 @@ plot.slide(
     "run",
     "From one step on, nearly all gradients are exactly zero (black); only biases "
     "at the end of the network stay alive.",
-    alt="Gradient norm of each parameter by step, one picture for each of four "
+    alt="Gradient norm of each parameter by step, one picture for each of five "
     "runs. From one step on, the rows turn black, except the last bias.",
 )
 
@@ -615,25 +615,25 @@ drawn = {draw: draw_accident(draw) for draw in logs}
 pd.DataFrame({"located": located, "drawn": drawn}).rename_axis("draw")
 
 # %% [markdown]
-# The step and the layer are right in each of the four runs, whatever the order of their data.
+# The step and the layer are right in each of the five runs, whatever the order of their data.
 
 # %% tags=["nbval-check-output"]
 after = {k: norms_in(logs[k], "grad_norm").loc[drawn[k][0] + 1 :] for k in logs}
 first = [frame["conv1.weight"].max() for frame in after.values()]
 last = [frame["fc.bias"].min() for frame in after.values()]
 claim(
-    "after each of four planted accidents the first layer gets exactly no gradient",
+    "after each of five planted accidents the first layer gets exactly no gradient",
     max(first) == 0,
     measured=first,
 )
 claim(
-    "after each of four planted accidents the last bias gets a gradient in every "
+    "after each of five planted accidents the last bias gets a gradient in every "
     "step",
     min(last) > 0,
     measured=last,
 )
 claim(
-    "step and layer of four planted accidents are found from the records alone",
+    "step and layer of five planted accidents are found from the records alone",
     located == drawn,
     measured=(located, drawn),
 )
