@@ -116,7 +116,7 @@ claim(
 # %% [markdown]
 # ## The idea
 #
-# A computer does not throw dice. A run is a function, and its curve is the value:
+# A run is a function, and its curve is the value:
 #
 # $$\text{curve} = f(\text{code},\ \text{data},\ \text{settings},\ \text{seeds},\ \text{arithmetic}).$$
 #
@@ -253,7 +253,6 @@ print(len(rows), "rows, the first with", list(rows[0]))
 
 
 # %%
-
 assert fingerprint(found["config"]) == found["data"], "other data than in the record"
 _, again = train(found["config"])
 
@@ -305,7 +304,7 @@ claim(
 # ### The same in Weights & Biases, with no network
 #
 # [Weights & Biases](https://docs.wandb.ai) (W&B) keeps the same things, and draws them for a whole team. Usually it sends them to a server. In *offline* mode it writes a folder, which can be sent
-# later with `wandb sync`. Believe nobody that a program stays offline: **set a trap**. Name a socket of your own as the proxy for all web traffic, and as the W&B server, and count who knocks.
+# later with `wandb sync`. Do not take a program's word that it stays offline: **set a trap**. Name a socket of your own as the proxy for all web traffic, and as the W&B server, and count the connections.
 
 # %%
 import socket
@@ -329,7 +328,7 @@ def knocks():
 
 
 # %% [markdown]
-# A trap that catches nothing may be broken. So first let something knock.
+# A trap that catches nothing may be broken. So first open a connection yourself.
 
 # %%
 import contextlib
@@ -341,7 +340,7 @@ control = knocks()
 control
 
 # %% [markdown]
-# The trap works. Now W&B: all its folders go to a temporary place, and it is told to print nothing. (It would also note the git commit and the hardware; here that is switched off, so that the lesson runs alike everywhere.)
+# One connection was caught: the trap works. Now W&B: all its folders go to a temporary place, and it is told to print nothing. (It would also note the git commit and the hardware; here that is switched off, so that the lesson runs alike everywhere.)
 
 # %%
 for kind in ("DATA", "CACHE", "CONFIG", "ARTIFACT"):
@@ -441,18 +440,19 @@ print("and a picture of", their_picture.shape, "pixels")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "W&B holds the same settings",
+    "W&B, offline, holds the settings of a run",
     their_config == config,
     measured=(their_config, config),
 )
 claim(
-    "W&B holds the same 60 losses, to the last bit",
+    "W&B, offline, holds the 60 losses of a run, to the last bit",
     [row["loss"] for row in their_rows if "loss" in row] == losses(original),
     measured=([row["loss"] for row in their_rows if "loss" in row], losses(original)),
 )
 claim(
-    "W&B holds the logged picture, pixel by pixel",
+    "W&B, offline, holds the logged picture, pixel by pixel",
     np.array_equal(their_picture, pixels),
+    measured=their_picture.shape,
 )
 caught = knocks()  # asking empties the trap
 claim(
@@ -683,10 +683,13 @@ study.table("accuracy")[["mean", "ci95", "n", "delta", "p"]].round(3)
 
 # %%
 print(study.verdict("accuracy"))
+smallest = study.detectable("accuracy")
+print(f"it would find, with 80 % power: a difference of {smallest:.2f}")
 
 # %% [markdown]
 # The table gives the mean of each rate with the half width of its 95 % interval, the verdict says what that is worth: a difference counts when its $p$ (Welch's test), times the three comparisons, is below 0.05.
-# The slowest rate is told apart from 0.01. The colleague's rate, 0.03, is not, although its mean is lower: five seeds are too few to say so. The fastest rate loses most, and its interval is the widest.
+# The slowest and the fastest rate are told apart from 0.01. The colleague's rate, 0.03, is not, although its mean is lower: five seeds are too few to say so. The last line is the smallest difference that such a study would find;
+# it is large because it pools the spread of all rates, and the runs of the fastest one scatter most.
 #
 # That is the study in memory. Forget it, and draw its curves from the record.
 
@@ -743,7 +746,7 @@ claim(
 # %% [markdown]
 # ### Take one field away
 #
-# Now the question of this lesson. Your record is complete. Remove one field, let a careful person fill the gap with a sensible guess, and repeat. One thing changes at a time.
+# Now the question of this lesson. Your record is complete. Remove one field, fill the gap with a sensible guess, as a careful person would, and repeat. One thing changes at a time.
 # Two of the gaps need a word. *Code*: the run was made with an edit that was never committed, a weight decay of 0.01. *Arithmetic*: you cannot install another
 # library in the middle of a lesson, but you can do the one thing that another library does: add up in another order. The pictures of each batch are the same, and come the other way round.
 
@@ -838,7 +841,7 @@ plot.show(
 # The table shows the smallest and largest gap over three seeds, and the share of test digits that get another answer. With nothing missing, every bit is the same, for every seed. Without the seed, the order or the data, you have another run from the first step on, and many test digits get another answer. Without the edit you are right in the first
 # step, since the decay changes the weights only after it, and then you are off. The arithmetic, the field that nobody writes down, moves the loss too, but only in its last digits. Is that the field that you could do without? The next section answers it.
 #
-# So there are two kinds of repeating. **The same bits** need all five fields. **The same finding** must survive the loss of any of them, and if it does not, it was no finding.
+# So there are two kinds of repeating. **The same bits** need all five fields. **The same finding** must survive the loss of any of them; otherwise it was not a finding.
 
 # %% tags=["nbval-check-output"]
 worst = repeats.frame().groupby("missing")["largest gap"]
@@ -866,6 +869,7 @@ claim(
     start_of < 1e-4,
     measured=start_of,
 )
+
 # %% [markdown]
 # ## Reproduce: one bit is enough
 #
@@ -974,7 +978,7 @@ claim(
 # **Why they differ.** The striking half reproduces, for part of the pairs: the eighth digit of one weight can decide what some pictures are taken for. The other half does not: here another seed does more than one bit. The paper trains its networks until the end. Ours stop
 # after 180 steps, and a change in the last digits needs many steps to grow, while another seed is another network from the start.
 #
-# So the arithmetic is not the field to leave out. Sixty steps were too few to see what it costs.
+# So the arithmetic is not the field to leave out. Sixty steps were too few to see what it changes.
 
 # %% [markdown]
 # ## Bug hunt: the validation that was never there
@@ -1009,7 +1013,7 @@ _, _, kept = read_wandb(folder, run.id)
 {key: sum(key in row for row in kept) for key in ("train/loss", "val/accuracy")}
 
 # %% [markdown]
-# Twelve losses, and not one of three scores. W&B does warn about it, once for each loss of data, on the error stream, which the cell above caught. In the log of a long training nobody reads that line. What does the checker say?
+# Twelve losses, and not one of three scores. W&B does warn about it, once for each loss of data, on the error stream, which the cell above caught. In the log of a long training that line is easily missed. What does the checker say?
 
 # %%
 warning = re.search(r"Tried.*ignored\.", said.getvalue())
@@ -1154,7 +1158,7 @@ print(losses_at_45("looped"), losses_at_45("purged", purge_step=40))
 # %% [markdown]
 # ## In practice
 #
-# - Use W&B, TensorBoard, MLflow or Aim for the curves, and look into your record once with the eyes of a stranger: repeat one run from it, before it matters.
+# - Use W&B, TensorBoard, MLflow or Aim for the curves, and repeat one run from your record alone, before it matters.
 # - A complete record: the commit and the diff, a lock file, a fingerprint of the data, all settings as text, each seed, and the machine. {cite:t}`pineau2021reproducibility` give the checklist that conferences use.
 # - On a GPU the same seed may give other bits in every run, since some kernels add up in whichever order their threads finish. `torch.use_deterministic_algorithms(True)` chooses slower kernels that do not, and raises where
 #   there is none. Workers of a `DataLoader` have random states of their own: seed them with a `generator` and a `worker_init_fn`.
@@ -1174,4 +1178,4 @@ import shutil
 
 wandb.teardown()
 shutil.rmtree(folder)
-print("knocks at the trap in the whole lesson, after the control:", knocks())
+print("connections since the last count:", knocks())
