@@ -226,7 +226,7 @@ claim(
 )
 
 # %% [markdown]
-# In general, a device of the ring sends $2(n-1)/n$ gradients in a step. The traffic of `DataParallel` grows
+# A device of the ring sends $2(n-1)/n$ gradients in a step; compare the printed numbers with this for $n = 4$. The traffic of `DataParallel` grows
 # with the number of devices; that of the ring never reaches two. That is half of the reason. The other half is Python: one interpreter
 # drives all devices, so they wait for its lock, and one process cannot reach a second machine. `DistributedDataParallel` (DDP,
 # {cite:t}`li2020ddp`) has one process per device, and exchanges only gradients. The next figure shows three ways in which two processes, the *ranks*,
@@ -235,10 +235,7 @@ claim(
 # %% tags=["hide-input"]
 from matplotlib.patches import Rectangle
 
-KEPT, FREE = (
-    {"weights": "#CFE3F1", "gradients": "#F6D9C6", "Adam": "#CDE8DF"},
-    "white",
-)
+KEPT = {"weights": "#CFE3F1", "gradients": "#F6D9C6", "Adam": "#CDE8DF"}
 
 
 def draw_ranks(ax, arrows, parts=1, gradient_parts=1):
@@ -250,7 +247,7 @@ def draw_ranks(ax, arrows, parts=1, gradient_parts=1):
         )
         for y, (name, fill) in zip((2.1, 1.05, 0), KEPT.items(), strict=True):
             for part in range(parts):
-                colour = fill if parts == 1 or part == rank else FREE
+                colour = fill if parts == 1 or part == rank else "white"
                 box = (x + 1.5 * part / parts, y), 1.5 / parts, 0.8
                 ax.add_patch(Rectangle(*box, fc=colour, ec="#5A5A58"))
             if name == "gradients":
@@ -274,8 +271,9 @@ for ax, title in zip(axes, ("all-reduce", "DDP", "FSDP"), strict=True):
     ax.set_title(title)
 plot.show(
     figure,
-    "All-reduce by hand exchanges the gradients at once, DDP bucket by bucket; FSDP "
-    "keeps a half on each rank and exchanges the weights too.",
+    "By hand, gradients are exchanged after the backward pass, with DDP bucket by "
+    "bucket during it; with FSDP each rank keeps half of everything, and weights "
+    "travel too.",
     alt="Three drawings of two ranks with weights, gradients and the state of Adam. "
     "First: one arrow between the gradients. Second: the gradients in three "
     "buckets, an arrow for each. Third: each rank keeps half of everything, with "
@@ -1166,6 +1164,9 @@ plot.show(
 print(f"six gradients, one by one: {1e3 * one_by_one:.2f} ms")
 print(f"as one vector: {1e3 * in_one:.2f} ms")
 
+# %% [markdown]
+# The same bytes, and a multiple of the time.
+
 # %% tags=["nbval-check-output"]
 claim(
     "six small gradients sent one by one take at least 1.5 times as long as in one "
@@ -1201,17 +1202,11 @@ n = 2 ** np.arange(1, 13)
 figure, ax = plot.new(height=3.2)
 for (name, link), colour in zip(LINKS.items(), plot.COLOURS, strict=False):
     exchange = ring_time(n, size, *link)
-    serial, hidden = (
-        COMPUTE / (COMPUTE + exchange),
-        COMPUTE / np.maximum(COMPUTE, exchange),
-    )
+    serial = COMPUTE / (COMPUTE + exchange)
+    hidden = COMPUTE / np.maximum(COMPUTE, exchange)
     ax.fill_between(n, serial, hidden, color=colour, alpha=0.3, label=name)
 ax.set_xscale("log", base=2)
-ax.set(
-    xlabel="devices",
-    ylabel="efficiency",
-    ylim=(0, 1.05),
-)
+ax.set(xlabel="devices", ylabel="efficiency", ylim=(0, 1.05))
 ax.legend(loc="center")
 plot.show(
     figure,

@@ -830,8 +830,8 @@ figure.legend(loc="outside upper left", title="missing", ncols=5)
 plot.show(
     figure,
     "Without seed, order or data the loss is another one from the first step on; "
-    "without the code it moves from the second step on; other arithmetic moves "
-    "only its last digits.",
+    "without the code it moves from the second step on; other arithmetic moves, in "
+    "the median, only its last digits.",
     alt="Median difference of the loss by step, on a logarithmic axis, one line for "
     "each missing field. Seed, order and data lie highest, code below them, "
     "arithmetic orders of magnitude lower.",
@@ -839,7 +839,7 @@ plot.show(
 
 # %% [markdown]
 # The table shows the smallest and largest gap over three seeds, and the share of test digits that get another answer. With nothing missing, every bit is the same, for every seed. Without the seed, the order or the data, you have another run from the first step on, and many test digits get another answer. Without the edit you are right in the first
-# step, since the decay changes the weights only after it, and then you are off. The arithmetic, the field that nobody writes down, moves the loss too, but only in its last digits. Is that the field that you could do without? The next section answers it.
+# step, since the decay changes the weights only after it, and then you are off. The arithmetic, the field that nobody writes down, moves the loss too. In the figure, which draws the median of the seeds, only its last digits move; the largest gap in the table shows that a single run may move further. Is that the field that you could do without? The next section answers it.
 #
 # So there are two kinds of repeating. **The same bits** need all five fields. **The same finding** must survive the loss of any of them; otherwise it was not a finding.
 
@@ -978,7 +978,7 @@ claim(
 # **Why they differ.** The striking half reproduces, for part of the pairs: the eighth digit of one weight can decide what some pictures are taken for. The other half does not: here another seed does more than one bit. The paper trains its networks until the end. Ours stop
 # after 180 steps, and a change in the last digits needs many steps to grow, while another seed is another network from the start.
 #
-# So the arithmetic is not the field to leave out. Sixty steps were too few to see what it changes.
+# So the arithmetic is not the field to leave out. In sixty steps most runs do not show yet what it changes.
 
 # %% [markdown]
 # ## Bug hunt: the validation that was never there
