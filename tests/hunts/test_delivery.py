@@ -300,7 +300,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_delivery(run_cell(LESSON, "hunt-solution")["make_loader"])
+    verdict = check_delivery(run_cell(LESSON, "hunt-solution")["open_closet"])
     assert verdict, verdict
 
 

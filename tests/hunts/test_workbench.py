@@ -163,7 +163,7 @@ def test_the_planted_bug_fails_only_for_turned_photos():
 
 
 def test_the_solution_of_the_lesson_passes():
-    verdict = check_shrink_photo(run_cell(LESSON, "hunt-solution")["shrink_photo"])
+    verdict = check_shrink_photo(run_cell(LESSON, "hunt-solution")["shrink_upright"])
     assert verdict.passed, verdict
 
 
