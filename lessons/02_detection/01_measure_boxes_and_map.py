@@ -35,8 +35,7 @@ for ax, order, row in zip(axes, orders, [41, 84, 21], strict=True):
 plot.show(
     figure,
     "Three scenes with their true boxes: digits, cut-outs of photographs, and a "
-    "crowd "
-    "of digits and clothes.",
+    "crowd of digits and clothes.",
 )
 
 # %% [markdown]
@@ -148,8 +147,7 @@ for ax, (name, predictions) in zip(axes, three.items(), strict=True):
 plot.show(
     figure,
     "On the same scene detector A leaves out objects, B draws loose boxes, and C "
-    "adds "
-    "boxes where nothing is.",
+    "adds boxes where nothing is.",
 )
 
 # %% [markdown]
@@ -171,8 +169,7 @@ from labs.claims import claim
 mAP = [coco_map(predictions, targets).AP for predictions in three.values()]
 claim(
     "three planted detectors, which miss, fit loosely or invent: their mAPs differ "
-    "by "
-    "less than 0.04 and lie between 0.55 and 0.70",
+    "by less than 0.04 and lie between 0.55 and 0.70",
     max(mAP) - min(mAP) < 0.04 and min(mAP) > 0.55 and max(mAP) < 0.70,
     measured=mAP,
 )
@@ -260,8 +257,8 @@ ax.set(xlabel="moved by (pixels)", ylabel="IoU", xlim=(0, 30))
 ax.legend(title="object", loc="right")
 plot.show(
     figure,
-    "The same move lowers the IoU of a small object much faster than that of a large "
-    "one; the dotted line is the usual bar of 0.5.",
+    "The same move lowers the IoU of a small object much faster than that of a "
+    "large one; the dotted line is the usual bar of 0.5.",
 )
 
 # %% [markdown]
@@ -331,8 +328,8 @@ ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.08))
 ax.legend(loc="lower left")
 plot.show(
     figure,
-    "Average precision is the coloured area: at each recall, the best precision that "
-    "the walk still reaches.",
+    "Average precision is the coloured area: at each recall, the best precision "
+    "that the walk still reaches.",
     alt="Precision against recall in five steps. The coloured area is 1 high up to "
     "recall 0.25, 0.75 high up to recall 0.75, and empty beyond.",
 )
@@ -550,8 +547,8 @@ claim(
 )
 centre = laws.loc["as_centre"]
 claim(
-    "an IoU that takes corners for a centre stays within 0 and 1, but is not 1 for a "
-    "box with itself",
+    "an IoU that takes corners for a centre stays within 0 and 1, but is not 1 for "
+    "a box with itself",
     centre["within 0 and 1"] and not centre["itself gives 1"],
     measured=centre.to_dict(),
 )
@@ -648,8 +645,7 @@ nms_table.round(3)
 left, cost = nms_table["boxes left"], nms_table["mAP"]
 claim(
     "a planted crowd of two classes: NMS over all classes at once loses boxes, and "
-    "less "
-    "than 0.05 of mAP",
+    "less than 0.05 of mAP",
     left.iloc[1] < left.iloc[0] and 0 < cost.iloc[0] - cost.iloc[1] < 0.05,
     measured=nms_table.to_dict(),
 )
@@ -688,8 +684,8 @@ ids.round(4)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "pycocotools, ids from 0: the truth scores 0 on one object, and between 0.98 and "
-    "0.9999 on hundreds",
+    "pycocotools, ids from 0: the truth scores 0 on one object, and between 0.98 "
+    "and 0.9999 on hundreds",
     ids.iloc[0, 0] == 0 and 0.98 < ids.iloc[1, 0] < 0.9999,
     measured=ids.to_dict(),
 )
@@ -719,8 +715,7 @@ pd.Series(with_empty, name="mAP of A").round(3).to_frame()
 right = with_empty["without empty scenes"]
 claim(
     "detector A: boxes in empty images cost over a quarter of the mAP, and nothing "
-    "if "
-    "the evaluation leaves these images out",
+    "if the evaluation leaves these images out",
     with_empty["with them"] < 0.75 * right
     and abs(with_empty["with them, left out"] - right) < 1e-9,
     measured=with_empty,
@@ -791,8 +786,7 @@ ax.legend()
 plot.show(
     figure,
     "The breakdown separates what one score could not: A loses most by missed "
-    "objects, "
-    "B by boxes out of place, C by boxes on the background.",
+    "objects, B by boxes out of place, C by boxes on the background.",
 )
 
 # %% [markdown]
@@ -806,8 +800,7 @@ for name, predictions in three.items():
     worst[name] = max(gains, key=gains.get)
 claim(
     "three planted detectors with nearly one mAP: at IoU 0.75 error_breakdown names "
-    "the "
-    "mistake of each",
+    "the mistake of each",
     worst == {"A": "missed", "B": "localisation", "C": "background"},
     measured=worst,
 )
@@ -842,8 +835,7 @@ for ax, name in zip(axes, ("careful", "nervous"), strict=True):
 plot.show(
     figure,
     "The careful detector draws only boxes that fit; the nervous one buries the "
-    "three "
-    "digits under boxes.",
+    "three digits under boxes.",
 )
 
 # %% [markdown]
@@ -862,15 +854,14 @@ tidy.round(3).rename("mAP").to_frame()
 
 # %% tags=["nbval-check-output"]
 claim(
-    "planted detector nervous: twenty inventions a scene, all scored below the hits, "
-    "cost less than 0.005 of mAP",
+    "planted detector nervous: twenty inventions a scene, all scored below the "
+    "hits, cost less than 0.005 of mAP",
     abs(tidy["nervous"] - tidy["nervous, above 0.35"]) < 0.005,
     measured=tidy.to_dict(),
 )
 claim(
     "planted detectors: twenty low-scored inventions a scene, not one missed object "
-    "in "
-    "five, give a higher mAP by at least 0.1",
+    "in five, give a higher mAP by at least 0.1",
     tidy["nervous"] > tidy["careful"] + 0.1,
     measured=tidy.to_dict(),
 )
@@ -899,8 +890,7 @@ ax.legend(loc="lower left")
 plot.show(
     figure,
     "A higher score threshold raises precision and lowers recall; F1 has a peak at "
-    "the "
-    "dotted line, and mAP only falls.",
+    "the dotted line, and mAP only falls.",
 )
 
 # %% [markdown]
@@ -911,8 +901,7 @@ plot.show(
 lowest = sweep.iloc[0]
 claim(
     "planted detector mixed: the score threshold of the highest F1 gains at least "
-    "0.05 "
-    "of F1 and costs at least 0.01 of mAP",
+    "0.05 of F1 and costs at least 0.01 of mAP",
     best["F1"] > lowest["F1"] + 0.05 and best["mAP"] < lowest["mAP"] - 0.01,
     measured=(lowest.to_dict(), best.to_dict()),
 )
@@ -971,8 +960,7 @@ ax.set(xlabel="IoU threshold of NMS")
 plot.show(
     figure,
     "With few objects a low NMS threshold costs almost nothing; in both crowds it "
-    "costs "
-    "much, and a high threshold costs much everywhere.",
+    "costs much, and a high threshold costs much everywhere.",
 )
 
 # %%
@@ -989,8 +977,8 @@ for threshold in THRESHOLDS:
 plot.slide(
     stops,
     "IoU threshold of NMS",
-    "In a crowd of birds and fish a low threshold leaves too few boxes, a high one a "
-    "tangle of duplicates.",
+    "In a crowd of birds and fish a low threshold leaves too few boxes, a high one "
+    "a tangle of duplicates.",
 )
 
 # %% [markdown]
@@ -1019,16 +1007,14 @@ claim(
 )
 claim(
     "planted proposals, NMS at 0.9, not 0.6: at least 0.25 of mAP lost in sparse "
-    "scenes "
-    "and in crowds",
+    "scenes and in crowds",
     min(t[0.9] for t in lost) > 0.25,
     measured=[t[0.9] for t in lost],
 )
 changes = [t.loc[0.6] - t.loc[0.5] for t in means[1:]]
 claim(
     "planted crowds: NMS at IoU 0.6 leaves half a duplicate an object more than at "
-    "0.5; "
-    "mAP and AP50 move by less than 0.03",
+    "0.5; mAP and AP50 move by less than 0.03",
     all(
         c["duplicate"] > 0.5 and c[["mAP", "AP50"]].abs().max() < 0.03
         for c in changes
@@ -1107,8 +1093,7 @@ claim(
 gains = on_photos.gains
 claim(
     "the shipped YOLOv8 of digits on photographs, names aside: AP50 under 0.2, and "
-    "boxes "
-    "out of place cost it most",
+    "boxes out of place cost it most",
     on_photos.AP < 0.2 and max(gains, key=gains.get) == "localisation",
     measured=(on_photos.AP, gains),
 )
@@ -1187,22 +1172,19 @@ first, last = by_place[1], by_place[6]
 agree = [abs(first[kind] - breakdown.gains[kind]) < 1e-6 for kind in ERRORS]
 claim(
     "errors mended by hand, each kind alone, gain what labs.metrics.error_breakdown "
-    "says, "
-    "to 1e-6",
+    "says, to 1e-6",
     all(agree),
     measured=(first.to_dict(), breakdown.gains),
 )
 claim(
     "planted detector mixed: each of six kinds of error gains at least 1.2 times as "
-    "much "
-    "mended last as first",
+    "much mended last as first",
     (last > 1.2 * first).all(),
     measured=(last / first).to_dict(),
 )
 claim(
     "planted detector mixed: inventions mended last gain more than wrong classes "
-    "mended "
-    "first, and less than 0.6 of them the other way round",
+    "mended first, and less than 0.6 of them the other way round",
     last["background"] > first["classification"]
     and first["background"] < 0.6 * last["classification"],
     measured=by_place.to_dict(),
@@ -1392,8 +1374,7 @@ real_sweep[["mAP", "duplicate", "missed"]].round(3)
 low, high = real_sweep.loc[0.6], real_sweep.loc[0.9]
 claim(
     "the shipped YOLOv8 on digits: NMS at 0.9 leaves three times the duplicates of "
-    "0.6, "
-    "and mAP moves by less than 0.02",
+    "0.6, and mAP moves by less than 0.02",
     high["duplicate"] > 3 * low["duplicate"] > 0
     and abs(high["mAP"] - low["mAP"]) < 0.02,
     measured=real_sweep[["mAP", "duplicate"]].to_dict(),

@@ -123,8 +123,7 @@ for ax, row in zip(axes, range(3), strict=True):
 plot.show(
     figure,
     "After a short training the network frames and names digits on scenes that it "
-    "has "
-    "never seen.",
+    "has never seen.",
 )
 
 # %% [markdown]
@@ -139,8 +138,7 @@ from labs.claims import claim
 
 claim(
     "YOLO v1 after a short training: AP50 over three classes of digits is above 0.4 "
-    "on "
-    "unseen scenes",
+    "on unseen scenes",
     score.AP50 > 0.4,
     measured=score.AP50,
 )
@@ -239,14 +237,15 @@ plot.show(
     figure,
     "A pair of digits keeps both boxes at every distance, except where the two are "
     "closest and both centres lie in one cell.",
-    alt="Two rows of three scenes with a 0 and a 4 at three distances, around x = 64 "
-    "above and around x = 48 below. Only the last picture below has a single box.",
+    alt="Two rows of three scenes with a 0 and a 4 at three distances, around x = "
+    "64 above and around x = 48 below. Only the last picture below has a single box.",
 )
 
 # %% [markdown]
 # The white lines are the borders of the cells. Compare the pictures where the digits are closest. In the upper row a border runs between the two; in the lower row one cell holds both centres. But one pair proves nothing, and this one was chosen to show the effect. The evidence is the count over all pairs:
 
 # %%
+import numpy as np
 import pandas as pd
 
 recalls = pd.DataFrame(
@@ -291,14 +290,13 @@ claim(
 )
 claim(
     "YOLO v1: the same shift costs at least 0.1 more at 22 pixels than at 52 (95 % "
-    "over "
-    "pairs)",
+    "over pairs)",
     closer.low > 0.1,
     measured=closer,
 )
 claim(
-    "YOLO v1, digits 22 pixels apart: of the pairs found whole in one place only, at "
-    "least 9 of 10 are around x = 64",
+    "YOLO v1, digits 22 pixels apart: of the pairs found whole in one place only, "
+    "at least 9 of 10 are around x = 64",
     only[0] >= 9 * max(only[1], 1),
     measured=only,
 )
@@ -323,16 +321,14 @@ for ax, (image, target) in zip(axes, (test[2], photographs[1]), strict=True):
 plot.show(
     figure,
     "Only the filled cell answers for an object: the one that holds the centre of "
-    "its "
-    "dotted box. The arrow is the offset that this cell has to predict.",
+    "its dotted box. The arrow is the offset that this cell has to predict.",
     alt="A scene of digits and a scene of cut-out photographs under a grid of four "
-    "by "
-    "four cells; the cell of each centre is filled, with an arrow from its corner to "
-    "the centre.",
+    "by four cells; the cell of each centre is filled, with an arrow from its "
+    "corner to the centre.",
 )
 
 # %% [markdown]
-# The grid is not drawn by hand: it is the map at the end of the network. Trace your network to see how an image becomes 4 x 4 cells. The diagram leaves some convolutions out.
+# The cells of the grid are the places of the map at the end of the network. Trace your network to see how an image becomes 4 x 4 cells. The diagram leaves some layers out.
 
 # %%
 PARTS = {"image": "input", "conv 1": "features.0", "conv 2": "features.2"}
@@ -345,20 +341,20 @@ GROUPS = {
     "learns to name digits first": ["conv 1", "conv 2", "conv 6", "conv 8", "pool"],
     "learns to detect": ["conv 12", "head"],
 }
-ROWS = [["image", "conv 1", "conv 2", "conv 6"], ["pool", "conv 12", "head", "map"]]
-ROWS = [[*ROWS[0], "conv 8"], ROWS[1]]
+ROWS = [
+    ["image", "conv 1", "conv 2", "conv 6", "conv 8"],
+    ["pool", "conv 12", "head", "map"],
+]
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS),
     "One pass turns the image into a map of 4 x 4 cells: the maps shrink step by "
-    "step, "
-    "and the head writes 20 numbers into each cell.",
+    "step, and the head writes 20 numbers into each cell.",
     alt="A chain of boxes with the shapes of their maps: the image, five "
-    "convolutions, "
-    "a pooling, a convolution, the head, and the map of 20 by 4 by 4.",
+    "convolutions, a pooling, a convolution, the head, and the map of 20 by 4 by 4.",
 )
 
 # %% [markdown]
-# Follow the shapes: height and width are halved five times, so a cell covers 32 pixels. The last line of numbers is what you have to write targets for.
+# Follow the shapes: height and width are halved five times, so a cell covers 32 pixels. Its 20 numbers per cell are what you have to write targets for.
 #
 # A cell predicts two boxes and one set of classes. A box is five numbers: the centre in cells from the cell's corner, the *roots* of width and height in sides of the image, and a confidence. Work out one object by hand: a box from (40, 70) to (72, 106) in an image of 128.
 
@@ -522,8 +518,7 @@ centres = (target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2
 cells = {tuple(cell) for cell in (centres // STRIDE).int().tolist()}
 claim(
     "YOLOv1Criterion on one scene: boxes, classes and objectness have a gradient "
-    "only in "
-    "cells with a centre, no_object in all 16",
+    "only in cells with a centre, no_object in all 16",
     alive.tolist() == [len(cells)] * 3 + [16],
     measured=(alive.to_dict(), len(cells)),
 )
@@ -537,10 +532,10 @@ claim(
 # Compute it for 2.5 objects that fit with IoU 0.6:
 
 # %%
-weights = torch.tensor([0.005, 0.05, 0.5, 5.0])
+weights = np.array([0.005, 0.05, 0.5, 5.0])
 count = {"here, 4 x 4 x 2": 32, "paper, 7 x 7 x 2": 98}
-lowest = {name: 1.5 / (2.5 + weights * (k - 2.5)) for name, k in count.items()}
-pd.DataFrame(lowest, index=weights.tolist()).round(3).rename_axis("noobj").round(3)
+lowest = {name: 0.6 * 2.5 / (2.5 + weights * (k - 2.5)) for name, k in count.items()}
+pd.DataFrame(lowest, index=pd.Index(weights, name="noobj")).round(3)
 
 # %% [markdown]
 # So the network lowers its loss most easily by low confidences everywhere, and the more so the larger $\lambda$ is. The paper's authors saw it: many cells hold no object, and together they overpower the few that do; hence their $\lambda_{\text{noobj}} = 0.5$
@@ -568,8 +563,7 @@ for ax, row in zip(axes, range(3), strict=True):
 plot.show(
     figure,
     "Confidence is high in cells that hold the centre of a digit, marked by a "
-    "cross, and "
-    "low in almost all others.",
+    "cross, and low in almost all others.",
 )
 
 
@@ -619,10 +613,7 @@ curves = {}  # precision and recall of the last seed
 # %%
 def go_on(noobj):
     seed = int(torch.randint(10_000, ()))  # ablate has seeded the generator
-    twin, criterion = (
-        copy.deepcopy(network),
-        YOLOv1Criterion(STRIDE, BOXES, noobj=noobj),
-    )
+    twin, criterion = copy.deepcopy(network), YOLOv1Criterion(STRIDE, noobj=noobj)
     changed = Detector(twin, criterion, detector.postprocess)
     learn(twin, short, batch=16, epochs=1, rate=0.001, loss=changed.loss, seed=seed)
     predictions = changed.detect(images)
@@ -663,8 +654,7 @@ right.legend()
 plot.show(
     figure,
     "At one threshold a large noobj seems to end all detection; over all thresholds "
-    "the "
-    "three curves lie much closer together.",
+    "the three curves lie much closer together.",
 )
 
 # %%
@@ -675,8 +665,7 @@ print(f"a difference of {study.detectable('AP50'):.2f} would be found")
 kept = mean.loc[5.0] / mean.loc[0.5]
 claim(
     "YOLO v1, noobj 5: less than a tenth of the recall at a score of 0.25 is left, "
-    "and "
-    "over half of the AP50",
+    "and over half of the AP50",
     kept["recall"] < 0.1 and kept["AP50"] > 0.5,
     measured=kept.to_dict(),
 )
@@ -789,17 +778,14 @@ gaps, first_gap = {}, {}
 for name, table in seen.items():
     both, gaps[name] = same_objects(table)
     first_gap[name] = naive.loc[name, "found"][0] - naive.loc[name, "found"][1]
-    print(
-        f"{name}, {len(both)} objects: found with a cell {both[0].mean():.2f}, ",
-        end="",
-    )
-    print(f"without {both[1].mean():.2f}; difference {gaps[name]}")
+    shares = f"with a cell {both[0].mean():.2f}, without {both[1].mean():.2f}"
+    print(f"{name}, {len(both)} objects: found {shares}; difference {gaps[name]}")
 
 # %% tags=["nbval-check-output"]
 for name in seen:
     claim(
-        f"YOLO v1, {name} crowds: comparing different objects overstates what a lost "
-        f"cell costs, by over 0.05 (95 % over scenes)",
+        f"YOLO v1, {name} crowds: comparing different objects overstates what a "
+        "lost cell costs, by over 0.05 (95 % over scenes)",
         first_gap[name] > gaps[name].high + 0.05,
         measured=(first_gap[name], gaps[name]),
     )
@@ -848,11 +834,9 @@ for ax, row in zip(axes, most.tolist(), strict=True):
 plot.show(
     figure,
     "In crowds of photographs some cells hold two centres; the framed objects are "
-    "the "
-    "smaller ones, which get no cell.",
+    "the smaller ones, which get no cell.",
     alt="Three crowds of cut-out photographs under a grid of four by four cells, "
-    "with a "
-    "dot at each centre and frames around the objects without a cell.",
+    "with a dot at each centre and frames around the objects without a cell.",
 )
 
 # %% [markdown]
@@ -878,14 +862,14 @@ sure = {
 }
 for name in groups:
     claim(
-        f"GridCell, a crowd of {name}, cells of 32 pixels: at least 4 % have no cell "
-        f"(95 % over scenes)",
+        f"GridCell, a crowd of {name}, cells of 32 pixels: at least 4 % have no "
+        "cell (95 % over scenes)",
         sure[name, 32].low > 0.04,
         measured=sure[name, 32],
     )
     claim(
         f"GridCell, a crowd of {name}: cells of 16 pixels leave out under half as "
-        f"many as cells of 32",
+        "many as cells of 32",
         sure[name, 16].high < sure[name, 32].low / 2,
         measured=(sure[name, 16], sure[name, 32]),
     )
