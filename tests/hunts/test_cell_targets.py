@@ -128,7 +128,7 @@ def test_the_planted_bug_fails_off_the_diagonal():
 
 
 def test_the_solution_passes():
-    assert check_cell_targets(run_cell(LESSON, "hunt-solution")["cell_targets"])
+    assert check_cell_targets(run_cell(LESSON, "hunt-solution")["targets_by_row"])
 
 
 @pytest.mark.parametrize("fix", [write, all_at_once])

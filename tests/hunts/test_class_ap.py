@@ -169,7 +169,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_class_ap(run_cell(LESSON, "hunt-solution")["ap_of_class"])
+    verdict = check_class_ap(run_cell(LESSON, "hunt-solution")["ap_with_copies"])
     assert verdict, verdict
 
 
