@@ -11,13 +11,13 @@
 # **You need** mean and standard deviation, a training loop, and the lesson
 # [Feel the residual](../01_foundations/04_feel_the_residual) for the network that is taken apart here.
 #
-# **Time** read 20 min · debug 25 min · experiment 40 min · reproduce 15 min
+# **Time** read 30 min · debug 20 min · experiment 60 min · reproduce 20 min · hunt 20 min · exercises 30 min
 # :::
 
 # %% [markdown]
 # ## The symptom
 #
-# A colleague has an idea. His small network has a linear layer without a bias, followed by batch normalisation. "The poor layer has no bias! Give it
+# A colleague has an idea. Their small network has a linear layer without a bias, followed by batch normalisation. "The poor layer has no bias! Give it
 # one." The task: tell apart clothes of ten kinds, in pictures of 14 by 14 pixels.
 
 # %%
@@ -56,7 +56,7 @@ def batches(steps, size=32, data=train):
 
 # %%
 def train_small(bias):
-    """Train the small network, and return its accuracy in percent on the validation set."""
+    """Train the small network; return its accuracy on validation, in percent."""
     layers = [
         nn.Linear(196, 32, bias=bias),
         nn.BatchNorm1d(32),
@@ -80,7 +80,7 @@ submitted = by_seed.loc[gain.idxmax()].rename(
 )
 
 # %% [markdown]
-# He sends you this table. Each row is one complete training, with the same seed, the same data and the same number of steps.
+# The colleague sends you this table. Each row is one complete training, with the same seed, the same data and the same number of steps.
 
 # %%
 submitted.rename("accuracy (%)").to_frame().round(1)
@@ -94,36 +94,32 @@ submitted.rename("accuracy (%)").to_frame().round(1)
 # %%
 from labs import plot
 
-figure, ax = plot.new(6.5, 2.8)
-ax.bar(
-    gain.index,
-    gain,
-    color=[plot.COLOURS[0] if g > 0 else plot.COLOURS[1] for g in gain],
-)
+figure, ax = plot.new(height=2.8)
+ax.bar(gain.index, gain, color=[plot.COLOURS[0 if g > 0 else 1] for g in gain])
 ax.axhline(gain.mean(), color="0.4", linestyle="--", label="mean of all seeds")
-ax.set(
-    xlabel="seed",
-    ylabel="with bias - without (points)",
-    title="The same fix helps or harms, as the seed will have it",
-)
+ax.set(xlabel="seed", ylabel="with bias - without (points)")
 ax.legend()
 plot.show(
     figure,
-    "Bars of the gain in accuracy by seed: some well above zero, some well below; "
-    "mean near zero.",
+    "The same change helps with one seed and harms with another; on average it does "
+    "nothing.",
+    alt="Bars of the gain in accuracy by seed: some well above zero, some well "
+    "below; "
+    "their mean is near zero.",
 )
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
 claim(
-    "a bias that can do nothing: over half a point better by one seed, worse by "
+    "a bias before batch norm: over half a point better by one seed, worse by "
     "another",
     gain.max() > 0.5 and gain.min() < -0.5,
     measured=gain.round(2).to_dict(),
 )
 claim(
-    "the mean gain of the useless bias is less than half of what its best seed says",
+    "a bias before batch norm: its mean gain is less than half of what its best seed "
+    "says",
     abs(gain.mean()) < gain.max() / 2,
     measured=(gain.mean(), gain.max()),
 )
@@ -158,9 +154,23 @@ pd.DataFrame(
     {k: {"mean": a.mean(), "std": a.std(ddof=1)} for k, a in arms.items()}
 ).T.round(2)
 
+# %%
+figure, ax = plot.new(height=1.9)
+for y, (name, scores) in enumerate(arms.items()):
+    ax.plot(scores, [y] * 5, "o", color=plot.COLOURS[2 + y], alpha=0.8)
+    ax.plot([scores.mean()] * 2, [y - 0.25, y + 0.25], color="black", linewidth=2)
+ax.set(xlabel="F1 score (%)", ylim=(1.6, -0.6), yticks=[0, 1], yticklabels=list(arms))
+plot.show(
+    figure,
+    "The five scores before and after the fix lie in the same range, and the means "
+    "almost on one line.",
+    alt="Two rows of five dots, before and after, over the same range. A black bar "
+    "marks the mean of each row.",
+)
+
 # %% [markdown]
 # The bug is gone, and the score does not move. With $s^2 / n$ of about $0.14^2 / 5 \approx 0.004$ in each arm, the root is about 0.09, and the means differ by a fifth
-# of it. Now suppose that the author had trained once before and once after. Which of the 25 pairs would he have seen?
+# of it. Now suppose that the author had trained once before and once after. What would each of the 25 pairs have said?
 
 # %%
 pairs = after[None, :] - before[:, None]  # [before, after]
@@ -184,8 +194,7 @@ claim(
     measured=(t_by_hand, welch.statistic),
 )
 claim(
-    "the published difference is no evidence: luck alone gives as much with p above "
-    "0.7",
+    "five scores before and after CLRerNet's fix: p of Welch's test is over 0.7",
     welch.pvalue > 0.7,
     measured=welch.pvalue,
 )
@@ -199,7 +208,6 @@ claim(
 #
 # An ablation is two loops and a rule: **one** setting changes, the seeds repeat, everything else stays. The rule is in the signature: `vary`
 # is one name. The seed is set before the function is called, so that the weights are drawn from it too.
-
 
 # %%
 from labs.repro import random_state_kept, seed_everything
@@ -216,22 +224,16 @@ def ablate_by_hand(fn, base, vary, values, seeds):
     return pd.DataFrame(rows)
 
 
+# %%
 def welch_test(a, b):
-    """Return the difference of the means, t, the degrees of freedom and p, two-sided."""
-    errors = [
-        np.var(x, ddof=1) / len(x) for x in (a, b)
-    ]  # squared standard error of each mean
+    """Return the difference of the means, t, its freedom and p, two-sided."""
+    # Squared standard error of each mean.
+    ea, eb = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
     delta = np.mean(a) - np.mean(b)
-    t = delta / np.sqrt(sum(errors))
-    freedom = sum(errors) ** 2 / sum(
-        e**2 / (len(x) - 1) for e, x in zip(errors, (a, b), strict=True)
-    )
-    return {
-        "delta": delta,
-        "t": t,
-        "freedom": freedom,
-        "p": 2 * stats.t.sf(abs(t), freedom),
-    }
+    t = delta / np.sqrt(ea + eb)
+    freedom = (ea + eb) ** 2 / (ea**2 / (len(a) - 1) + eb**2 / (len(b) - 1))
+    p = 2 * stats.t.sf(abs(t), freedom)
+    return {"delta": delta, "t": t, "freedom": freedom, "p": p}
 
 
 # %%
@@ -247,20 +249,13 @@ pd.Series(welch_test(scores[True], scores[False])).round(3)
 # %%
 from labs.ablation import ablate
 
-study = ablate(
-    train_small,
-    base={"bias": False},
-    vary="bias",
-    values=[False, True],
-    seeds=range(3),
-)
+question = {"base": {"bias": False}, "vary": "bias", "values": [False, True]}
+study = ablate(train_small, **question, seeds=range(3))
 study.table().round(3)
 
 # %% tags=["nbval-check-output"]
-ours, theirs = (
-    welch_test(after, before),
-    stats.ttest_ind(after, before, equal_var=False),
-)
+ours = welch_test(after, before)
+theirs = stats.ttest_ind(after, before, equal_var=False)
 claim(
     "an ablation in a dozen lines gives every score that labs.ablation gives",
     study.frame().equals(by_hand),
@@ -305,14 +300,8 @@ def train_until_power_cut(bias):
 
 # %%
 folder = TemporaryDirectory()
-question = {
-    "base": {"bias": False},
-    "vary": "bias",
-    "values": [False, True],
-    "store": folder.name,
-}
-killed = ablate(train_until_power_cut, **question)
-resumed = ablate(train_until_power_cut, **question)
+killed = ablate(train_until_power_cut, **question, store=folder.name)
+resumed = ablate(train_until_power_cut, **question, store=folder.name)
 folder.cleanup()
 killed, resumed, len(started)
 
@@ -321,7 +310,7 @@ killed, resumed, len(started)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a killed study says that runs are missing",
+    "a study that was killed says that runs are missing",
     "interrupted" in killed.warning,
     measured=killed.warning,
 )
@@ -360,7 +349,7 @@ from labs.ablation import processes
 with processes(2) as pool:
     there = ablate(draw, {"scale": 1}, "scale", [1, 2], executor=pool)
     try:
-        ablate(train_small, {"bias": False}, "bias", [False, True], executor=pool)
+        ablate(train_small, **question, executor=pool)
     except TypeError as problem:
         print(fill(str(problem), 84))
 sys.path.remove(folder.name)
@@ -409,8 +398,32 @@ claim(
 )
 
 # %% [markdown]
-# Now a larger network, and a question for the rest of this lesson: what do its parts contribute? To ask it, somebody writes a switch that
-# removes batch normalisation. Here are three.
+# Now a larger network, a residual network of 14 layers, and a question for the rest of this lesson: what do its parts contribute? Here is one of its blocks.
+
+# %%
+from labs import diagram
+from labs.models import resnet_cifar
+
+seed_everything(0)
+network = resnet_cifar(14, 8, in_channels=1)
+block = network.layer1[0]
+LAYERS = ["input", "conv1", "bn1", "conv2", "bn2", "output"]
+wiring = diagram.trace(block, torch.rand(1, 8, 14, 14), LAYERS)
+
+# %%
+groups = {"convolution": ["conv1", "conv2"], "batch norm": ["bn1", "bn2"]}
+shortcut = [("input", "output")]
+plot.show(
+    diagram.draw(wiring, [LAYERS[:3], LAYERS[:2:-1]], groups, shortcut),
+    "A block has three things to remove: convolutions, batch norms, and the shortcut "
+    "from its input to its output.",
+    alt="A chain from the input through conv1, bn1, conv2 and bn2 to the output, and "
+    "in another colour an arrow from the input straight to the output.",
+)
+
+# %% [markdown]
+# To ask what batch normalisation contributes, somebody writes a switch that
+# removes it. Here are three.
 
 
 # %%
@@ -436,6 +449,7 @@ def loop_over_modules(net):
             module = nn.Identity()
 
 
+# %%
 def replace_norms(net, make):
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
@@ -443,6 +457,7 @@ def replace_norms(net, make):
                 setattr(parent, name, make(child.num_features))
 
 
+# %%
 SWITCHES = {
     "none": lambda net: None,
     "A: assign in a loop": loop_over_modules,
@@ -451,17 +466,10 @@ SWITCHES = {
 }
 
 # %% [markdown]
-# :::{admonition} Predict
-# :class: predict
-# All three run without an error, and train. Which of them removes the normalisation? Which of them removes the normalisation, *and
-# nothing else*?
-# :::
-#
-# Look with `capture`: a normalised channel has a standard deviation of one over the batch. And ask `gradient_health` what there is to train.
+# `evidence` looks with `capture`: a normalised channel has a standard deviation of one over the batch. And it asks `gradient_health` what there is to train.
 
 # %%
 from labs.hooks import capture
-from labs.models import resnet_cifar
 
 
 def evidence(switch):
@@ -469,21 +477,27 @@ def evidence(switch):
     net = resnet_cifar(14, 8, in_channels=1)
     switch(net)
     with capture(net, "*bn*") as maps:
-        nn.functional.cross_entropy(
-            net(train.images[:128]), train.labels[:128]
-        ).backward()
-    spread = torch.cat(
-        [maps[name].std((0, 2, 3)) for name in maps]
-    )  # one per channel
+        said = net(train.images[:128])
+    nn.functional.cross_entropy(said, train.labels[:128]).backward()
+    # One number for each channel.
+    spread = torch.cat([maps[name].std((0, 2, 3)) for name in maps])
     health = gradient_health(net)
+    learning = len(health.parameters) - len(health.missing + health.dead)
     return {
         "channels with std 1": f"{((spread - 1).abs() < 0.01).float().mean():.0%}",
         "parameters": sum(p.numel() for p in net.parameters()),
-        "tensors with a gradient": len(health.parameters)
-        - len(health.missing + health.dead),
+        "tensors with a gradient": learning,
     }
 
 
+# %% [markdown]
+# :::{admonition} Predict
+# :class: predict
+# All three run without an error, and train. Which of them removes the normalisation? Which of them removes the normalisation, *and
+# nothing else*?
+# :::
+
+# %%
 found = pd.DataFrame({name: evidence(switch) for name, switch in SWITCHES.items()}).T
 found
 
@@ -518,17 +532,11 @@ claim(
 
 # %%
 def train_switched(norm):
-    layers = [
-        nn.Flatten(),
-        nn.Linear(196, 32),
-        nn.BatchNorm1d(32),
-        nn.ReLU(),
-        nn.Linear(32, 10),
-    ]
+    layers = [nn.Linear(196, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10)]
     for layer in layers:
         if not norm and isinstance(layer, nn.BatchNorm1d):
             layer = nn.Identity()
-    net = nn.Sequential(*layers).to(device())
+    net = nn.Sequential(nn.Flatten(), *layers).to(device())
     fit(net, batches(60), torch.optim.Adam(net.parameters(), lr=0.01))
     return 100 * accuracy(net, valid)
 
@@ -560,9 +568,8 @@ claim(
 from labs.evaluate import predict
 
 STEPS, WIDTH, REPEATS = 60, 8, budget(cpu=4, gpu=8)
-TOPS = torch.tensor(
-    [train.classes.index(k) for k in ("T-shirt/top", "pullover", "coat", "shirt")]
-)
+tops = "T-shirt/top", "pullover", "coat", "shirt"
+TOPS = torch.tensor([train.classes.index(name) for name in tops])
 
 
 def mirrored(some):
@@ -606,7 +613,7 @@ with pd.option_context("display.max_colwidth", None):
     display(pd.DataFrame(paper[2:], columns=paper[0]).set_index("removed"))
 
 # %%
-figure, ax = plot.new(6.8, 3)
+figure, ax = plot.new(height=3)
 study.plot(ax, "accuracy")
 ax.set_xticks(range(len(parts)), [part.replace(" and ", "\nand ") for part in parts])
 ax.set_ylabel("validation accuracy (%)")
@@ -723,10 +730,8 @@ def table_of(study, *parts):
 
 calm = table_of(detector.study, "nothing", "distribution loss", "average")
 for metric in METRICS:
-    print(
-        f"{metric}: would find {detector.study.detectable(metric):.3f} with all rows, "
-        f"{calm.detectable(metric):.3f} with these"
-    )
+    bars = [f"{one.detectable(metric):.3f}" for one in (detector.study, calm)]
+    print(f"{metric}: would find {bars[0]} with all rows, {bars[1]} with these")
     print(calm.verdict(metric))
 
 # %% [markdown]
@@ -734,23 +739,11 @@ for metric in METRICS:
 # scored differs, the last weights or their average. So the two share their luck, and can be compared seed by seed, at the end and on the way there.
 
 # %%
-whole, bare = (
-    {seed: detector.points(part, seed) for seed in EXPERIMENT.seeds}
-    for part in ("nothing", "average")
-)
-same_losses = all(
-    [p["loss"] for p in whole[seed]] == [p["loss"] for p in bare[seed]]
-    for seed in EXPERIMENT.seeds
-)
-gains = pd.DataFrame(
-    {
-        int(one["step"]): {s: whole[s][k]["AP"] - bare[s][k]["AP"] for s in whole}
-        for k, one in enumerate(whole[0])
-        if "AP" in one
-    }
-).rename_axis(index="seed", columns="gain in AP by step")
-print("the same losses:", same_losses)
-gains.round(3)
+runs = detector.curves().set_index(["part", "seed", "step"])
+whole, bare = runs.loc["nothing"], runs.loc["average"]
+print("the same losses:", whole["loss"].equals(bare["loss"]))
+gains = (whole["AP"] - bare["AP"]).dropna().unstack().rename(columns=int)
+gains.rename_axis(columns="gain in AP by step").round(3)
 
 # %%
 figure, (left, right) = plot.new(height=3.4, columns=2)
@@ -771,8 +764,8 @@ right.set(xlabel="step", ylabel="APs", ylim=(0, None), title="small objects")
 left.legend(title="without")
 plot.show(
     figure,
-    "Without the fine map both stay low; without the average AP is lower on the way "
-    f"and equal at the end; {detector.label}.",
+    "Without the fine map AP stays low, for small objects near zero; without the "
+    f"average AP is lower on the way and equal at the end ({detector.label}).",
     alt="AP and AP of small objects by step, mean and range of the seeds, for the "
     "whole detector and without one part at a time.",
 )
@@ -854,7 +847,7 @@ powers = pd.DataFrame(
 )
 
 # %%
-figure, ax = plot.new(6.5, 3)
+figure, ax = plot.new(height=3)
 for size in sizes:
     ax.semilogx(counts, 100 * powers[size], "o-", label=f"{size:g}")
 ax.axhline(80, color="0.4", linestyle=":")
@@ -863,32 +856,31 @@ ax.minorticks_off()
 ax.legend(
     title="true difference\n(points)", loc="center left", bbox_to_anchor=(1, 0.5)
 )
-ax.set(
-    xlabel="seeds per arm",
-    ylabel="seen (% of studies)",
-    title="Small differences need many seeds",
-)
+ax.set(xlabel="seeds per arm", ylabel="seen (% of studies)")
 plot.show(
     figure,
-    "Power against seeds for four true differences: four points need a few seeds, "
-    "half a point needs dozens.",
+    "Small differences need many seeds: four points are seen with a few, half a "
+    "point "
+    "only with dozens.",
+    alt="Share of studies that see a true difference, against the seeds of an arm, a "
+    "curve for each of four differences. The dotted line is 80 %.",
 )
 
 # %% [markdown]
 # With three seeds, a true gain of one point is missed most of the time. As a rule of thumb, 80 % power costs $n \approx 16 (s/d)^2$ seeds per arm: **half the difference, four
 # times the runs**. Ask this before the study: if you cannot pay for it, do not begin.
 
+
 # %%
-rule = pd.DataFrame(
-    {
-        "by the rule": [np.ceil(16 * (luck / d) ** 2) for d in sizes],
-        "by simulation": [
-            next((n for n in range(2, 200) if power(n, d / luck) > 0.8), 200)
-            for d in sizes
-        ],
-    },
-    index=pd.Index(sizes, name="difference (points)"),
-).astype(int)
+def seeds_for(d):
+    return next((n for n in range(2, 200) if power(n, d / luck) > 0.8), 200)
+
+
+by_rule = [np.ceil(16 * (luck / d) ** 2) for d in sizes]
+rule = {"by the rule": by_rule, "by simulation": [seeds_for(d) for d in sizes]}
+rule = pd.DataFrame(rule, index=pd.Index(sizes, name="difference (points)")).astype(
+    int
+)
 print(f"luck: {luck:.2f} points")
 rule
 
@@ -896,16 +888,16 @@ rule
 
 
 def exact_power(n, d):
-    """Return the power of the t-test when both arms spread equally, from the noncentral t."""
-    limit, shift = stats.t.ppf(0.975, 2 * n - 2), d * np.sqrt(n / 2)
-    return stats.nct.sf(limit, 2 * n - 2, shift) + stats.nct.cdf(
-        -limit, 2 * n - 2, shift
-    )
+    """Return the power of the t-test of equal spreads, from the noncentral t."""
+    freedom, shift = 2 * n - 2, d * np.sqrt(n / 2)
+    limit = stats.t.ppf(0.975, freedom)
+    tails = stats.nct.sf(limit, freedom, shift), stats.nct.cdf(-limit, freedom, shift)
+    return sum(tails)
 
 
 off = max(abs(power(n, 1.0) - exact_power(n, 1.0)) for n in (10, 20, 40))
 claim(
-    "the power by simulation agrees with the noncentral t to 5 points",
+    "power of Welch's test by simulation: the noncentral t, to 5 points",
     off < 0.05,
     measured=off,
 )
@@ -924,22 +916,19 @@ claim(
 # %%
 def tables_with_a_star(rows, level, seeds=5, tables=2000):
     rng = np.random.default_rng(0)
-    base, arms = (
-        rng.normal(size=(tables, 1, seeds)),
-        rng.normal(size=(tables, rows, seeds)),
-    )
+    base = rng.normal(size=(tables, 1, seeds))
+    arms = rng.normal(size=(tables, rows, seeds))
     p = stats.ttest_ind(arms, base, axis=2, equal_var=False).pvalue  # [tables,rows]
     return (p < level).any(axis=1).mean()
 
 
+# %%
 rows = [1, 2, 5, 10, 20]
-stars = pd.DataFrame(
-    {
-        "p < 0.05": [tables_with_a_star(r, 0.05) for r in rows],
-        "p < 0.05 / rows": [tables_with_a_star(r, 0.05 / r) for r in rows],
-    },
-    index=pd.Index(rows, name="rows"),
-)
+stars = {
+    "p < 0.05": [tables_with_a_star(r, 0.05) for r in rows],
+    "p < 0.05 / rows": [tables_with_a_star(r, 0.05 / r) for r in rows],
+}
+stars = pd.DataFrame(stars, index=pd.Index(rows, name="rows"))
 (100 * stars).round(1)
 
 # %% [markdown]
@@ -948,13 +937,15 @@ stars = pd.DataFrame(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "twenty rows without effect: at p < 0.05 over a quarter of the tables have a "
+    "ablation tables of twenty rows without effect: at p < 0.05 over a quarter have "
+    "a "
     "star",
     stars["p < 0.05"][20] > 1 / 4,
     measured=stars["p < 0.05"].to_dict(),
 )
 claim(
-    "with the level divided by the rows, under one table in twelve has a false star",
+    "ablation tables without effect, the level divided by the rows: under one in "
+    "twelve has a star",
     stars["p < 0.05 / rows"].max() < 1 / 12,
     measured=stars["p < 0.05 / rows"].to_dict(),
 )
@@ -967,10 +958,11 @@ claim(
 
 # %%
 rng = np.random.default_rng(0)
-epochs = [1, 2, 5, 10, 20, 50, 100]
 coins = {n: rng.binomial(n, 0.5, (2000, 100)) / n for n in (200, 1000, 10_000)}
 
-figure, ax = plot.new(6.5, 3)
+# %%
+epochs = [1, 2, 5, 10, 20, 50, 100]
+figure, ax = plot.new(height=3)
 for n, guesses in coins.items():
     best = [100 * guesses[:, :e].max(axis=1).mean() for e in epochs]
     ax.semilogx(epochs, best, "o-", label=f"{n:,}")
@@ -978,15 +970,13 @@ ax.axhline(50, color="0.4", linestyle=":")
 ax.set_xticks(epochs, epochs)
 ax.minorticks_off()
 ax.legend(title="test pictures")
-ax.set(
-    xlabel="epochs tried",
-    ylabel="best accuracy (%)",
-    title="Choose among enough guesses, and one is good",
-)
+ax.set(xlabel="epochs tried", ylabel="best accuracy (%)")
 plot.show(
     figure,
-    "Best accuracy of coin flips against epochs tried: with 200 test pictures it "
-    "climbs far above 50 %, with 10,000 hardly.",
+    "The best of many guesses looks good: with 200 test pictures it climbs far above "
+    "50 %, with 10,000 hardly.",
+    alt="Best accuracy of coin flips against the epochs tried, a curve for each of "
+    "three sizes of the test set.",
 )
 
 # %% [markdown]
@@ -998,9 +988,8 @@ world = torch.cat([everything.images[6000:], test.images])
 labels = torch.cat([everything.labels[6000:], test.labels])
 
 seed_everything(0)
-net = nn.Sequential(
-    nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10)
-).to(device())
+layers = nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10)
+net = nn.Sequential(nn.Flatten(), *layers).to(device())
 adam = torch.optim.Adam(net.parameters(), lr=0.01)
 hits, valid_scores = [], []
 for _ in range(100):
@@ -1011,20 +1000,15 @@ hits = torch.stack(hits).double()  # [epochs,6000]
 
 # %%
 sets = hits.reshape(100, 30, 200).mean(2)  # accuracy by epoch and test set
-fresh = (
-    hits.sum(1, keepdim=True) - 200 * sets
-) / 5800  # the same epoch on all other pictures
-by_test = sets.argmax(0)  # one epoch for each of the thirty test sets
+fresh = (hits.sum(1, keepdim=True) - 200 * sets) / 5800  # on all other pictures
 choices = {
-    "its own test set": by_test,
+    "its own test set": sets.argmax(0),  # one epoch for each of the thirty
     "the validation set": torch.full((30,), int(np.argmax(valid_scores))),
     "nobody: the last epoch": torch.full((30,), 99),
 }
+scored = {"reported": sets, "on new pictures": fresh}
 rows = {
-    who: {
-        "reported": 100 * sets[epoch, range(30)].mean().item(),
-        "on new pictures": 100 * fresh[epoch, range(30)].mean().item(),
-    }
+    who: {name: 100 * s[epoch, range(30)].mean().item() for name, s in scored.items()}
     for who, epoch in choices.items()
 }
 report = pd.DataFrame(rows).T.rename_axis("the epoch is chosen by")
@@ -1079,22 +1063,20 @@ numbers = smaller(digits("train", n=6000))
 written, unseen = numbers.take(slice(4000)), numbers.take(slice(4000, 6000))
 
 
+# %%
 def train_trial(hidden):
-    power_of_ten = np.random.uniform(-4, 1)  # noqa: NPY002  the seed of the study governs it
-    layers = (
-        [nn.Linear(196, hidden), nn.ReLU(), nn.Linear(hidden, 10)]
-        if hidden
-        else [nn.Linear(196, 10)]
-    )
+    # From the global generator, since the seed of the study governs it.
+    power_of_ten = np.random.uniform(-4, 1)  # noqa: NPY002
+    layers = [nn.Linear(196, hidden or 10)]
+    if hidden:
+        layers += [nn.ReLU(), nn.Linear(hidden, 10)]
     net = nn.Sequential(nn.Flatten(), *layers).to(device())
-    fit(
-        net,
-        batches(250, 64, written),
-        torch.optim.Adam(net.parameters(), lr=10**power_of_ten),
-    )
+    adam = torch.optim.Adam(net.parameters(), lr=10**power_of_ten)
+    fit(net, batches(250, 64, written), adam)
     return {"accuracy": 100 * accuracy(net, unseen), "rate": 10**power_of_ten}
 
 
+# %%
 search = ablate(train_trial, {"hidden": 0}, "hidden", [0, 128], seeds=range(TRIALS))
 by_model = dict(list(search.frame().groupby("hidden")))
 trials = {hidden: np.sort(rows["accuracy"]) for hidden, rows in by_model.items()}
@@ -1112,13 +1094,12 @@ def expected_best(v, n):
 
 spent = np.arange(1, TRIALS + 1)
 curves = {
-    hidden: np.array([expected_best(v, n) for n in spent])
-    for hidden, v in trials.items()
+    h: np.array([expected_best(v, n) for n in spent]) for h, v in trials.items()
 }
 
 # %%
 NAMES = {0: "logistic regression", 128: "one hidden layer"}
-figure, (left, right) = plot.new(8, 3, columns=2)
+figure, (left, right) = plot.new(height=3, columns=2)
 for hidden, name in NAMES.items():
     left.semilogx(
         by_model[hidden]["rate"],
@@ -1128,22 +1109,18 @@ for hidden, name in NAMES.items():
         label=name,
     )
     right.semilogx(spent, curves[hidden], "o-", markersize=3, label=name)
-left.set(
-    xlabel="learning rate",
-    ylabel="accuracy (%)",
-    title="The better model forgives less",
-)
+left.set(xlabel="learning rate", ylabel="accuracy (%)", title="each trial")
 right.set(
-    xlabel="trials",
-    ylabel="expected best (%)",
-    title="Who wins depends on the budget",
+    xlabel="trials", ylabel="expected best (%)", title="the best of some trials"
 )
 right.set_xticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
 right.minorticks_off()
 right.legend(loc="lower right")
 plot.show(
     figure,
-    "Left: accuracy by learning rate; the hidden layer is higher at the peak and "
+    "Which model wins depends on the budget: with few trials logistic regression, "
+    "with many the hidden layer.",
+    alt="Left: accuracy by learning rate; the hidden layer is higher at the peak and "
     "fails at large rates. Right: expected best by trials; the curves cross.",
 )
 
@@ -1174,10 +1151,11 @@ claim(
 )
 
 # %%
-crossing = int(spent[curves[128] > curves[0]][0])
-print(
-    f"the order turns at {crossing} trials; gap at {TRIALS}: {curves[128][-1] - curves[0][-1]:.1f} points"
+crossing, gap = (
+    int(spent[curves[128] > curves[0]][0]),
+    curves[128][-1] - curves[0][-1],
 )
+print(f"the order turns at {crossing} trials; gap at {TRIALS}: {gap:.1f} points")
 
 # %% [markdown]
 # **Why they differ.** The finding reproduces: the order turns. *Where* it turns is ours alone, as 10 was theirs: it depends on the range
@@ -1185,13 +1163,15 @@ print(
 # search, one seed per trial, and that its p-value would be no use here: the question was not about the mean.
 
 # %% [markdown]
-# ## Bug hunt: a test set that knows too much
+# ## Bug hunt: a report that is too good
+#
+# **Difficulty** 2 of 3 · **Importance** 3 of 3 · **Time** 20 min
 #
 # This function trains, keeps the best epoch, and reports it. It was met in many repositories:
 # [titu1994/LSTM-FCN#7](https://github.com/titu1994/LSTM-FCN/issues/7) (repaired),
 # [xuanmay2701/shapeformer#2](https://github.com/xuanmay2701/shapeformer/issues/2),
 # [xiwenc1/TimeMIL#4](https://github.com/xiwenc1/TimeMIL/issues/4). What it should do: choose the epoch with the best *validation* accuracy; leave `net` with the
-# weights of that epoch; then, and only then, measure it on the test set.
+# weights of that epoch; then, and only then, measure it on the test set. Edit the function in this cell until the check below it passes.
 
 # %% tags=["hunt-bug"]
 from labs.evaluate import accuracy
@@ -1213,7 +1193,7 @@ from labs.hunts.engineering import check_report
 check_report(train_and_report)
 
 # %% [markdown]
-# The first probe gives it labels drawn by coin, as above, and it reports that there is something to know. Repair it in a copy of the cell, and check again until all pass.
+# The verdict lists what was probed, and what it saw. The first probe gives labels drawn by coin, as above. Go back to the function, change it, and run both cells again.
 #
 # :::{dropdown} Hint 1
 # Which set decides in the line that begins with `if`?
@@ -1233,22 +1213,21 @@ from copy import deepcopy
 from labs.evaluate import accuracy
 
 
-def train_and_report(net, train_one_epoch, valid, test, epochs):
+def train_choose_report(net, train_one_epoch, valid, test, epochs):
     best = {"epoch": -1, "valid": -1.0}
     for epoch in range(epochs):
         train_one_epoch(net)
         score = accuracy(net, valid)
         if score > best["valid"]:
             best = {"epoch": epoch, "valid": score}
-            weights = deepcopy(
-                net.state_dict()
-            )  # the dict alone would follow the training
+            # The dict alone would follow the training.
+            weights = deepcopy(net.state_dict())
     net.load_state_dict(weights)
     return {**best, "test": accuracy(net, test)}
 
 
 # %% tags=["nbval-check-output"]
-verdict = check_report(train_and_report)
+verdict = check_report(train_choose_report)
 claim(
     "the repaired report of a training passes every probe",
     verdict.passed,
@@ -1292,15 +1271,13 @@ for bias in (False, True):
     if bias:
         weight, first = first.weight, nn.Linear(196, 32)
         first.weight = weight
-    net = nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(32), nn.ReLU(), last).to(
-        device()
-    )
+    layers = first, nn.BatchNorm1d(32), nn.ReLU(), last
+    net = nn.Sequential(nn.Flatten(), *layers).to(device())
     torch.manual_seed(1)  # both see the same batches
     fit(net, batches(100), torch.optim.SGD(net.parameters(), lr=0.1))
     twins[bias] = 100 * accuracy(net, valid)
-print(
-    f"gap: {abs(twins[True] - twins[False]):.2f} points; by seed above: up to {gain.abs().max():.1f}"
-)
+gap = abs(twins[True] - twins[False])
+print(f"gap: {gap:.2f} points; by seed above: up to {gain.abs().max():.1f}")
 
 # %% [markdown]
 # **Exercise 3.** Keep only the trials of the search with a rate between $10^{-3}$ and $10^{-1}$. Where do the curves cross now? What does this say about a paper
