@@ -924,6 +924,7 @@ figure, axes = plot.new(height=5, rows=2)
 for ax, metric in zip(axes, ("AP", "sureness"), strict=True):
     study.plot(ax, metric)
 axes[0].set(xlabel="")
+axes[1].set(xlabel="taken out of the bag")
 plot.show(
     figure,
     "By AP the dots of all arms overlap; without smoothing the network is surer of "

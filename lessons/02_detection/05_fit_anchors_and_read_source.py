@@ -301,16 +301,16 @@ evolved = {n: evolve(data[n], a, generations=300) for n, a in clustered.items()}
 
 # %%
 COCO_INK, OLD_INK, FIT_INK, MEANS_INK = (plot.COLOURS[k] for k in (1, 3, 0, 2))
-figure, axes = plot.new(height=3.3, columns=3)
+figure, axes = plot.new(height=3.4, columns=3)
 for ax, (name, shapes) in zip(axes, data.items(), strict=True):
     ax.scatter(*shapes.unique(dim=0).T, s=5, color="0.6", label="objects")
     ax.scatter(*coco.T, marker="+", s=60, color=COCO_INK, label="COCO's nine")
     ax.scatter(*clustered[name].T, marker="s", s=26, color=MEANS_INK, label="k-means")
     ax.scatter(*evolved[name].T, marker="D", s=18, color=FIT_INK, label="evolved")
-    side = shapes.max().item() * (1.6 if name == "trees" else 1.15)  # the legend
+    side = shapes.max().item() * 1.15
     ax.set(xlim=(0, side), ylim=(0, side), title=name, aspect="equal")
     ax.set(xlabel="width (px)", ylabel="height (px)")
-axes[2].legend(loc="lower right")
+axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
 plot.show(
     figure,
     "Fitted anchors lie where the objects of a data set are; most of COCO's lie "
