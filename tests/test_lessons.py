@@ -9,13 +9,12 @@ from labs.stamp import PLUMBING
 from tools.cells import CHECKED
 from tools.lesson import LESSONS, Lesson, find
 from tools.measured import orphans, over_budget, read_all
-from tools.template import STILL_TO_CONVERT, faults, faults_of_form
+from tools.template import faults, faults_of_form
 
 # Bytes, outputs included. The goal is 700,000 and 350,000: lessons that are still to convert show
 # many wide figures at twice the resolution. Back to the goal when they are in the form.
 LARGEST_NOTEBOOK, MEAN_NOTEBOOK = 1_000_000, 450_000
 
-in_form = [lesson for lesson in find() if lesson.name not in STILL_TO_CONVERT]
 each_lesson = pytest.mark.parametrize("lesson", find(), ids=lambda lesson: lesson.name)
 
 
@@ -75,13 +74,9 @@ def test_every_beat_of_the_template_is_there(lesson):
     assert faults(lesson.read_source()) == []
 
 
-@pytest.mark.parametrize("lesson", in_form, ids=lambda lesson: lesson.name)
+@each_lesson
 def test_the_page_has_the_form(lesson):
     assert faults_of_form(lesson.read_source()) == []
-
-
-def test_what_is_still_to_convert_is_there():
-    assert {lesson.name for lesson in find()} >= STILL_TO_CONVERT
 
 
 @each_lesson

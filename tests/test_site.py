@@ -18,7 +18,6 @@ from labs.stamp import ROOT
 from tests.waiting import HANG
 from tools import build_site
 from tools.lesson import find
-from tools.template import STILL_TO_CONVERT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -159,37 +158,37 @@ def test_every_text_stands_out(look, page, theme):
     assert look(page)[theme]["faint"] == []
 
 
-IN_FORM = [page for page in PAGES if page.startswith("lessons/") and page not in STILL_TO_CONVERT]
-each_in_form = pytest.mark.parametrize("page", IN_FORM)
+LESSONS = [page for page in PAGES if page.startswith("lessons/")]
+each_lesson_page = pytest.mark.parametrize("page", LESSONS)
 
 
-@each_in_form
+@each_lesson_page
 def test_no_letter_in_a_picture_is_too_small_to_read(look, page):
     pictures = look(page)["light"]["pictures"]
     assert pictures
     assert min(picture["text"] for picture in pictures) >= 9
 
 
-@each_in_form
+@each_lesson_page
 def test_no_panel_is_smaller_than_a_thumb(look, page):
     seen = look(page)
     assert min(picture["width"] for picture in seen["light"]["pictures"]) >= 170
     assert min(picture["width"] for picture in seen["phone"]["pictures"]) >= 170
 
 
-@each_in_form
+@each_lesson_page
 def test_panels_stand_in_a_row_and_on_a_phone_below_each_other(look, page):
     seen = look(page)
     assert all(rows == 1 for rows in seen["light"]["rows"])
     assert all(rows > 1 for rows in seen["phone"]["rows"])
 
 
-@each_in_form
+@each_lesson_page
 def test_no_line_of_code_is_cut(look, page):
     assert look(page)["light"]["cut"] == []
 
 
-@each_in_form
+@each_lesson_page
 def test_answers_are_folded_until_the_reader_asks_and_the_wish_is_remembered(site, browser, page):
     visit = Visit(browser, site.as_uri())
     visit.open((site / f"{page}.html").as_uri())
@@ -202,7 +201,7 @@ def test_answers_are_folded_until_the_reader_asks_and_the_wish_is_remembered(sit
     assert all(answer.get_attribute("open") is not None for answer in answers.all())
 
 
-@each_in_form
+@each_lesson_page
 def test_print_shows_what_is_folded(site, browser, page):
     visit = Visit(browser, site.as_uri())
     visit.open((site / f"{page}.html").as_uri())
@@ -216,7 +215,7 @@ def test_print_shows_what_is_folded(site, browser, page):
 
 def test_the_stops_of_a_slider_show_one_frame_each(site, browser):
     visit = Visit(browser, site.as_uri())
-    for page in IN_FORM:
+    for page in LESSONS:
         visit.open((site / f"{page}.html").as_uri())
         visit.tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         for slider in visit.tab.locator(".labs-slide").all():

@@ -25,27 +25,6 @@ BEATS = (
 CARD_LINES = ("You will be able to", "You need", "Time")
 PROVEN_BEATS = ("The block", "Debug", "Experiment", "Reproduce", "Bug hunt")
 MAX_LINES, MEDIAN_LINES, MAX_COLUMNS = 40, 8, 86
-STILL_TO_CONVERT = frozenset(
-    {
-        "lessons/00_workbench/01_set_up_the_workbench",
-        "lessons/01_foundations/01_survive_bad_data",
-        "lessons/01_foundations/02_watch_a_network_see_digits",
-        "lessons/01_foundations/03_classify_flowers_with_dirty_labels",
-        "lessons/02_detection/01_measure_boxes_and_map",
-        "lessons/02_detection/02_predict_on_a_grid",
-        "lessons/02_detection/04_try_the_bag_of_tricks",
-        "lessons/02_detection/05_fit_anchors_and_read_source",
-        "lessons/02_detection/06_plan_the_gradient_path",
-        "lessons/02_detection/07_drop_the_anchors",
-        "lessons/06_engineering/01_intercept_with_hooks",
-        "lessons/06_engineering/02_debug_a_training_run",
-        "lessons/06_engineering/03_run_an_ablation",
-        "lessons/06_engineering/04_export_to_onnx_and_run_anywhere",
-        "lessons/06_engineering/05_train_on_many_devices",
-        "lessons/06_engineering/06_track_experiments",
-    }
-)
-"""Lessons that were written before the form of a page was settled; none is added."""
 HUNT_LINE = re.compile(
     r"\*\*Difficulty\*\* [123] of 3 · \*\*Importance\*\* [123] of 3 · \*\*Time\*\* \d+ min"
 )

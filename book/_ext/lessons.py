@@ -25,7 +25,6 @@ from labs.stamp import ROOT
 from tools.cells import CHECKED, kind
 from tools.ledger import Entry, facts, place, read
 from tools.lesson import Lesson
-from tools.template import STILL_TO_CONVERT
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,8 +97,7 @@ def _on_doctree_read(app: Sphinx, doctree: nodes.document) -> None:
         if cell.cell_type == "code"
     }
     for complaint in answers.fold(doctree, kinds):
-        if docname not in STILL_TO_CONVERT:
-            LOGGER.warning("%s: %s", docname, complaint)
+        LOGGER.warning("%s: %s", docname, complaint)
     terms.link(doctree, terms.terms(ROOT / "book/glossary.md"), docname)
 
 
