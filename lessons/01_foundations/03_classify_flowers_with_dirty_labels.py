@@ -501,9 +501,8 @@ plot.curves(ax, runs, x="share", y="accuracy", group="photographed")
 ax.set_xlabel("share of training pictures with any background")
 plot.show(
     figure,
-    "With every share of mixed backgrounds the accuracy away from home rises, until "
-    "it meets "
-    "the accuracy at home.",
+    "The more training pictures have mixed backgrounds, the higher is the accuracy away "
+    "from home, until it meets that at home.",
     alt="Accuracy against the share of mixed pictures, with bands over five seeds: "
     "away "
     "climbs, at home falls a little, and they meet at the right end.",
