@@ -186,8 +186,8 @@ drawing = diagram.draw(
 )
 plot.show(
     drawing,
-    "From the picture to the last maps the channels grow and the pixels get fewer; the "
-    "last layer turns the maps into two scores.",
+    "From the picture to the last maps the channels grow and the pixels get fewer; "
+    "the last layer turns the maps into two scores.",
 )
 
 # %% [markdown]
@@ -501,8 +501,8 @@ plot.curves(ax, runs, x="share", y="accuracy", group="photographed")
 ax.set_xlabel("share of training pictures with any background")
 plot.show(
     figure,
-    "The more training pictures have mixed backgrounds, the higher is the accuracy away "
-    "from home, until it meets that at home.",
+    "The more training pictures have mixed backgrounds, the higher is the accuracy "
+    "away from home, until it meets that at home.",
     alt="Accuracy against the share of mixed pictures, with bands over five seeds: "
     "away "
     "climbs, at home falls a little, and they meet at the right end.",
