@@ -158,9 +158,8 @@ for line, (place, data) in zip(axes, scenes.items(), strict=True):
         ax.title.set_fontsize(10)
 plot.show(
     figure,
-    "Three of these objects, at home (above) and away (below), under what the "
-    "network says: "
-    "the object is the same, the background and the answer are not.",
+    "Three of these objects at home (above) and away (below), with the answer of the "
+    "network: only the background differs, and the answer follows it.",
 )
 
 # %% [markdown]
@@ -187,9 +186,8 @@ drawing = diagram.draw(
 )
 plot.show(
     drawing,
-    "The picture becomes maps with more and more channels and fewer and fewer "
-    "pixels, and "
-    "the last layer makes two scores of them.",
+    "From the picture to the last maps the channels grow and the pixels get fewer; "
+    "the last layer turns the maps into two scores.",
 )
 
 # %% [markdown]
@@ -395,7 +393,7 @@ claim(
 #
 # MobileNetV2 {cite:p}`sandler2018mobilenetv2` has seen a million photographs. Freeze it, cut its classifier off, and
 # let every picture pass through it once: what comes out, 1,280 numbers, is all that you need to train one linear layer,
-# the *head*, in a moment.
+# the *head*, in a moment. (The drawing leaves out most blocks of the backbone.)
 
 # %%
 from torch import nn
@@ -404,7 +402,7 @@ from labs.models import mobilenet_v2
 
 backbone = mobilenet_v2().to(device())
 backbone.classifier = nn.Identity()
-backbone.eval().requires_grad_(False)
+backbone = backbone.eval().requires_grad_(False)
 
 # %%
 STAGES = {f"block {k}": f"0.features.{k}" for k in (3, 6, 13)}
@@ -432,19 +430,18 @@ plot.show(
 # For the head, subtract the mean of the features and scale each picture's features to length one.
 
 # %%
-scenes = {"home": home, "away": away, "mixed": mixed}
-features = {
-    name: predict(backbone, scene.data.images, batch_size=60)
-    for name, scene in scenes.items()
-}
-center = features["home"].mean(0)
+features = [
+    predict(backbone, scene.data.images, batch_size=60)
+    for scene in (home, away, mixed)
+]
+center = features[0].mean(0)
 
 
 def directions(z):
     return nn.functional.normalize(z - center.to(z.device))
 
 
-z_home, z_away, z_mixed = (directions(z) for z in features.values())
+z_home, z_away, z_mixed = map(directions, features)
 tuple(z_home.shape)
 
 
@@ -504,9 +501,8 @@ plot.curves(ax, runs, x="share", y="accuracy", group="photographed")
 ax.set_xlabel("share of training pictures with any background")
 plot.show(
     figure,
-    "With every share of mixed backgrounds the accuracy away from home rises, until "
-    "it meets "
-    "the accuracy at home.",
+    "The more training pictures have mixed backgrounds, the higher is the accuracy "
+    "away from home, until it meets that at home.",
     alt="Accuracy against the share of mixed pictures, with bands over five seeds: "
     "away "
     "climbs, at home falls a little, and they meet at the right end.",
