@@ -964,7 +964,7 @@ plot.show(
 )
 
 # %%
-proposals = propose(PHOTOS, seed=0)[1][0]
+truth, proposals = (part[0] for part in propose(PHOTOS, seed=0))
 crowded = Scenes("val", SCENES, seed=0, **PHOTOS)[0][0]
 stops = {}
 for threshold in THRESHOLDS:
@@ -972,7 +972,7 @@ for threshold in THRESHOLDS:
     figure, ax = plot.new(3.6, 3.8)
     kept = {"boxes": proposals["boxes"][stay], "labels": stay * 0}
     preview(ax, crowded, kept, [""])
-    ax.set_title(f"{len(stay)} boxes")
+    ax.set_title(f"{len(stay)} boxes, {len(truth['labels'])} objects")
     stops[str(threshold)] = figure
 plot.slide(
     stops,
@@ -1054,7 +1054,7 @@ plot.show(
 error_breakdown(found, truths).table()[["count", "gain"]].round(3)
 
 # %% [markdown]
-# It takes one digit for another more often than it makes any other mistake that costs much, and it misses next to nothing. Compare count and gain: many errors cost little, because most of them have scores below those of the
+# Wrong classes are its most frequent error and cost it most; it misses next to nothing. Compare count and gain: many errors cost little, because most of them have scores below those of the
 # true detections.
 #
 # What does the same detector do with cut-outs of photographs, which it never learnt? Its names cannot fit, so call every object and every box "thing", and let NMS see one class.
