@@ -886,7 +886,7 @@ for name in ["precision", "recall", "F1", "mAP"]:
 best = sweep.loc[sweep["F1"].idxmax()]
 ax.axvline(best["threshold"], color="0.4", linestyle=":")
 ax.set(xlabel="score threshold", ylabel="in [0, 1]")
-ax.legend(loc="lower left")
+ax.legend(loc="upper left")
 plot.show(
     figure,
     "A higher score threshold raises precision and lowers recall; F1 has a peak at "
