@@ -910,7 +910,7 @@ claim(
 # ### The threshold of NMS
 #
 # Now vary one thing: the IoU from which two boxes claim the same object. Everything else stays. The seed draws other scenes and other
-# proposals. First with few objects in a scene, then in the crowd, and then in a crowd of photographs: cut-outs of birds and fish, which are as wide as they are high or wider, where digits are narrow.
+# proposals. Do it first with few objects in a scene, then in the crowd, and then in a crowd of photographs: cut-outs of birds and fish, which are at least as wide as high, while digits are narrow.
 
 # %%
 from labs.ablation import ablate
