@@ -886,7 +886,7 @@ for name in ["precision", "recall", "F1", "mAP"]:
 best = sweep.loc[sweep["F1"].idxmax()]
 ax.axvline(best["threshold"], color="0.4", linestyle=":")
 ax.set(xlabel="score threshold", ylabel="in [0, 1]")
-ax.legend(loc="lower left")
+ax.legend(loc="upper left")
 plot.show(
     figure,
     "A higher score threshold raises precision and lowers recall; F1 has a peak at "
@@ -910,7 +910,7 @@ claim(
 # ### The threshold of NMS
 #
 # Now vary one thing: the IoU from which two boxes claim the same object. Everything else stays. The seed draws other scenes and other
-# proposals. First with few objects in a scene, then in the crowd, and then in a crowd of photographs: cut-outs of birds and fish, which are as wide as they are high or wider, where digits are narrow.
+# proposals. Do it first with few objects in a scene, then in the crowd, and then in a crowd of photographs: cut-outs of birds and fish, which are at least as wide as high, while digits are narrow.
 
 # %%
 from labs.ablation import ablate
@@ -964,7 +964,7 @@ plot.show(
 )
 
 # %%
-proposals = propose(PHOTOS, seed=0)[1][0]
+truth, proposals = (part[0] for part in propose(PHOTOS, seed=0))
 crowded = Scenes("val", SCENES, seed=0, **PHOTOS)[0][0]
 stops = {}
 for threshold in THRESHOLDS:
@@ -972,7 +972,7 @@ for threshold in THRESHOLDS:
     figure, ax = plot.new(3.6, 3.8)
     kept = {"boxes": proposals["boxes"][stay], "labels": stay * 0}
     preview(ax, crowded, kept, [""])
-    ax.set_title(f"{len(stay)} boxes")
+    ax.set_title(f"{len(stay)} boxes, {len(truth['labels'])} objects")
     stops[str(threshold)] = figure
 plot.slide(
     stops,
@@ -1054,7 +1054,7 @@ plot.show(
 error_breakdown(found, truths).table()[["count", "gain"]].round(3)
 
 # %% [markdown]
-# It takes one digit for another more often than it makes any other mistake that costs much, and it misses next to nothing. Compare count and gain: many errors cost little, because most of them have scores below those of the
+# Wrong classes are its most frequent error and cost it most; it misses next to nothing. Compare count and gain: many errors cost little, because most of them have scores below those of the
 # true detections.
 #
 # What does the same detector do with cut-outs of photographs, which it never learnt? Its names cannot fit, so call every object and every box "thing", and let NMS see one class.

@@ -122,8 +122,8 @@ for ax, row in zip(axes, range(3), strict=True):
     preview(ax, images[row], above(found[row], 0.25), test.classes)
 plot.show(
     figure,
-    "After a short training the network frames and names digits on scenes that it "
-    "has never seen.",
+    "After a short training the network frames and names most digits on scenes that "
+    "it has never seen.",
 )
 
 # %% [markdown]
@@ -562,8 +562,8 @@ for ax, row in zip(axes, range(3), strict=True):
     ax.plot(*middle.T, "+", color=plot.COLOURS[5], markersize=10, mew=2)
 plot.show(
     figure,
-    "Confidence is high in cells that hold the centre of a digit, marked by a "
-    "cross, and low in almost all others.",
+    "Confidence is highest in cells that hold the centre of a digit, marked by a "
+    "cross; some of their neighbours get a little.",
 )
 
 
