@@ -7,7 +7,8 @@
 # **You will be able to** say which machine and which Python a result came from · find and remove a kernel or an environment that
 # you no longer need · shrink a folder of photos without damaging what a network sees in them.
 #
-# **You need** this book's environment, Python, and some PyTorch: tensors and `nn.Sequential`. On a first reading, stop before *Reproduce*.
+# **You need** this book's environment, Python, and some PyTorch: tensors and `nn.Sequential`. ImageMagick and conda are used if they
+# are installed; if not, the lesson says so and goes on. On a first reading, stop before *Reproduce*.
 #
 # **Time** read 25 min · debug 25 min · experiment 25 min · reproduce 15 min · hunt 25 min · exercises 40 min
 # :::
@@ -325,14 +326,50 @@ plot.show(
 # All the extra rings in the middle picture are inventions of the shrinker. On the right, what cannot be shown fades to grey.
 #
 # In the terminal you can shrink photos with [ImageMagick](https://imagemagick.org/script/command-line-options.php#resize). Its command is
-# `magick` in version 7 and `convert` in version 6; `-filter Triangle` asks for the antialiased triangle of this lesson:
+# `magick` in version 7 and `convert` in version 6:
 #
 # ```bash
-# magick input.jpg -filter Triangle -resize 200x200 -quality 50 output.jpg
+# magick input.jpg -resize 200x200 -quality 50 output.jpg
 # ```
 #
 # This keeps the shape of the photo and makes it fit into a box of 200 by 200. With `-resize 50%` both sides are halved, and with
-# `200x200!` the photo is stretched to exactly that size.
+# `200x200!` the photo is stretched to exactly that size. If ImageMagick is installed, ask it for the triangle of this lesson with
+# `-filter Triangle`, and compare it with Pillow.
+
+# %%
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+def find_magick():
+    for command in filter(shutil.which, ("magick", "convert")):
+        said = subprocess.run([command, "-version"], capture_output=True, text=True)
+        if "ImageMagick" in said.stdout:  # the convert.exe of Windows converts disks
+            return command
+    return None
+
+
+def shrink_with_magick(command, photo, size):
+    with TemporaryDirectory() as folder:
+        before, after = Path(folder, "before.png"), Path(folder, "after.png")
+        photo.save(before)
+        how = ["-filter", "Triangle", "-resize", f"{size[0]}x{size[1]}!"]
+        subprocess.run([command, before, *how, after], check=True)
+        return torch.tensor(np.array(Image.open(after).convert("RGB")))
+
+
+# %%
+magick = find_magick()
+if magick:
+    worst = shrink_with_magick(magick, photo, (17, 13)).float() - pillow
+    print(f"ImageMagick: at most {worst.abs().max():.0f} grey levels from Pillow")
+else:
+    print("ImageMagick is not installed: the comparison with it is skipped")
+
+# %% [markdown]
+# Both programs compute the same sum, so expect no more than the rounding of one or two grey levels between them.
 
 # %% [markdown]
 # ## Debug: two suspects
@@ -372,8 +409,6 @@ examine_machine()
 import json
 import os
 import venv
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 away = TemporaryDirectory()
 venv.create(Path(away.name, "env"), with_pip=False)
@@ -394,7 +429,6 @@ kernel.write_text(json.dumps({"argv": start, "display_name": "Python 3"}))
 # :::
 
 # %%
-import subprocess
 from unittest.mock import patch
 
 tried = [other_python, "-c", "import torch"]
@@ -433,8 +467,6 @@ for name in kernels.find_kernel_specs():
 # manager was told to look in no folder but ours.
 
 # %%
-import shutil
-
 kernels.remove_kernel_spec("python3")
 print("kernels left:", list(kernels.find_kernel_specs()))
 print("the environment is still there:", other_python.exists())
@@ -454,7 +486,17 @@ away.cleanup()
 # python -m ipykernel install --sys-prefix --name new_env   # a kernel for this Python
 # ```
 
+# %%
+if shutil.which("conda"):
+    ask = ["conda", "env", "list", "--json"]
+    listed = subprocess.run(ask, capture_output=True, text=True).stdout
+    print("conda environments:", [Path(at).name for at in json.loads(listed)["envs"]])
+else:
+    print("conda is not installed here, so there is no environment of it to list")
+
 # %% [markdown]
+# The same lines ask conda, wherever it is installed.
+#
 # ### The line
 #
 # The machine is in order: the doctor found nothing that stops a lesson until you planted it, and both ways to shrink ran in this very process.
@@ -617,7 +659,8 @@ import pandas as pd
 
 qualities = pd.Index([5, 10, 20, 35, 50, 75, 95], name="quality")
 columns = ["bytes per photo", "PSNR in dB", "accuracy"]
-files = pd.DataFrame(map(examine, qualities), qualities, columns)
+seen = [examine(quality) for quality in qualities]
+files = pd.DataFrame(seen, qualities, columns)
 files.round({"bytes per photo": 0, "PSNR in dB": 1, "accuracy": 3})
 
 # %% tags=["nbval-check-output"]
