@@ -419,7 +419,8 @@ other_python = Path(away.name, "env", program)
 kernel = Path(away.name, "kernels", "python3", "kernel.json")
 kernel.parent.mkdir(parents=True)
 start = [str(other_python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-kernel.write_text(json.dumps({"argv": start, "display_name": "Python 3"}))
+with kernel.open("w") as file:
+    json.dump({"argv": start, "display_name": "Python 3"}, file)
 
 # %% [markdown]
 # :::{admonition} Predict
