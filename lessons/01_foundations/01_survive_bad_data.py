@@ -955,8 +955,8 @@ for column, mark, colour in [("test", "o", 0), ("own validation", "s", 4)]:
     axes[0].plot(
         trained[column], heights, mark, color=plot.COLOURS[colour], label=column
     )
-axes[0].set(xlabel="accuracy", title="accuracy")
-axes[0].legend()
+axes[0].set(xlabel="accuracy")
+axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 for policy, found in study.frame().groupby("policy", sort=False)["shirts found"]:
     if policy != "stop":
         places = np.full(len(found), trained.index.get_loc(policy))
