@@ -846,15 +846,17 @@ for mode in ("bilinear", "bicubic", "nearest-exact"):
 # %%
 pillow, nearest = pictures["Pillow bilinear"], pictures["PyTorch nearest-exact"]
 features = {name: predict(model[:-1], small) for name, small in pictures.items()}
-table = pd.DataFrame(index=list(pictures))
+rows = {}
 for name, small in pictures.items():
-    distance = frechet(features["Pillow bilinear"], features[name])
-    table.loc[name, "Fréchet distance"] = distance
-    table.loc[name, "grey levels to nearest"] = 255 * (small - nearest).abs().mean()
-    table.loc[name, "grey levels to Pillow"] = 255 * (small - pillow).abs().mean()
+    rows[name] = {
+        "Fréchet distance": frechet(features["Pillow bilinear"], features[name]),
+        "grey levels to nearest": 255 * (small - nearest).abs().mean().item(),
+        "grey levels to Pillow": 255 * (small - pillow).abs().mean().item(),
+    }
+table = pd.DataFrame(rows).T
 yardstick = frechet(*features["Pillow bilinear"].chunk(2))
 print(f"yardstick, one half of the photos against the other: {yardstick:.2f}")
-table.astype(float).round(2)
+table.round(2)
 
 # %% tags=["nbval-check-output"]
 short = table.loc[["PyTorch bilinear", "PyTorch bicubic"]]
