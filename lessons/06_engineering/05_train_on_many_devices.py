@@ -254,7 +254,11 @@ def draw_ranks(ax, arrows, parts=1, gradient_parts=1):
                 for cut in range(1, gradient_parts):
                     height = y + 0.8 * cut / gradient_parts
                     ax.plot([x, x + 1.5], [height] * 2, color="#5A5A58", linewidth=1)
-            ax.text(x + 0.75, y + 0.4, name, ha="center", va="center", fontsize=10)
+            style = {"ha": "center", "va": "center", "fontsize": 10}
+            back = (
+                {"fc": fill, "ec": "none", "pad": 1} if gradient_parts > 1 else None
+            )
+            ax.text(x + 0.75, y + 0.4, name, bbox=back, **style)
     style = {"arrowstyle": "<|-|>", "color": "#222222", "shrinkA": 1, "shrinkB": 1}
     for y in arrows:
         ax.annotate("", (2.4, y), (1.5, y), arrowprops=style)
