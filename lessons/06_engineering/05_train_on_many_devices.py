@@ -1397,8 +1397,8 @@ ax.legend(loc="lower left")
 ax.set(ylabel="test accuracy")
 plot.show(
     figure,
-    "With the linear rule four devices are as accurate as one, sixteen lose accuracy, "
-    "and sixty-four lose most of it.",
+    "With the linear rule four devices are as accurate as one, sixteen lose "
+    "accuracy, and sixty-four lose most of it.",
 )
 
 # %%
