@@ -26,7 +26,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_tracker(run_cell(LESSON, "hunt-solution")["follow"])
+    verdict = check_tracker(run_cell(LESSON, "hunt-solution")["log_one_row_a_step"])
     assert verdict, verdict
 
 
