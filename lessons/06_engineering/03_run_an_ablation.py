@@ -743,7 +743,7 @@ runs = detector.curves().set_index(["part", "seed", "step"])
 whole, bare = runs.loc["nothing"], runs.loc["average"]
 print("the same losses:", whole["loss"].equals(bare["loss"]))
 gains = (whole["AP"] - bare["AP"]).dropna().unstack().rename(columns=int)
-gains.rename_axis(columns="gain in AP by step").round(3)
+gains.rename_axis(columns="gain in AP by step").round(3) + 0.0  # no -0.0
 
 # %%
 figure, (left, right) = plot.new(height=3.4, columns=2)

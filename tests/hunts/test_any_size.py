@@ -136,7 +136,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    assert check_any_size(run_cell(LESSON, "hunt-solution")["AnySize"])
+    assert check_any_size(run_cell(LESSON, "hunt-solution")["AlwaysPadded"])
 
 
 @pytest.mark.parametrize("fix", [RoundUp, JoinZeros, AlwaysThree])

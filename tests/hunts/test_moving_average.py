@@ -194,7 +194,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    assert check_moving_average(run_cell(LESSON, "hunt-solution")["MovingAverage"])
+    assert check_moving_average(run_cell(LESSON, "hunt-solution")["WholeAverage"])
 
 
 def test_another_right_fix_passes():

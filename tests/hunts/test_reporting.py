@@ -239,7 +239,7 @@ def test_the_planted_bug_fails():
 
 
 def test_the_solution_passes():
-    verdict = check_report(run_cell(LESSON, "hunt-solution")["train_and_report"])
+    verdict = check_report(run_cell(LESSON, "hunt-solution")["train_choose_report"])
     assert verdict, verdict
 
 
