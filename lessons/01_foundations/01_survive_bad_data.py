@@ -969,8 +969,9 @@ for ax in axes:
     ax.invert_yaxis()
 plot.show(
     figure,
-    "On the damaged folder every policy reports more accuracy than the test confirms, "
-    "and only those that restore the balance of the classes still find shirts.",
+    "On the damaged folder every policy reports more accuracy than the test "
+    "confirms, and only those that restore the balance of the classes still find "
+    "shirts.",
     alt="For six policies: accuracy on the own validation set and on the test, and "
     "the share of shirts found, one dot for each seed.",
 )
@@ -985,8 +986,8 @@ claim(
     measured=base["test"] - skip["test"],
 )
 claim(
-    "skipping bad files where shirts lost most of theirs costs over 35 of 100 shirts "
-    "in the test",
+    "skipping bad files where shirts lost most of theirs costs over 35 of 100 "
+    "shirts in the test",
     base["shirts found"] - skip["shirts found"] > 0.35,
     measured=(base["shirts found"], skip["shirts found"]),
 )
@@ -1111,8 +1112,8 @@ for ax, columns, colours, title in [
 axes[0].set_ylabel("share")
 plot.show(
     figure,
-    "In the first epochs the network answers the truth that it was never told; later "
-    "it repeats the wrong labels, and its losses no longer find them.",
+    "In the first epochs the network answers the truth that it was never told; "
+    "later it repeats the wrong labels, and its losses no longer find them.",
     alt="Left: the share of mislabelled pictures with the true answer falls, that "
     "with the given wrong label rises. Right: test accuracy falls a little, and the "
     "share of label errors among the highest losses falls a lot.",

@@ -129,8 +129,8 @@ plot.slide(
     frames,
     "pixels from crest to crest",
     "A person can still read the three digits under stripes of every width.",
-    alt="Three handwritten digits, alone and under faint stripes that get wider from "
-    "frame to frame.",
+    alt="Three handwritten digits, alone and under faint stripes that get wider "
+    "from frame to frame.",
 )
 
 # %% [markdown]
@@ -161,9 +161,8 @@ plot.show(
     "Stripes of a middle width do far more harm to the reader than fine or wide "
     "ones.",
     alt="Share of digits read right against the width of the stripes: near the "
-    "dotted "
-    "line for fine stripes, a deep dip around six pixels, and higher again for wide "
-    "stripes.",
+    "dotted line for fine stripes, a deep dip around six pixels, and higher again "
+    "for wide stripes.",
 )
 
 # %% [markdown]
@@ -215,8 +214,7 @@ drawing = diagram.draw(
 plot.show(
     drawing,
     "Two convolutions turn a digit into many small maps, and one linear layer turns "
-    "the "
-    "maps into ten scores.",
+    "the maps into ten scores.",
 )
 
 # %% [markdown]
@@ -369,11 +367,10 @@ axes[1].set_title("their maps of one digit")
 plot.show(
     figure,
     "The maps show borders and strokes of the digit, while most of the weights look "
-    "like "
-    "noise.",
-    alt="Left, 16 filters of 7 by 7 weights, red for positive and blue for negative, "
-    "with little order. Right, the 16 maps of one digit, which light up along its "
-    "borders or strokes.",
+    "like noise.",
+    alt="Left, 16 filters of 7 by 7 weights, red for positive and blue for "
+    "negative, with little order. Right, the 16 maps of one digit, which light up "
+    "along its borders or strokes.",
 )
 
 # %% [markdown]
@@ -421,11 +418,9 @@ for ax, k in zip(axes, strongest, strict=True):
 plot.show(
     figure,
     "Each of the three filters with the strongest responses prefers one width and "
-    "one "
-    "direction of stripes.",
+    "one direction of stripes.",
     alt="Three maps of a filter's response by direction and period: each has one "
-    "bright "
-    "spot at a middle period.",
+    "bright spot at a middle period.",
 )
 
 # %% [markdown]
@@ -520,12 +515,10 @@ ax.legend()
 plot.show(
     figure,
     "Most untrained filters prefer fine stripes of almost any direction; most "
-    "trained ones "
-    "prefer wider stripes of few directions.",
-    alt="Each filter by preferred period and selectivity. Untrained filters crowd at "
-    "fine periods with low selectivity; trained ones lie at middle periods with "
-    "higher "
-    "selectivity.",
+    "trained ones prefer wider stripes of few directions.",
+    alt="Each filter by preferred period and selectivity. Untrained filters crowd "
+    "at fine periods with low selectivity; trained ones lie at middle periods with "
+    "higher selectivity.",
 )
 
 # %% [markdown]
@@ -629,8 +622,7 @@ print(
 # %% tags=["nbval-check-output"]
 claim(
     "64 filters: the kind found with stripes agrees with the kind found with "
-    "pictures 20 "
-    "points more often than by chance",
+    "pictures 20 points more often than by chance",
     agree - by_chance > 0.2,
     measured=agree - by_chance,
 )
@@ -682,11 +674,9 @@ ax.set(xlabel="mean response of conv1 to the stripes", ylabel="share read right"
 plot.show(
     figure,
     "The more strongly the first filters respond to stripes, the more digits the "
-    "stripes "
-    "cost.",
+    "stripes cost.",
     alt="Accuracy against mean response for 32 kinds of stripes, coloured by "
-    "period: it "
-    "falls as the response grows.",
+    "period: it falls as the response grows.",
 )
 
 # %% [markdown]
@@ -891,9 +881,8 @@ plot.show(
     "Frozen filters hardly matter on clean digits; under fine stripes and noise, "
     "networks with frozen filters read far fewer digits.",
     alt="Four groups of dots, three dots for each of three settings. On clean "
-    "digits the "
-    "settings are close; under fine stripes and noise frozen filters are far worse; "
-    "under middle stripes there is no clear order.",
+    "digits the settings are close; under fine stripes and noise frozen filters are "
+    "far worse; under middle stripes there is no clear order.",
 )
 
 # %% [markdown]
@@ -922,8 +911,7 @@ claim(
 more = learned["fine stripes"]["both"] - learned["middle stripes"]["both"]
 claim(
     "learning both layers of filters brings 8 points more under fine stripes than "
-    "under "
-    "middle ones",
+    "under middle ones",
     more > 0.08,
     measured=more,
 )
@@ -1146,8 +1134,7 @@ plot.show(
     figure,
     "The picture that a random filter responds to most is a regular pattern.",
     alt="Three pictures of 28 by 28 pixels, each with a regular pattern of stripes "
-    "or "
-    "checks that fades towards the border.",
+    "or checks that fades towards the border.",
 )
 
 # %% [markdown]

@@ -158,8 +158,8 @@ for line, (place, data) in zip(axes, scenes.items(), strict=True):
         ax.title.set_fontsize(10)
 plot.show(
     figure,
-    "Three of these objects at home (above) and away (below), with the answer of the "
-    "network: only the background differs, and the answer follows it.",
+    "Three of these objects at home (above) and away (below), with the answer of "
+    "the network: only the background differs, and the answer follows it.",
 )
 
 # %% [markdown]
@@ -334,11 +334,9 @@ for line, heat in zip(axes, heats.values(), strict=True):
 plot.show(
     figure,
     "The heat of both networks, trained at home (above) and mixed (below), lies on "
-    "the "
-    "background as well as on the object.",
+    "the background as well as on the object.",
     alt="The three objects of the first figure, away from home, under the heat maps "
-    "of "
-    "both networks, with the share of the heat that lies on the object.",
+    "of both networks, with the share of the heat that lies on the object.",
 )
 
 # %% [markdown]
@@ -504,8 +502,7 @@ plot.show(
     "The more training pictures have mixed backgrounds, the higher is the accuracy "
     "away from home, until it meets that at home.",
     alt="Accuracy against the share of mixed pictures, with bands over five seeds: "
-    "away "
-    "climbs, at home falls a little, and they meet at the right end.",
+    "away climbs, at home falls a little, and they meet at the right end.",
 )
 
 # %% [markdown]
@@ -567,8 +564,7 @@ pd.DataFrame({"heat on the object": coarse, "accuracy away": correct}).round(2)
 gap = abs(coarse["mixed"] - coarse["trained at home"])
 claim(
     "Grad-CAM on 3 by 3 maps does not tell a head with the shortcut from one "
-    "without: "
-    "their shares on the object differ by under 8 points",
+    "without: their shares on the object differ by under 8 points",
     gap < 0.08,
     measured=gap,
 )
@@ -677,8 +673,7 @@ plot.show(
     figure,
     "Wrong labels cost the head without weight decay far more than the head with it.",
     alt="Test accuracy against the share of wrong labels: with weight decay the "
-    "curve "
-    "falls slowly, without it steeply; the network from scratch stays low "
+    "curve falls slowly, without it steeply; the network from scratch stays low "
     "everywhere.",
 )
 
@@ -938,8 +933,7 @@ plot.show(
     "True labels, random labels and random labels of pure noise are all learnt by "
     "heart.",
     alt="Training accuracy by epoch: the three curves rise to about one, that of "
-    "random "
-    "pixels first.",
+    "random pixels first.",
 )
 
 # %% [markdown]
@@ -954,8 +948,7 @@ claim(
 )
 claim(
     "random pixels are learnt by heart in fewer epochs than labels of pictures, as "
-    "in "
-    "the paper",
+    "in the paper",
     fitted["random pixels"] < min(fitted["true labels"], fitted["random labels"]),
     measured=fitted,
 )

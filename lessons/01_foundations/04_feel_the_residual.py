@@ -87,8 +87,8 @@ ax.legend()
 plot.show(
     figure,
     "The deeper plain network has the higher loss on its own training data.",
-    alt="Training loss against steps: the curve of 20 layers falls, that of "
-    "56 layers stays far above it.",
+    alt="Training loss against steps: the curve of 20 layers falls, that of 56 "
+    "layers stays far above it.",
 )
 
 # %% [markdown]
@@ -349,11 +349,9 @@ plot.show(
     "Only default initialisation kills the plain gradient; with batch norm it grows "
     "towards the input.",
     alt="Relative gradient norm by layer, in three panels of one scale. Left: the "
-    "plain "
-    "curve is missing. Middle: the plain curve is low and level, the residual one "
-    "far "
-    "above it. Right: the plain curve rises steeply towards the "
-    "input, the residual one little.",
+    "plain curve is missing. Middle: the plain curve is low and level, the residual "
+    "one far above it. Right: the plain curve rises steeply towards the input, the "
+    "residual one little.",
 )
 
 # %% [markdown]
@@ -444,8 +442,8 @@ ax.set_title("untrained networks of 56 layers")
 ax.legend()
 plot.show(
     figure,
-    "Before training, a simple probe finds no class any more after about half of the "
-    "plain network's blocks; in the residual one it still does after the last.",
+    "Before training, a simple probe finds no class any more after about half of "
+    "the plain network's blocks; in the residual one it still does after the last.",
     alt="Accuracy of a guess by block: plain falls to chance, residual declines "
     "slowly.",
 )
@@ -533,8 +531,7 @@ plot.show(
     "Without the shortcut, depth costs much training loss; with it, depth costs "
     "less.",
     alt="Training loss of three seeds at 20 and 56 layers: the plain line rises "
-    "steeply, "
-    "the residual line stays low.",
+    "steeply, the residual line stays low.",
 )
 
 # %% [markdown]
@@ -594,8 +591,8 @@ claim(
     measured=(trained["residual"][-1], trained["plain"][-1]),
 )
 claim(
-    "trained, 56 plain layers: from the last block the probe guesses worse than from "
-    "the first",
+    "trained, 56 plain layers: from the last block the probe guesses worse than "
+    "from the first",
     trained["plain"][-1] < trained["plain"][0],
     measured=(trained["plain"][0], trained["plain"][-1]),
 )
@@ -627,11 +624,9 @@ plot.slide(
     frames,
     "after block",
     "In the residual network something of the garment stays in its place through "
-    "the first "
-    "stage; the plain maps are mostly noise.",
+    "the first stage; the plain maps are mostly noise.",
     alt="One garment, and the mean feature map of the plain and of the residual "
-    "network, "
-    "each with a colour scale of its own",
+    "network, each with a colour scale of its own",
 )
 
 # %% [markdown]

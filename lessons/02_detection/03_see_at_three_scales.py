@@ -196,11 +196,9 @@ for ax, row in zip(axes, most_found(found), strict=False):
 plot.show(
     figure,
     "The detector with one map of stride 32 frames large digits, and misses the "
-    "small "
-    "ones.",
+    "small ones.",
     alt="Two scenes with digits of all sizes. Boxes lie on the large digits; the "
-    "small ones "
-    "have none.",
+    "small ones have none.",
 )
 
 # %% [markdown]
@@ -283,11 +281,9 @@ for ax, stride in zip(axes, (8, 16, 32), strict=True):
 plot.show(
     figure,
     "The cell that holds the centre of an object answers for it; in a cell of 32 "
-    "pixels "
-    "the offset to the centre is large.",
+    "pixels the offset to the centre is large.",
     alt="One scene under grids of 8, 16 and 32 pixels. The cell of each centre is "
-    "filled, "
-    "and an arrow leads from its corner to the centre.",
+    "filled, and an arrow leads from its corner to the centre.",
 )
 
 # %% [markdown]
@@ -345,8 +341,7 @@ plot.show(
     figure,
     "Six anchors follow the cloud of digit sizes, two for each map.",
     alt="Left: widths and heights of digits, a cloud along the diagonal, with six "
-    "anchors "
-    "in it. Right: the six anchors drawn around one point of a scene.",
+    "anchors in it. Right: the six anchors drawn around one point of a scene.",
 )
 
 # %% [markdown]
@@ -385,8 +380,8 @@ plot.show(
     "Each head reads a map of its own; the neck hands down what the coarse maps "
     "know.",
     alt="A row of backbone stages of strides 8, 16 and 32. Below each stands a mix "
-    "and its "
-    "head; from mix 32 an arrow leads through lead 16 to mix 16, and on to mix 8.",
+    "and its head; from mix 32 an arrow leads through lead 16 to mix 16, and on to "
+    "mix 8.",
 )
 
 # %% [markdown]
@@ -553,14 +548,14 @@ centre = {k: said[k, "centre off"] for k in asked}
 lazy = centre["one map"] / said["one map", "middle off"]
 finer = centre["three maps"] / said["three maps", "middle off"]
 claim(
-    "smallest digits: three maps are less than 0.7 times as far off as the middle of "
-    "their cell, one of stride 32 more than 0.8 times",
+    "smallest digits: three maps are less than 0.7 times as far off as the middle "
+    "of their cell, one of stride 32 more than 0.8 times",
     finer[small] < 0.7 and lazy[small] > 0.8,
     measured=(finer[small], lazy[small]),
 )
 claim(
-    "one map beats the middle of its cell by over 30 % for large digits, by under 20 "
-    "% for small",
+    "one map beats the middle of its cell by over 30 % for large digits, by under "
+    "20 % for small",
     lazy[large] < 0.7 and lazy[small] > 0.8,
     measured=lazy.to_dict(),
 )
@@ -613,8 +608,7 @@ plot.show(
     figure,
     "Stride 32 fires on large digits; strides 8 and 16 share the smaller ones.",
     alt="One scene, found and as three levels see it: cells of stride 8 light up on "
-    "the "
-    "small digits, those of stride 32 on the large ones.",
+    "the small digits, those of stride 32 on the large ones.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -663,8 +657,8 @@ shares.reindex(columns=list(strides), fill_value=0.0).round(2)
 # %% tags=["nbval-check-output"]
 of_eight = shares.reindex(columns=list(strides), fill_value=0.0)[8]
 claim(
-    "of the digits that are found, stride 8 made over 80 % of the smallest, under 10 "
-    "% of the largest",
+    "of the digits that are found, stride 8 made over 80 % of the smallest, under "
+    "10 % of the largest",
     of_eight[small] > 0.8 and of_eight[large] < 0.1,
     measured=of_eight.to_dict(),
 )
@@ -792,9 +786,7 @@ plot.show(
     "Three maps find more of the smallest digits, one map of stride 16 more of the "
     "largest.",
     alt="Recall by size, mean and range of three seeds. For the smallest digits "
-    "three "
-    "maps "
-    "lead; for the largest one map of stride 16 does.",
+    "three maps lead; for the largest one map of stride 16 does.",
 )
 
 # %%
@@ -846,16 +838,14 @@ claim(
 )
 claim(
     "AP50, in these short runs: one map of stride 16 beats three maps, which beat "
-    "one "
-    "of stride 32, told apart",
+    "one of stride 32, told apart",
     told["AP50"]["(16,)"].startswith("higher")
     and told["AP50"]["(32,)"].startswith("lower"),
     measured=told["AP50"],
 )
 claim(
     "largest digits: stride 16 alone is at most 0.6 times as far off as the middle "
-    "of "
-    "its cell",
+    "of its cell",
     off_by["16", "centre off"][large] < 0.6 * off_by["16", "middle off"][large],
     measured=off_by["16"].loc[large].to_dict(),
 )
@@ -904,11 +894,9 @@ right.set(xlabel="step", ylabel="AP50", ylim=(0, 1), title="as the training goes
 plot.show(
     figure,
     "Three maps still lead on the smallest digits; by AP50 one map of stride 16 "
-    "keeps "
-    f"up ({record.label}).",
+    f"keeps up ({record.label}).",
     alt="Left: recall by size of four choices of maps. Right: their AP50 by step, "
-    "all "
-    f"still rising; {record.label}.",
+    f"all still rising; {record.label}.",
 )
 
 # %%
@@ -944,8 +932,7 @@ claim(
 )
 claim(
     "recorded: stride 16 alone finds more of the largest digits than three maps, "
-    "told "
-    "apart",
+    "told apart",
     said_of(large)["(16,)"].startswith("higher"),
     measured=said_of(large),
 )
@@ -992,9 +979,9 @@ plot.show(
     figure,
     "On scenes of small digits, one map of stride 32 misses most, and three maps "
     "frame most.",
-    alt="Three unseen scenes of small digits, above with the boxes of one map, which "
-    "lie "
-    "beside the digits, below with those of three maps, most of them on digits.",
+    alt="Three unseen scenes of small digits, above with the boxes of one map, "
+    "which lie beside the digits, below with those of three maps, most of them on "
+    "digits.",
 )
 
 # %% [markdown]
@@ -1019,11 +1006,9 @@ for ax, row in zip(axes, (0, 5, 9), strict=True):
 plot.show(
     figure,
     "The shipped YOLOv3 frames the digits of unseen scenes tightly, and names most "
-    "of "
-    "them.",
+    "of them.",
     alt="Three unseen scenes with the boxes and names that the shipped detector "
-    "gives "
-    "them.",
+    "gives them.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -1071,11 +1056,9 @@ for ax, row in zip(axes, range(3), strict=True):
 plot.show(
     figure,
     "After two rounds of photographs, some of the large ones are framed, and few or "
-    "none "
-    "of the small.",
+    "none of the small.",
     alt="Three scenes of cut-out photographs, with the true boxes dotted and the "
-    "best "
-    "predictions in colour.",
+    "best predictions in colour.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -1174,8 +1157,7 @@ axes[0].set_ylabel("probability")
 plot.show(
     figure,
     "For the same unseen seven, softmax divides one probability between two true "
-    "names; "
-    "the sigmoids give both more than one half.",
+    "names; the sigmoids give both more than one half.",
 )
 
 # %% [markdown]
@@ -1217,8 +1199,8 @@ both_ratios.round(2)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the smaller the digits, the smaller the share of three maps' finds that one map "
-    "also finds",
+    "the smaller the digits, the smaller the share of three maps' finds that one "
+    "map also finds",
     here[small] < here[medium] < here[large],
     measured=here.to_dict(),
 )

@@ -58,8 +58,8 @@ for ax, row in zip(axes, [0, 2, 4], strict=True):
         ax.plot(*centre, "o", color=colour, markeredgecolor="white", markersize=8)
 plot.show(
     figure,
-    "The centre of a box is often no pixel of its digit: blue dots lie on the digit, "
-    "orange ones do not.",
+    "The centre of a box is often no pixel of its digit: blue dots lie on the "
+    "digit, orange ones do not.",
     alt="Three scenes of overlapping digits in grey boxes, with a dot at the centre "
     "of each box. Several dots are orange.",
 )
@@ -155,9 +155,8 @@ plot.show(
     "classes go separate ways, and the mean of 16 bins is a side.",
     alt="From the image arrows lead through stem and stages to pool, then up to the "
     "finer level and down to the coarser one. From each level arrows lead to a "
-    "branch "
-    "of sides and a branch of classes. The sides go through mean to boxes, the "
-    "classes to scores.",
+    "branch of sides and a branch of classes. The sides go through mean to boxes, "
+    "the classes to scores.",
 )
 
 # %% [markdown]
@@ -394,8 +393,8 @@ plot.slide(
     "training step",
     "While the network learns, the wanted scores grow, and a few cells of each "
     "digit come to stand out.",
-    alt="A scene with two digits. The dots of the chosen cells are tiny at "
-    "first; later one or two of each digit are large.",
+    alt="A scene with two digits. The dots of the chosen cells are tiny at first; "
+    "later one or two of each digit are large.",
 )
 
 # %% [markdown]
@@ -439,8 +438,8 @@ claim(
     measured=grown,
 )
 claim(
-    "a small YOLOv8 in training: at least a quarter of the objects change their best "
-    "cell",
+    "a small YOLOv8 in training: at least a quarter of the objects change their "
+    "best cell",
     stayed < 0.75,
     measured=stayed,
 )
@@ -584,8 +583,8 @@ plot.show(
     figure,
     "Most of a width says where the side falls in its cell: the dots hang on the "
     "arc of the smallest possible width.",
-    alt="Width of each side against the fraction of its mean. Most dots lie on "
-    "or just above an arc that is 0 at whole numbers and 0.5 half-way.",
+    alt="Width of each side against the fraction of its mean. Most dots lie on or "
+    "just above an arc that is 0 at whole numbers and 0.5 half-way.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -688,15 +687,15 @@ for kind, (left, right) in zip(kinds, axes, strict=True):
     draw_side(left, right, side, image, f"{kind}: the side of median excess")
 plot.show(
     figure,
-    "The middle side of a digit is two bars; the middle side of a photograph spreads "
-    "over several distances.",
+    "The middle side of a digit is two bars; the middle side of a photograph "
+    "spreads over several distances.",
 )
 
 # %% tags=["nbval-check-output"]
 excesses = photo_table["excess, median (cells)"]
 claim(
-    "sides of boxes by a YOLOv8 that learnt digits: on photographs the median excess "
-    "is five times that on digits, or more",
+    "sides of boxes by a YOLOv8 that learnt digits: on photographs the median "
+    "excess is five times that on digits, or more",
     excesses["photos"] > 5 * excesses["digits"],
     measured=excesses.to_dict(),
 )
@@ -792,8 +791,8 @@ ax.set(xlabel="step", ylabel="AP50 on unseen scenes")
 ax.legend(loc="upper left")
 plot.show(
     figure,
-    "The plain average stays near zero long after the network has learnt; warmed up, "
-    "it follows the network.",
+    "The plain average stays near zero long after the network has learnt; warmed "
+    "up, it follows the network.",
 )
 
 # %% [markdown]
@@ -815,21 +814,20 @@ pd.Series(smallest, name="smallest running variance").map("{:.1e}".format).to_fr
 # %% tags=["nbval-check-output"]
 late = curves.loc[[125, 150]].mean()
 claim(
-    "a small YOLOv8, steps 125 and 150: its plain average has at most a third of its "
-    "AP50",
+    "a small YOLOv8, steps 125 and 150: its plain average has at most a third of "
+    "its AP50",
     late["average"] < late["network"] / 3,
     measured=late.to_dict(),
 )
 claim(
     "a small YOLOv8, steps 125 and 150: its warmed average has over 70 % of its "
-    "AP50, "
-    "and over 0.1",
+    "AP50, and over 0.1",
     late["average, warmed up"] > max(0.1, 0.7 * late["network"]),
     measured=late.to_dict(),
 )
 claim(
-    "a small YOLOv8, step 150: the smallest running variance of its plain average is "
-    "at least thrice its own",
+    "a small YOLOv8, step 150: the smallest running variance of its plain average "
+    "is at least thrice its own",
     smallest["average"] > 3 * smallest["network"],
     measured=smallest,
 )
@@ -915,8 +913,7 @@ pd.DataFrame(apart).rename_axis("step").T.map("{:.1e}".format)
 # %% tags=["nbval-check-output"]
 claim(
     "YOLOv8 in two processes, norms frozen, one divisor: the losses of one process "
-    "to "
-    "0.1 %",
+    "to 0.1 %",
     max(apart["one divisor for both"]) < 1e-3,
     measured=apart["one divisor for both"],
 )
@@ -1062,8 +1059,8 @@ claim(
     measured=lost["AP"].iloc[2],
 )
 claim(
-    "YOLOv8 in 8 bits, boxes and scores apart, loses over 4 points of AP, under 3 of "
-    "AP50",
+    "YOLOv8 in 8 bits, boxes and scores apart, loses over 4 points of AP, under 3 "
+    "of AP50",
     lost["AP"].iloc[3] > 0.04 and lost["AP50"].iloc[3] < 0.03,
     measured=lost.iloc[3].to_dict(),
 )
@@ -1157,15 +1154,13 @@ pd.DataFrame(said).T
 lowest = study.table("AP50")["mean"].min()
 claim(
     "YOLOv8, beta 6 and beta 0: both find digits (mean AP50 over 0.4), three seeds "
-    "do "
-    "not tell them apart",
+    "do not tell them apart",
     lowest > 0.4 and "not told apart" in study.verdict("AP50"),
     measured=study.table("AP50")[["mean", "p"]].to_dict(),
 )
 claim(
     "YOLOv8, beta 6 and beta 0: a difference of 0.25 in AP50 would have been found, "
-    "of "
-    "five times in four",
+    "of five times in four",
     study.detectable("AP50") < 0.25,
     measured=study.detectable("AP50"),
 )
@@ -1209,8 +1204,7 @@ axes[0].legend()
 plot.show(
     figure,
     "By width the sides pile up at half a cell; by excess the large errors are on "
-    "the "
-    "right.",
+    "the right.",
     alt="Error of each side, on log axes, against width and against excess. By "
     "width the dots form a column near 4 pixels; by excess they spread.",
 )
@@ -1276,8 +1270,7 @@ pd.Series(named, name="names the worst side").to_frame()
 shares = by_quarter["excess"]["share of errors > 2 px"]
 claim(
     "sides of a YOLOv8: the quarter with the most excess holds over 80 % of the "
-    "errors "
-    "above 2 pixels",
+    "errors above 2 pixels",
     shares.iloc[-1] > 0.8,
     measured=shares.to_dict(),
 )

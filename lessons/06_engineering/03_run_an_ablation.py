@@ -104,8 +104,7 @@ plot.show(
     "The same change helps with one seed and harms with another; on average it does "
     "nothing.",
     alt="Bars of the gain in accuracy by seed: some well above zero, some well "
-    "below; "
-    "their mean is near zero.",
+    "below; their mean is near zero.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -118,8 +117,8 @@ claim(
     measured=gain.round(2).to_dict(),
 )
 claim(
-    "a bias before batch norm: its mean gain is less than half of what its best seed "
-    "says",
+    "a bias before batch norm: its mean gain is less than half of what its best "
+    "seed says",
     abs(gain.mean()) < gain.max() / 2,
     measured=(gain.mean(), gain.max()),
 )
@@ -415,10 +414,10 @@ groups = {"convolution": ["conv1", "conv2"], "batch norm": ["bn1", "bn2"]}
 shortcut = [("input", "output")]
 plot.show(
     diagram.draw(wiring, [LAYERS[:3], LAYERS[:2:-1]], groups, shortcut),
-    "A block has three things to remove: convolutions, batch norms, and the shortcut "
-    "from its input to its output.",
-    alt="A chain from the input through conv1, bn1, conv2 and bn2 to the output, and "
-    "in another colour an arrow from the input straight to the output.",
+    "A block has three things to remove: convolutions, batch norms, and the "
+    "shortcut from its input to its output.",
+    alt="A chain from the input through conv1, bn1, conv2 and bn2 to the output, "
+    "and in another colour an arrow from the input straight to the output.",
 )
 
 # %% [markdown]
@@ -860,10 +859,9 @@ ax.set(xlabel="seeds per arm", ylabel="seen (% of studies)")
 plot.show(
     figure,
     "Small differences need many seeds: four points are seen with a few, half a "
-    "point "
-    "only with dozens.",
-    alt="Share of studies that see a true difference, against the seeds of an arm, a "
-    "curve for each of four differences. The dotted line is 80 %.",
+    "point only with dozens.",
+    alt="Share of studies that see a true difference, against the seeds of an arm, "
+    "a curve for each of four differences. The dotted line is 80 %.",
 )
 
 # %% [markdown]
@@ -938,8 +936,7 @@ stars = pd.DataFrame(stars, index=pd.Index(rows, name="rows"))
 # %% tags=["nbval-check-output"]
 claim(
     "ablation tables of twenty rows without effect: at p < 0.05 over a quarter have "
-    "a "
-    "star",
+    "a star",
     stars["p < 0.05"][20] > 1 / 4,
     measured=stars["p < 0.05"].to_dict(),
 )
@@ -973,8 +970,8 @@ ax.legend(title="test pictures")
 ax.set(xlabel="epochs tried", ylabel="best accuracy (%)")
 plot.show(
     figure,
-    "The best of many guesses looks good: with 200 test pictures it climbs far above "
-    "50 %, with 10,000 hardly.",
+    "The best of many guesses looks good: with 200 test pictures it climbs far "
+    "above 50 %, with 10,000 hardly.",
     alt="Best accuracy of coin flips against the epochs tried, a curve for each of "
     "three sizes of the test set.",
 )
@@ -1120,8 +1117,8 @@ plot.show(
     figure,
     "Which model wins depends on the budget: with few trials logistic regression, "
     "with many the hidden layer.",
-    alt="Left: accuracy by learning rate; the hidden layer is higher at the peak and "
-    "fails at large rates. Right: expected best by trials; the curves cross.",
+    alt="Left: accuracy by learning rate; the hidden layer is higher at the peak "
+    "and fails at large rates. Right: expected best by trials; the curves cross.",
 )
 
 # %% [markdown]

@@ -206,15 +206,11 @@ draw_arrow(ax, (0.85, -2.2), (6.15, -2.2), "equal tensors?", blue, both)
 plot.show(
     figure,
     "Solid lines make the file and feed it; each dashed line is a comparison that "
-    "this "
-    "lesson makes.",
+    "this lesson makes.",
     alt="A PyTorch model becomes an ONNX file by to_onnx, and the file a session of "
-    "ONNX "
-    "Runtime; quantize makes a second file of 8 bits. Dashed: parity between model "
-    "and "
-    "session, check between file and session, compare_scores between the sessions, "
-    "and "
-    "a comparison of the tensors of two preprocessings.",
+    "ONNX Runtime; quantize makes a second file of 8 bits. Dashed: parity between "
+    "model and session, check between file and session, compare_scores between the "
+    "sessions, and a comparison of the tensors of two preprocessings.",
 )
 
 # %% [markdown]
@@ -539,8 +535,7 @@ plot.show(
     "Rounding grows slowly; the fault jumps at the norm of the third block, and the "
     "error stays high after it.",
     alt="Relative error by layer, on a log axis: the same model stays low, the "
-    "rebuilt "
-    "one jumps at blocks.2.norm.",
+    "rebuilt one jumps at blocks.2.norm.",
 )
 
 # %% [markdown]
@@ -639,8 +634,8 @@ single[["device", "median_ms", "ratio"]].dropna().round(3)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "a small network, one image, one CPU: ONNX Runtime takes less than half the time "
-    "of PyTorch",
+    "a small network, one image, one CPU: ONNX Runtime takes less than half the "
+    "time of PyTorch",
     single["ratio"]["onnx CPU"] < 0.5,
     measured=single["ratio"]["onnx CPU"],
 )
@@ -1040,8 +1035,8 @@ plot.show(
     figure,
     "Calibration needs few images, and even noise will do, but the scale must be "
     "right.",
-    alt="Accuracy of the 8-bit file by calibration data, a dot per seed. With digits "
-    "and noise it is high; with images of a wrong scale it is far lower.",
+    alt="Accuracy of the 8-bit file by calibration data, a dot per seed. With "
+    "digits and noise it is high; with images of a wrong scale it is far lower.",
 )
 
 # %% [markdown]
@@ -1152,8 +1147,7 @@ ax.legend()
 plot.show(
     figure,
     "Folding makes channels unequal: in most depthwise layers the largest is then "
-    "many "
-    "times a small one.",
+    "many times a small one.",
     alt="Ratio of the largest to a small channel by depthwise layer, on a log axis; "
     "the curve after folding is mostly several times higher.",
 )

@@ -99,8 +99,8 @@ pd.Series(accuracy, name="accuracy").rename_axis("devices").round(3).to_frame()
 from labs.claims import claim
 
 claim(
-    "eight devices with the learning rate of one: at least 10 points of accuracy are "
-    "lost",
+    "eight devices with the learning rate of one: at least 10 points of accuracy "
+    "are lost",
     accuracy[1] > accuracy[8] + 0.1,
     measured=accuracy,
 )
