@@ -629,7 +629,7 @@ single = benchmark(ways, test.images[:1], rounds=50).table().set_index("name")
 single[["device", "median_ms", "ratio"]].dropna().round(3)
 
 # %% [markdown]
-# The file is several times as fast here. A single small image takes little arithmetic: PyTorch mostly pays for Python, one call per layer, and the
+# The file takes less than half the time. A single small image takes little arithmetic: PyTorch mostly pays for Python, one call per layer, and the
 # file has none.
 
 # %% tags=["nbval-check-output"]
