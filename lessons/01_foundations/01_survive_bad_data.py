@@ -913,11 +913,13 @@ def train_and_score(policy):
     sampler = by_catalogue(labels[~val]) if policy == "skip, reweighted" else None
     net = train(pictures[~val], labels[~val], sampler)
     own, sat = (pictures[val], labels[val]), (test.images, test.labels)
+    classes_there = labels[
+        val
+    ].unique()  # none, if "stop" kept no picture to validate
+    by_class = [recall(net, *own, c) for c in classes_there] or [np.nan]
     return {
-        "own validation": accuracy(net, *own),
-        "own, by class": np.mean(
-            [recall(net, *own, c) for c in labels[val].unique()]
-        ),
+        "own validation": accuracy(net, *own) if len(classes_there) else np.nan,
+        "own, by class": np.mean(by_class),
         "test": accuracy(net, *sat),
         "shirts found": recall(net, *sat),
         "leak": torch.isin(came[val], came[~val][came[~val] >= 0])

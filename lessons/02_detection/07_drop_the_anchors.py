@@ -687,8 +687,8 @@ for kind, (left, right) in zip(kinds, axes, strict=True):
     draw_side(left, right, side, image, f"{kind}: the side of median excess")
 plot.show(
     figure,
-    "The middle side of a digit is two bars; the middle side of a photograph "
-    "spreads over several distances.",
+    "The side of median excess: of a digit it is one or two bars, of a photograph it "
+    "spreads over more.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -787,7 +787,7 @@ curves.round(3)
 figure, ax = plot.new(height=3)
 for colour, name in zip(plot.COLOURS, curves, strict=False):
     ax.plot(curves[name], "o-", color=colour, label=name)
-ax.set(xlabel="step", ylabel="AP50 on unseen scenes")
+ax.set(xlabel="step", ylabel="AP50 on unseen scenes", ylim=(-0.02, 0.6))
 ax.legend(loc="upper left")
 plot.show(
     figure,
