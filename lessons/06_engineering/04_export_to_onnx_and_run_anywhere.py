@@ -744,13 +744,8 @@ def letterbox(images, fill=114 / 255, mode="bilinear", antialias=False):
 
 
 # %% [markdown]
-# Now make the mistakes, one at a time.
-#
-# :::{admonition} Predict
-# :class: predict
-# Order them by what they cost: colours as BGR instead of RGB · the other kernel · a picture stretched to the square · black bars instead of
-# grey · ImageNet's mean and deviation, which this network never saw · divided by 255 twice. Which of them will no score show?
-# :::
+# Now make the mistakes, one at a time: the colours as BGR, black bars for grey ones, another kernel, a picture stretched to the square,
+# ImageNet's mean and deviation, which this network never saw, and a second division by 255.
 
 # %%
 CENTRE = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -852,6 +847,12 @@ round(ap(right, np.arange(100)), 4), round(official.AP, 4)
 
 # %% [markdown]
 # The two numbers are one: our short AP is COCO's. Now the cost of each mistake.
+#
+# :::{admonition} Predict
+# :class: predict
+# Order them by what they cost: colours as BGR instead of RGB · the other kernel · a picture stretched to the square · black bars instead of
+# grey · ImageNet's mean and deviation · divided by 255 twice. Which of them will no score show?
+# :::
 
 # %%
 change = {
