@@ -90,7 +90,7 @@ losses = {
     "all labels": criterion(raw, targets),
     "labels lost": criterion(raw, poorer),
 }
-table = pd.DataFrame(losses).T.map(float)
+table = pd.DataFrame(losses).T.map(torch.Tensor.item)
 table.insert(0, "objects", [before, after])
 table.round(5)
 
