@@ -98,6 +98,10 @@ def ledger_page(lessons: Sequence[Entry]) -> str:
     head = f"{_count(len(lessons), 'lesson')}, {_count(total, 'claim')}.\n"
     rows = [row for lesson in lessons for row in _ledger_rows(lesson)]
     header = ["Lesson", "Time", "Peak memory", "Claims", "Executed", "On"]
+    machines = {row[-1] for row in rows if row[-1]}
+    if len(machines) == 1:  # a column that says one thing is a sentence
+        head += f"\nAll were executed on {machines.pop()}.\n"
+        rows, header = [row[:-1] for row in rows], header[:-1]
     return "\n".join([head, table(header, rows), *map(_claim_list, lessons)])
 
 
@@ -156,7 +160,7 @@ def _run(kind: str, measured: dict[str, Any]) -> Run:
 def _ledger_rows(lesson: Entry) -> list[list[str]]:
     link, count = f"[](/{lesson.name}.ipynb)", f"[{len(lesson.claims)}](#{lesson.anchor})"
     return [
-        [link, _time(run), f"{run.peak_mb} MB", count, run.date, run.machine()]
+        [link, _time(run), f"{run.peak_mb}\u00a0MB", count, run.date, run.machine()]
         for run in lesson.runs
     ] or [[link, "", "", count, "", ""]]
 
@@ -185,7 +189,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _time(run: Run) -> str:
-    return f"{run.seconds:.0f} s"
+    return f"{run.seconds:.0f}\u00a0s"  # a number and its unit stay on one line
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ document.addEventListener("DOMContentLoaded", () => {
   box.type = "search";
   const found = document.createElement("span");
   found.setAttribute("role", "status");
-  label.append("Claims that hold these words ", found, box);
+  label.append("Find claims that contain these words ", found, box);
   box.addEventListener("input", () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;

@@ -167,8 +167,7 @@ plot.show(
 
 # %% [markdown]
 # Fine stripes cost little. Stripes of a middle width, equally strong, take away a large part of the digits. The
-# test accuracy did not tell you this. **What does this network look at?** By the end of the lesson you can say it, and you
-# will remove the harm of one kind of stripes without any training.
+# test accuracy did not tell you this. **What does this network look at?** By the end of the lesson you will be able to say, and you will have removed the harm of one kind of stripes without any training.
 
 # %% tags=["nbval-check-output"]
 costs = {period: plain_score - share for period, share in scores.items()}
@@ -187,7 +186,7 @@ claim(
 # ## The idea
 #
 # This is the network, drawn from a real run: the shapes were captured, and an arrow stands where a change of one part's output
-# changed another part's input. (Behind each convolution lies a batch norm, which the drawing leaves out.)
+# changed another part's input. (Behind each convolution lies a batch norm, which the drawing leaves out: it shifts and scales each map. `relu` sets negative numbers to zero; `pool` keeps the largest of each 2 by 2 pixels.)
 
 # %%
 from labs import diagram
@@ -424,8 +423,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The weights looked like noise, but each of these filters has one bright spot: it prefers one width and one direction, and responds far less
-# to the others. The law of the last section says that you could have known this without a single picture: the table of responses is the Fourier
+# The weights looked like noise, but each of these filters has one bright spot (direction 180 is direction 0 again, so a spot may continue at the other side): it prefers one width and one direction, and responds far less to most others. The law in *The idea* says that you could have known this without a single picture: the table of responses is the Fourier
 # transform of the filter. Test it with all gratings that fit a whole number of times into 28 pixels, and one line of `torch.fft`.
 
 # %%
@@ -453,9 +451,9 @@ claim(
 # %% [markdown]
 # ### Edge, line or texture
 #
-# Now give each filter three numbers: the period that it prefers, how *selective* it is for direction (0: it responds to all
+# Now describe each filter by three properties: the period that it prefers, how *selective* it is for direction (0: it responds to all
 # alike, 1: to one only), and whether it responds more to a border or to a stripe in the middle. The last one tells edge
-# filters from line filters. A filter that prefers stripes below four pixels, so two light and two dark, is called a texture filter.
+# filters from line filters. A filter that prefers a period below four pixels (less than two light and two dark ones) is called a texture filter.
 
 # %%
 import numpy as np
@@ -552,7 +550,7 @@ claim(
 # ### Test the names with pictures that are not stripes
 #
 # A name such as "edge filter" is worth something only if it predicts what the filter does with *other* pictures. Make three: a step, a line of
-# three pixels, and a fine weave. They have only the values -0.5 and 0.5, so none is stronger than another. Each comes in 12 directions; the weave also in
+# three pixels, and a fine weave. They have the values -0.5 and 0.5 (and 0 where an edge runs exactly through a pixel), so none is much stronger than another. Each comes in 12 directions; the weave also in
 # two positions, since it has no middle.
 
 # %%
@@ -607,8 +605,7 @@ every = pd.concat([ours, *map(called_and_found, newborn)])
 pd.crosstab(every["called by stripes"], every["found"])
 
 # %% [markdown]
-# Read along a row: the largest number is on the diagonal. A filter that is called an edge filter after the stripes mostly responds most to steps, a line filter
-# to lines, a texture filter to the weave. There are exceptions: a filter may lie between two kinds, and one word for a filter is
+# Read along a row: the largest number is on the diagonal. Most filters that the stripes call edge filters respond most strongly to steps, most line filters to lines, and most texture filters to the weave. There are exceptions: a filter may lie between two kinds, and one word for a filter is
 # a summary. How often would the two names agree by chance, if one column were shuffled?
 
 # %%
@@ -634,7 +631,7 @@ claim(
 #
 # If the reader fails under stripes because its filters respond to them, then the stripes with the strongest responses must do the most
 # harm. How much a filter counts for the rest of the network also depends on its batch norm, which multiplies every map by a factor.
-# Take the mean over the filters, and compare it with the accuracy under eight periods and four directions.
+# Take the root mean square over the filters, and compare it with the accuracy under eight periods and four directions.
 
 
 # %%
@@ -740,9 +737,9 @@ outcome.round(3)
 
 # %% [markdown]
 # The network that is blind to the stripes reads almost as well with them as without them. That the stripes no longer reach it follows from the
-# construction, because a convolution is linear. That it can still *read* does not follow: it needs the other 47 dimensions only. The control is not
-# helped. So the harm went through two dimensions of 49, and not through any two. The first column shows a small price: without stripes, both
-# changed networks read slightly fewer digits than the reader. The filters use these dimensions for strokes, and stripes of that width look like strokes.
+# construction, because a convolution is linear. That it can still read does not follow: the other 47 dimensions turn out to be enough. The control is not
+# helped. So the harm went through these two dimensions of the 49, and not through just any two. The first column shows a small price: without stripes, both
+# changed networks read slightly fewer digits than the reader. Probably the filters use these dimensions for strokes: a stripe of that width looks like one.
 
 # %% tags=["nbval-check-output"]
 striped = outcome["worst stripes"]
@@ -802,7 +799,7 @@ trained["points lost"] = [
 trained.groupby("kind")["points lost"].agg(["count", "mean", "max"]).round(2)
 
 # %% [markdown]
-# No single filter matters much. Whichever you silence, nearly all digits are still read: the work is spread over many filters. A
+# No single filter matters much. Whichever you silence, nearly all digits are still read: the work is spread over many filters. The means of the kinds differ by less than one point, and there are only two texture filters: do not read a ranking into them. A
 # filter that is easy to describe is not for that reason an important one.
 
 # %% tags=["nbval-check-output"]
@@ -887,7 +884,7 @@ plot.show(
 
 # %% [markdown]
 # Each dot is one seed. Noise is mostly fine texture: random filters respond to it, and learned ones respond less. Under stripes
-# of a middle width the advantage of learned filters shrinks, since there they respond too. So learning the filters hardly raised the accuracy on
+# of a middle width the learned filters show no advantage: there they respond too. So learning the filters hardly raised the accuracy on
 # clean digits, but made the network ignore fine patterns that do not matter for digits. A clean test set cannot show that.
 
 # %% tags=["nbval-check-output"]
@@ -1037,7 +1034,7 @@ from labs.hunts.foundations import check_digit_loss
 check_digit_loss(Reader, loss)
 
 # %% [markdown]
-# The verdict lists what was probed, and what it saw. Go back to the planted cell, change it, and run the check again.
+# The verdict lists what was probed, and what it saw. Go back to the cell with the bug, change it, and run both cells again.
 #
 # :::{dropdown} Hint 1
 # `capture` the output of each layer for a few digits, and look at `maps.table()`. In which range do the numbers lie that `cross_entropy` gets?
@@ -1139,7 +1136,7 @@ plot.show(
 
 # %% [markdown]
 # **Exercise 3.** (After the hunt.) The loss of the planted network stopped at one number. Derive it for $C$ classes. Then let the network that
-# has learnt the sixteen digits hear that all its answers are wrong, once as planted and once repaired. How large are the two gradients?
+# has learnt the sixteen digits see wrong labels for all of them, once with the bug and once repaired. How large are the two gradients?
 #
 # :::{dropdown} Solution 3
 # The softmax gives at best a one and zeros. `cross_entropy` takes these for scores, and applies a softmax again. So the loss can never fall below
@@ -1147,7 +1144,7 @@ plot.show(
 # $$-\log\frac{e^1}{e^1 + (C-1)\,e^0} = \log\Bigl(1 + \frac{C-1}{e}\Bigr).$$
 #
 # The harm is in the gradient. With one softmax, a sure mistake sends back a strong gradient. With two it sends back next to nothing, because the inner
-# softmax is flat where the network is sure. A network trained this way cannot correct a sure mistake.
+# softmax is flat where the network is sure. A network trained this way can hardly correct a sure mistake.
 # :::
 
 # %% tags=["hide-cell"]
@@ -1208,7 +1205,7 @@ check_digit_loss(WithLogSoftmax, score_loss)
 # - A hook sees a module, not a function: `torch.relu(x)` in `forward` cannot be captured, `nn.ReLU` can. In your own networks, make
 #   modules of what you will want to look at, and use each one once.
 # - The strongest response or the clearest map proves nothing. Predict an accuracy from it, then intervene and measure.
-# - A test with stripes describes the first layer of any network completely, because that layer is linear. Deeper layers are not linear; there, use attribution
+# - A test with stripes describes the first convolution of any network completely, because it is linear and the same at every place. Deeper layers are not linear; there, use attribution
 #   (`labs.hooks.grad_cam`), or the methods of Captum.
 # - Train with logits: `nn.CrossEntropyLoss` and `nn.BCEWithLogitsLoss` take scores. Apply the softmax only when you show probabilities to someone.
 # - Before any long training, learn one small batch by heart. A loss that will not go to zero there is a bug.

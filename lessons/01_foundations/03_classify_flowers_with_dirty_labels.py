@@ -132,7 +132,7 @@ claim(
 )
 
 # %% [markdown]
-# How many objects lose the right answer when only the background changes?
+# How many pictures lose the right answer when only the background changes?
 
 # %%
 from labs.evaluate import predict
@@ -144,7 +144,7 @@ right = {
 changed = (right["at home"] & ~right["away"]).nonzero()[:, 0]
 flowers = places["away"].labels[changed] == 0
 chosen = torch.cat([changed[flowers][:2], changed[~flowers][:1]])
-print(f"{len(changed)} of {held.sum()} objects")
+print(f"{len(changed)} of {held.sum()} pictures")
 
 # %%
 from labs import plot
@@ -158,12 +158,12 @@ for line, (place, data) in zip(axes, scenes.items(), strict=True):
         ax.title.set_fontsize(10)
 plot.show(
     figure,
-    "Three of these objects at home (above) and away (below), with the answer of "
+    "Three of these pictures at home (above) and away (below), with the answer of "
     "the network: only the background differs, and the answer follows it.",
 )
 
 # %% [markdown]
-# Most objects lose their right answer. What you see is called
+# Most pictures lose their right answer. What you see is called
 # *shortcut learning* {cite:p}`geirhos2020shortcut`: a rule that is right on your data, validation included, and has
 # nothing to do with your question. You held out objects, but you did not hold out places.
 
@@ -306,7 +306,7 @@ masks = avg_pool2d(away.masks[held].float(), 3)
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Both networks look at the same pictures: flowers away from the green, other things on the green. Which share of its heat
+# Both networks look at the same pictures: flowers away from the green, other things on the green. What share of its heat
 # will the first network have on the object, compared with the share that the object covers? And the second network?
 # :::
 
@@ -322,7 +322,7 @@ pd.Series(on_object, name="heat on the object").round(2)
 
 # %% [markdown]
 # The network that was trained at home gives the object about as much heat as its area deserves: the object may as well
-# not be there. The other one prefers the object, though most of its heat lies elsewhere too. The next figure shows the three objects of the first one.
+# not be there. The other one prefers the object, though most of its heat lies elsewhere too. The next figure shows the three pictures of the first one; three pictures may well differ from the mean.
 
 # %%
 figure, axes = plot.new(height=5.3, rows=2, columns=3)
@@ -346,8 +346,8 @@ plot.show(
 # %% tags=["nbval-check-output"]
 shares = on_object["trained at home"] / on_object["the object covers"]
 claim(
-    "trained with one background a class: the object gets under 1.25 times its area "
-    "of heat",
+    "trained with one background a class: the share of heat on the object is under "
+    "1.25 times its share of the picture",
     shares < 1.25,
     measured=shares,
 )
@@ -374,7 +374,7 @@ swapped = pd.DataFrame(
 swapped.round(2)
 
 # %% [markdown]
-# For the mixed network the swap costs nothing. But compare the first column: it looks *worse* in the validation that you did at the beginning. Whoever
+# For the mixed network the swap costs nothing, though it is not good anywhere yet. But compare the first column: it looks *worse* in the validation that you did at the beginning. Whoever
 # chooses the network by that number ships the wrong one. The cure was not a better network, it was better data.
 
 # %% tags=["nbval-check-output"]
@@ -557,8 +557,8 @@ correct = {k: hits(head.cpu(), z_away[held], y[held]) for k, head in heads.items
 pd.DataFrame({"heat on the object": coarse, "accuracy away": correct}).round(2)
 
 # %% [markdown]
-# The accuracies differ widely, and the heat hardly differs: on a grid of three by three there is no room beside
-# the object. A heat map without a warning is no proof of innocence. Use Grad-CAM to find a suspect, and a swap to prove its guilt.
+# The accuracies differ widely, and the heat hardly differs, perhaps because a grid of three by three is too coarse to separate object and
+# background. A heat map without a warning is no proof of innocence. Use Grad-CAM to find a suspect, and a swap to prove its guilt.
 
 # %% tags=["nbval-check-output"]
 gap = abs(coarse["mixed"] - coarse["trained at home"])
@@ -650,8 +650,8 @@ def train_on_noisy(share, learner):
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Four of ten labels are wrong, each replaced by another class at random. Out of 100 test pictures that a head got right
-# before, how many does it get right now? And does the weight decay help or hurt?
+# Four of ten labels are wrong, each replaced by another class at random. What share of its test
+# accuracy does each head keep? And does the weight decay help or hurt?
 # :::
 
 # %%
@@ -720,8 +720,8 @@ claim(
 # %% [markdown]
 # {cite:t}`rolnick2017noise` found the same on large sets: networks withstand a great many random mistakes. But do not
 # conclude that wrong labels are harmless. These mistakes were drawn for each *picture*, and every object comes
-# several times: its other pictures outvote the wrong one. People make another kind of mistake. A person who mistakes a tomato for
-# a fruit does it every time. Give the same share of *objects* a wrong label, in all their pictures.
+# several times: its other pictures outvote the wrong one. People make another kind of mistake. A person who takes a lemon for
+# a vegetable does it every time. Give the same share of *objects* a wrong label, in all their pictures.
 
 # %%
 SHARE = 0.4
@@ -744,7 +744,7 @@ mistakes = ablate(
 mistakes.table().round(3)
 
 # %% [markdown]
-# The column `delta` is what the consistent mistakes cost more. Random mistakes average out; a consistent one is, for the network, simply
+# The column `delta` shows the extra cost of consistent mistakes. Random mistakes average out; a consistent one is, for the network, simply
 # another truth. Ask of any result on label noise which of the two it was measured with.
 
 # %% tags=["nbval-check-output"]
@@ -846,7 +846,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Look at suspects before you throw anything away. What does it bring to throw all suspects of confident learning away?
+# Look at suspects before you throw anything away. What do you gain by throwing away all suspects of confident learning?
 
 # %%
 kept = {"all": slice(None), "without suspects": ~sure}
@@ -968,7 +968,7 @@ claim(
 # %% [markdown]
 # **Why they differ.** The paper finds random labels slower than true ones, on tens of thousands of pictures. Here they
 # are about equally fast: with so few pictures nothing general helps, and the true labels have to be learnt by heart as well.
-# The main point survives any scale: a training accuracy of 100 % says nothing about whether the labels are right.
+# The main point is the paper's as well: a training accuracy of 100 % says nothing about whether the labels are right.
 
 # %% [markdown]
 # ## Bug hunt: the pretrained network that was not
@@ -1087,7 +1087,7 @@ bool((cam - grad_cam(home_net, x, "layer3", best_score)).abs().max() < 1e-5)
 # `flowers_with_masks("test", ..., backgrounds=HOME)`, whose backgrounds no training picture has.
 #
 # :::{dropdown} Solution 3
-# Much less than in the validation: the network had learnt a few places by heart, not gardens in general. {cite:t}`beery2018terra` find
+# A much lower accuracy than in the validation: the network had learnt a few places by heart, not gardens in general. {cite:t}`beery2018terra` find
 # the same for animals in front of camera traps: new places are harder than new pictures from old ones.
 # :::
 

@@ -120,8 +120,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The coloured arrow is the shortcut. In formulas, with $F_l$ for the two convolutions and what stands between them (the ReLU behind the sum is
-# left out here, so that the derivative stays short):
+# The coloured arrow is the shortcut. In formulas, with $F_l$ for the branch, that is the two convolutions, their batch norms and the ReLU between them (the ReLU behind the sum is left out here, so that the derivative stays short; read $x$ as one number):
 #
 # $$\begin{aligned} x_{l+1} &= x_l + F_l(x_l), \\ \frac{\partial x_{l+1}}{\partial x_l} &= 1 + F_l'(x_l). \end{aligned}$$
 #
@@ -153,7 +152,7 @@ chains.map("{:.2e}".format)
 
 # %% [markdown]
 # With a small slope the plain gradient is almost zero after ten blocks, and the residual one has kept its order of
-# magnitude. Read the last row too: with a large slope, the shortcut makes the gradient *larger*. The residual
+# magnitude. Read the last two rows too: there the plain gradient was not small, and the shortcut makes it a hundred to a thousand times *larger*. The residual
 # connection cures the vanishing factor. It does not promise a gradient of the right size: that is the task of
 # initialisation and normalisation.
 
@@ -193,8 +192,7 @@ block, x = Block(8, 16, stride=2), torch.randn(3, 8, 14, 10)
 tuple(x.shape), tuple(block(x).shape)
 
 # %% [markdown]
-# The block halved height and width, and doubled the channels. Now load its weights into the block of `labs.models`, which
-# every later lesson imports, and load the weights of torchvision's networks into ours.
+# The block halved height and width, and doubled the channels. Now load its weights into the block of `labs.models`, from which later lessons import their networks, and load the weights of torchvision's networks into ours.
 
 # %%
 import torchvision
@@ -238,7 +236,7 @@ claim(
 )
 
 # %% [markdown]
-# The number of parameters is torchvision's, which it publishes for every network. The `meta` device counts them without allocating any.
+# The number of parameters must be the one that torchvision publishes for each network. On the `meta` device, parameters can be counted without any memory being allocated.
 
 
 # %%
@@ -268,7 +266,7 @@ claim(
 )
 
 # %% [markdown]
-# The plain network of 56 layers and its residual twin have equally many, because the shortcuts of `resnet_cifar` pad with zeros.
+# The plain network of 56 layers and its residual twin have equally many: where the number of channels grows, the shortcuts of `resnet_cifar` fill up with zeros, which needs no parameters.
 
 # %% [markdown]
 # ## Debug: follow the gradient, then the signal
@@ -356,9 +354,9 @@ plot.show(
 
 # %% [markdown]
 # Left: without normalisation and with the default initialisation, the plain gradient is exactly zero, because the signal itself
-# has died before the last layer. Middle: with He initialisation the plain gradient is small, but about equally small in all layers; the
+# has died before the last layer. Middle: with He initialisation the plain gradient is tiny in all layers, because almost nothing of the difference between pictures reaches the output of so narrow a network; it does not shrink on its way to the input; the
 # residual one is far too large, since without normalisation every shortcut adds to the signal. Right, the case of the paper: the plain
-# gradient does not vanish at all. It **grows** on its way from the output to the input, and the residual one grows far less. The next table
+# gradient does not vanish at all. It **grows** on its way from the output to the input. So in none of the three does it vanish on its way to the first layer: left it is zero everywhere. On the right it grows most, and the residual one grows far less. The next table
 # compares the first block with the last layer. (The very first convolution is left out: both curves jump there.)
 
 # %%
@@ -394,7 +392,7 @@ claim(
 # %% [markdown]
 # So "residuals cure vanishing gradients" is not the whole story. {cite:t}`he2016deep` say themselves that batch
 # normalisation keeps the gradients of their plain networks healthy, and that vanishing gradients are unlikely to be the reason.
-# In our narrow network the gradient is less healthy than that, since it grows towards the input; it does not vanish, and so much agrees.
+# In our narrow network the gradient is less healthy than that, since it grows towards the input; it does not vanish, and that much agrees with the paper.
 # Then what goes wrong in the plain network? Follow the *signal*. `capture` keeps what every block returns. From each
 # block's output, guess the class of a picture by the nearest class mean. This is a crude probe, but it needs no training. (Batch norm uses
 # the statistics of these very pictures: an untrained network has no others.)
@@ -569,7 +567,7 @@ claim(
 runs.groupby(["depth", "network"])[["train_loss", "accuracy"]].mean().round(3)
 
 # %% [markdown]
-# What did training do to the signal? Probe the plain and the residual network of the last seed again.
+# What did training do to the signal? Probe the plain and the residual network of the last seed again, on the same pictures. (They are training pictures, and batch norm again uses their own statistics: compare the two networks, and do not read the numbers as test accuracy.)
 
 # %%
 trained = {
@@ -579,7 +577,7 @@ trained = {
 pd.DataFrame(trained, index=BLOCKS).iloc[[0, 8, 17, 26]].round(2)
 
 # %% [markdown]
-# The features of the residual network still tell the classes apart in the last block, as well as in the first or better. The
+# The features of the residual network still tell the classes apart in the last block, at least as well as in the first. The
 # plain network still loses the picture on the way. It would have to learn, layer by layer, what the shortcut provides: to
 # pass on what it was given.
 
@@ -640,7 +638,7 @@ plot.slide(
 # one of 18, and with shortcuts the order is reversed: 34 layers are better than 18. On CIFAR-10 the same holds from 20 to
 # 56 layers.
 #
-# **We measure** the same four cells on small pictures of clothes, on a CPU with a quarter of the width and a few hundred
+# **We measure** the same four networks (20 and 56 layers, plain and residual) on small pictures of clothes, on a CPU with a quarter of the width and a few hundred
 # times fewer steps. (The paper's CIFAR networks start with 16 channels and train for 64,000 steps.) They are the runs of the experiment above,
 # not new ones.
 
@@ -664,9 +662,8 @@ claim(
 )
 
 # %% [markdown]
-# **Why they differ.** The order of the plain networks is the paper's, their end is not. After so few steps the deep plain network has hardly left
-# guessing, while the paper's networks do learn, and end higher all the same. So what you see here is that depth makes the start harder; that a
-# long training does not make up for it, is the paper's result. For the second fact, read the residual column: in the paper the deeper
+# **Why they differ.** The order of the plain networks is the paper's; the losses at which they end are not. After so few steps the deep plain network has hardly left
+# guessing, while the paper's networks do learn, and end higher all the same. So what you see here is that depth makes the start harder; that long training does not make up for it is the paper's result. For the second fact, read the residual column: in the paper the deeper
 # residual network is *better*; here, after so few steps, it is not. These runs cannot say whether longer training would
 # reverse the order, as it did in the paper.
 
@@ -676,8 +673,7 @@ claim(
 # **Difficulty** 1 of 3 · **Importance** 3 of 3 · **Time** 20 min
 #
 # A later design, *pre-activation*, puts the ReLU before the convolution: `x + conv(relu(conv(relu(x))))`. This block trains,
-# raises no error, and its loss goes down. Yet a user who opened the exported graph saw a ReLU on the main path, where the
-# paper has none. The bug was met in [rosinality/vq-vae-2-pytorch#60](https://github.com/rosinality/vq-vae-2-pytorch/issues/60) and in
+# raises no error, and its loss goes down. Yet a user who opened the exported graph saw a ReLU on the main path, where this design has none. The bug was met in [rosinality/vq-vae-2-pytorch#60](https://github.com/rosinality/vq-vae-2-pytorch/issues/60) and in
 # [iduta/iresnet PR#2](https://github.com/iduta/iresnet/pull/2). Edit the block in this cell until the check below it passes.
 
 # %% tags=["hunt-bug"]
@@ -750,7 +746,7 @@ claim(
 # ## Exercises
 #
 # **Exercise 1.** Many recipes set the scale of the last batch norm of every block to zero at the start, so that each block begins as the
-# identity. Do it to a 56-layer residual network, and look at `gradient_by_layer`. Some gradients are exactly zero. Is that a bug?
+# identity. Do it to a 56-layer residual network, and look at `gradient_by_layer`. Almost all gradients are exactly zero. Is that a bug?
 #
 # :::{dropdown} Solution 1
 # It is by design. With a scale of zero the branch returns zero, so no gradient enters its convolutions in the first step; the

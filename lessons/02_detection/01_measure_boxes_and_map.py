@@ -294,11 +294,11 @@ for threshold in (0.1, 0.5, 0.7, 0.9):
 
 # %% [markdown]
 # The table holds the IoU of each box with each other one. At 0.5 the three proposals become one, and the neighbour stays. At 0.1 the neighbour is lost, because it overlaps the best box by more than that. At 0.7 and above, copies stay.
-# A low threshold loses neighbours, a high one keeps duplicates. You measure both in the experiment.
+# A low threshold loses neighbours, a high one keeps duplicates. You will measure both in the experiment.
 #
 # ### One number for a ranking
 #
-# Is a prediction right? Set a bar, say IoU 0.5, and give each prediction, highest score first, the free object that it overlaps most. Above the bar it is a
+# Is a prediction right? Set a bar, say IoU 0.5, and give each prediction, highest score first, the free object that it overlaps most. At or above the bar it is a
 # *hit*, and the object is taken. Every other prediction is a false alarm. Then walk down the ranking of *all* images, and note after each step
 #
 # $$\text{precision} = \frac{\text{hits so far}}{\text{predictions so far}}, \qquad \text{recall} = \frac{\text{hits so far}}{\text{all objects}}.$$
@@ -349,7 +349,7 @@ print(f"AP = {np.mean(by_recall):.4f}")
 # %% [markdown]
 # ## The block
 #
-# These are all the parts. The block has fewer than forty lines: which predictions of an image are hits, the average over the recalls, and the mean over classes and bars.
+# These are all the parts. The block has three functions: one says which predictions of an image are hits, one averages over the recalls, and one takes the mean over classes and bars.
 
 
 # %%
@@ -929,7 +929,7 @@ def score_nms(order, threshold):
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Imagine mAP against the threshold, from 0.1 to 0.9, for few objects and for a crowd. Where do the two curves differ? And does it matter whether the crowd is one of digits?
+# Imagine mAP against the threshold, from 0.1 to 0.9, for few objects and for a crowd. Where do the two curves differ? And does it matter whether the crowd consists of digits or of photographs?
 # :::
 
 # %%
@@ -1191,14 +1191,14 @@ claim(
 )
 
 # %% [markdown]
-# Every line rises. What is mended in the first turn looks small, what is mended in the last looks large. Inventions and duplicates more than double. Alone they hardly
-# matter; once all else is in order, they are what keeps the score from 1. If you mend them last, they look worse than the wrong classes; if you mend them first, they look harmless.
+# Every line rises. What is mended in the first turn looks small, what is mended in the last looks large. Inventions and duplicates more than double. Mended
+# last, the inventions gain more than the wrong classes mended first; mended first, they look much less important.
 #
-# **Why they differ.** They do not: the paper's warning holds for every kind here. The reason is in the ranking. AP is a mean of *precision*, and a mended error frees the rows behind it: the fewer mistakes are left, the more each of them
+# **Why they differ.** Here they agree: the paper's warning holds for every kind. The reason is in the ranking. AP is a mean of *precision*, and a mended error frees the rows behind it: the fewer mistakes are left, the more each of them
 # spoils. So if you draw the steps in one order, the order decides what they seem to say. The sizes are ours: the paper compares networks on COCO, where false alarms on the background are far more
 # numerous, and its oracles work on real mistakes that hide behind each other; planted ones hardly do.
 #
-# Mending each kind alone has a price: the gains do not add up to what is missing to 1.
+# Mending each kind alone has a price: the gains do not add up to the gap to 1.
 
 # %%
 alone = by_place[1].sum()

@@ -16,7 +16,7 @@
 # %% [markdown]
 # ## The symptom
 #
-# YOLO v1 {cite:p}`redmon2016yolo` was the first detector that looks at a picture once: one network, one pass, all boxes. Train a small one, and see what it can and cannot do. Its scenes are easy, so that it
+# YOLO v1 {cite:p}`redmon2016yolo` made all of detection one pass of one network, from the pixels to all boxes and classes. Train a small one, and see what it can and cannot do. Its scenes are easy, so that it
 # learns quickly: three kinds of digits, one to four in a picture, each at least a quarter of the picture high or wide.
 
 # %%
@@ -28,7 +28,7 @@ test = Rendered(Scenes("test", n=200, **EASY))
 train, test
 
 # %% [markdown]
-# The network is the class of `labs.models`, an eighth as wide as the paper's and with fewer convolutions. It turns an image of 128 x 128 pixels into a map of 4 x 4 *cells* of 32 x 32 pixels.
+# The network is the class of `labs.models`, an eighth as wide as the paper's and with fewer convolutions, with batch norm, and with a 1x1 convolution in place of the two fully connected layers. It turns an image of 128 x 128 pixels into a map of 4 x 4 *cells* of 32 x 32 pixels.
 
 # %%
 import torch
@@ -269,7 +269,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Around x = 64 recall hardly changes, although the digits end up touching. Around x = 48 it falls: the same digits, just as far apart, and many more of them are lost. How sure is that with 80 pairs? Draw the pairs again with replacement, and see how far the difference moves.
+# Around x = 64 recall falls little, although the two digits end up drawn over each other. (A box midway between two very close digits can count for both, so the closest distances are flattered.) Around x = 48 it falls: the same digits, just as far apart, and many more of them are lost. How sure is that with 80 pairs? Draw the pairs again with replacement, and see how far the difference moves.
 
 # %%
 from labs.ablation import resample
@@ -524,7 +524,7 @@ claim(
 )
 
 # %% [markdown]
-# A cell without a centre gets one message: *say nothing*. That includes cells in the middle of a large digit. And most cells are of this kind. Take a network that knows nothing and says the same confidence $c$ everywhere. With $m$ objects whose boxes fit
+# A cell without a centre gets one message: *say nothing*. That includes cells that a large digit covers, beside the one that holds its centre. And most cells are of this kind. Take a network that knows nothing and says the same confidence $c$ everywhere. With $m$ objects whose boxes fit
 # with IoU $q$ and $k$ other boxes, the loss is $m(c-q)^2 + \lambda k c^2$, and its lowest point is
 #
 # $$c = \frac{m\,q}{m + \lambda k}.$$
@@ -791,8 +791,8 @@ for name in seen:
     )
 
 # %% [markdown]
-# Most of both gaps is gone: it came from size and closeness, not from the grid. In the loose crowd a part may be left; see whether the interval contains zero, because this changes from one training to the next. What is left can only come from the grid. A lost object can still be found, because the other box of the cell, or the cell next door, sometimes answers for it, although nothing taught it to. In the tight crowd the fair comparison finds little or nothing.
-# This does not prove that the grid is harmless. With a cell or without, most of these objects are missed, since the network learnt from scenes of one to four digits, and what is rarely found cannot lose much. The pairs of the symptom remain the clearest case.
+# Most of both gaps is gone: it came from size and closeness, not from the grid. In the loose crowd a part may be left; see whether the interval contains zero, because this changes from one training to the next. What is left may come from the grid, or from what else a shift changes: the place in the cell, and the border of the picture. A lost object can still be found, because another box may happen to fit it, even the one drawn for its neighbour. Which, this table does not say. In the tight crowd the fair comparison finds little or nothing.
+# This does not prove that the grid is harmless. With a cell or without, most of these objects are missed, and the network never saw scenes so full, which may be why, and what is rarely found cannot lose much. The pairs of the symptom remain the clearest case.
 #
 # Could a better training find the rest? Ask the assigner alone, without any network: how many objects of a crowd get a cell at all? Ask for digits, and for cut-outs of photographs: animals, fruit, vehicles.
 
@@ -979,7 +979,7 @@ print(
 # **Exercise 3.** The network of the paper ends in two fully connected layers; ours in a 1x1 convolution. Shift a scene by exactly one cell. What does our network say, compared with before? What would fully connected layers say that saw digits only on the left?
 #
 # :::{dropdown} Solution 3
-# Away from the borders our map shifts by one cell, since all cells share their weights: what is learnt in one cell holds in all. A fully connected layer has other weights for each cell, and must see digits everywhere. That needs more data than a short training has. It is the reason for `hidden=None`.
+# Without borders our map would shift by one cell, since all cells share their weights; here it shifts only roughly, because every one of the 4 x 4 cells also sees the padding: what is learnt in one cell holds in all. A fully connected layer has other weights for each cell, and must see digits everywhere. That needs more data than a short training has. It is the reason for `hidden=None`.
 # :::
 
 # %% [markdown]
@@ -990,7 +990,7 @@ print(
 # - Test targets on an image that is wider than high, with one object off the diagonal. Square pictures with centred objects hide a swapped index.
 # - Log the terms of the loss separately. A sum that falls may hide a confidence that goes to zero.
 # - Confidences of two trainings with different weights cannot be compared at one threshold. Compare curves.
-# - Encode the truth as a map, decode it, and ask for mAP 1. That one test finds most bugs in targets and decoders.
+# - Encode the truth as a map, decode it, and ask for mAP 1. It misses mistakes that encoder and decoder share.
 
 # %% [markdown]
 # ## You can now

@@ -7,7 +7,7 @@
 # **You will be able to** turn what a network predicts for an anchor into a box, and a box into a target, by hand · measure recall by object
 # size, and read why the one prediction that should have found an object did not · say what a finer level gains, and what it costs.
 #
-# **You need** IoU and recall from [Measure boxes and mAP](01_measure_boxes_and_map); that a cell of a grid answers for the object whose centre it holds.
+# **You need** IoU and recall from [Measure boxes and mAP](01_measure_boxes_and_map), and the idea that a cell of a grid answers for the object whose centre it holds ([Predict on a grid](02_predict_on_a_grid)).
 #
 # **Time** read 20 min · debug 30 min · experiment 25 min · reproduce 10 min · hunt 20 min · exercises 25 min
 # :::
@@ -55,11 +55,10 @@ plot.show(
 
 # %% [markdown]
 # The detector is small but complete: the parts of YOLOv3, from `labs`. Its *stem* and *backbone* turn the picture into maps that become smaller and know more, its *neck* joins them, and on each
-# joined map a *head* predicts. Its argument `strides` says on which maps it predicts. Six anchors, typical shapes of
-# digits, are shared out among these maps; what an anchor is comes in the next section. Start with one map of stride 32, as in version 2 {cite:p}`redmon2017yolo9000`, though without its passthrough layer.
+# joined map a *head* predicts. Its argument `strides` says on which maps it predicts: one cell of a map of stride 32 stands for 32 by 32 pixels of the picture. Six anchors, typical shapes of
+# digits, are shared out among these maps; what an anchor is comes in the next section. Start with one map of stride 32, as in version 2 {cite:p}`redmon2017yolo9000`, though without its passthrough layer, which adds a finer map.
 #
-# Nobody trains such a detector from nothing in seconds; the authors started from a backbone that had learnt ImageNet. Here the backbone comes from a YOLOv3 that the book ships, which had learnt to detect digits. It ends at stride 16: a stage below that, neck and heads
-# start from nothing.
+# Nobody trains such a detector from nothing in seconds; the authors started from a backbone that had learnt ImageNet. Here the backbone comes from a YOLOv3 that the book ships, which had learnt to detect digits. It ends at stride 16, so a stage beyond that, the neck and the heads start from nothing.
 
 # %%
 from labs.boxes import k_means, lay_onto_strides
@@ -262,7 +261,7 @@ claim(
 #
 # $$x = (c_x + \sigma(t_x))\, s, \qquad y = (c_y + \sigma(t_y))\, s, \qquad w = a_w e^{t_w}, \qquad h = a_h e^{t_h}.$$
 #
-# Here $c_x, c_y$ are column and row of the cell, $s$ its stride in pixels, and $a_w, a_h$ the anchor. The sigmoid keeps the centre in its
+# Here $x, y$ are the centre of the box and $w, h$ its size, in pixels; $c_x, c_y$ are column and row of the cell, $s$ its stride, and $a_w, a_h$ width and height of the anchor. The sigmoid keeps the centre in its
 # cell, so each cell predicts only centres inside itself. The exponential keeps sizes positive, and makes "twice as wide" the same step for small
 # and large anchors. In the next figure an arrow is what $\sigma(t_x)$ and $\sigma(t_y)$ have to say: where in its cell the centre lies.
 
@@ -314,8 +313,7 @@ pd.DataFrame(
 #
 # ### Who answers for an object
 #
-# Each anchor of a cell predicts six numbers: the four $t$, one for its class, and one for *objectness*, how sure it is that there is an object
-# at all. Which of them is responsible for an object? Put the object and all anchors on the same corner, and compare shapes alone. The {term}`IoU` of the shapes decides: the best anchor of all
+# Each anchor of a cell predicts six numbers: the four $t$, one for *objectness*, how sure it is that there is an object at all, and one for its class. Which of them is responsible for an object? Put the object and all anchors on the same corner, and compare shapes alone. The {term}`IoU` of the shapes decides: the best anchor of all
 # levels, in the cell that holds the centre, is responsible for the object. It learns box, class and objectness 1. All others learn
 # objectness 0, except near misses, which are left out of the loss. This is the **ignore band**: a prediction that overlaps an object by
 # more than 0.5 is not wrong enough to be called background. The paper measures that on the anchor; the authors' program, and `labs`, on
@@ -349,7 +347,7 @@ plot.show(
 #
 # A deep map has seen much of the image but is coarse; a shallow map is fine but has seen little. {cite:t}`redmon2018yolov3` predict on three
 # maps, and hand down what the deep ones know: the coarse map is halved in channels, doubled in size, and put beside the finer map of the
-# backbone. In the diagram, a `mix` joins two maps, and a `lead` hands one down. This is a {term}`feature pyramid`, after {cite:t}`lin2017fpn`, who add the two maps where YOLOv3 puts one beside the other.
+# backbone. In the diagram, a `mix` joins two maps (`mix 32`, the first, has only one to work on), and a `lead` hands one down. This is a {term}`feature pyramid`, after {cite:t}`lin2017fpn`, who add the two maps where YOLOv3 puts one beside the other.
 
 # %%
 PARTS = {"image": "input"}
@@ -429,8 +427,7 @@ decoded = decode(torch.randn(2, 4, 8, 5), 16, laid[1])
 tuple(by_hand.shape), tuple(decoded.shape)
 
 # %% [markdown]
-# Four integers an object, and a box for each anchor of each cell, on a map that is not square. Hold both to `labs`. It numbers all predictions one after another, and if two objects want the
-# same place, the larger has it; so compare the objects that keep theirs.
+# You get four integers for each object, and a box for each anchor of each cell, also on a map that is not square. Compare both with `labs`. A place is one anchor in one cell; `labs` numbers all places one after another, and if two objects want the same one, the larger gets it. So compare only the objects that keep theirs.
 
 # %%
 from labs.assigners import BestAnchor
@@ -470,8 +467,7 @@ print(f"{off:.1e} pixels; {lost} of {len(boxes)} objects lost their place")
 # %% [markdown]
 # ## Debug: ask the prediction that should have answered
 #
-# A missed object has one prediction that should have found it, and you now know which. Go to that place and read three numbers: whether it
-# sees an object (objectness), where it puts it (distance of the centres, in pixels), and how well the box fits (IoU). For comparison,
+# A missed object has one prediction that should have found it, and you now know which. Go to that place and read three numbers: whether it sees an object (`score`: objectness times class probability), where it puts it (distance of the centres, in pixels), and how well the box fits (IoU). For comparison,
 # `middle off` is the error of the simplest answer, "the middle of my cell". Read them in the detector of stride 32, and in one with three
 # maps.
 
@@ -535,12 +531,11 @@ said = pd.concat(
 said.rename_axis("side").round(2)
 
 # %% [markdown]
-# Compare `centre off` with `middle off`. For the smallest digits, the one map does hardly better than the middle of the cell: it has not
+# Compare `centre off` with `middle off`. The score of the smallest digits is low with one map and hardly higher with three, so it does not explain the difference; the size is not measured here by itself; the place is what changes. For the smallest digits, the one map does hardly better than the middle of the cell: it has not
 # learnt *where in its cell* they lie. For the largest it has learnt a part. An error of some pixels still leaves a large digit covered; it
 # misses a small one altogether, whatever its score. {term}`IoU` measures this ratio of error to size.
 #
-# With three maps, cells of 8 pixels answer for the smallest digits, and there even the middle of the cell is a good answer. So the finer map
-# does not only see better, it has less to predict: "in this cell" is already a place. Look at the last row too. The largest digits still
+# With three maps, cells of 8 pixels answer for the smallest digits, and there even the middle of the cell is only about three pixels off. So the finer map has less to predict: "in this cell" is already close to the place. Look at the last row too. The largest digits still
 # belong to stride 32, and their centres are off by more pixels than those of the small ones. Keep that in mind for the experiment.
 
 # %% tags=["nbval-check-output"]
@@ -589,7 +584,7 @@ fires = by_size(fires)[list(strides)].mean()
 fires.rename_axis("side").round(2)
 
 # %% [markdown]
-# Read it by rows: which level is sure of a digit of this size? In the pictures below, every map is drawn relative to its own highest value. And look at one scene: of those with all sizes, the one in which the best boxes find most.
+# Read it by rows: the surest level gets coarser as the digits grow. Now look at one scene: of those with all sizes, the one in which the best boxes find most. In the pictures below, every map is drawn relative to its own highest value.
 
 # %%
 three_found = three.detect(pictures)
@@ -703,7 +698,7 @@ pull = pd.DataFrame(
 pull
 
 # %% [markdown]
-# The fine level has sixteen times the places of the coarse one, and at the start each place pulls about equally hard, so far more of its gradient says "nothing here". The pull towards "object"
+# Stride 8 receives the largest gradient; strides 16 and 32 receive about the same, because the coarse level has few places but many objects. The fine level has sixteen times the places of the coarse one, and at the start each place pulls about equally hard, so far more of its gradient says "nothing here". The pull towards "object"
 # follows the number of objects, and no head learns from all of them. A single map would. So a further level may have a cost; the experiment will tell.
 
 # %% tags=["nbval-check-output"]
@@ -716,7 +711,7 @@ claim(
 # %% [markdown]
 # ## Experiment: one map or three
 #
-# One setting changes: the maps that predict. The data, the six anchors, the shipped backbone, the recipe and the number of steps stay; the number of places and of parameters cannot stay, and the table below counts them. Three values: the one map of version 2, of stride 32; one map of stride 16, where most objects are; and three maps. Three seeds decide
+# One setting changes: the maps that predict. The data, the six anchors, the shipped backbone, the recipe and the number of steps stay; the number of places and of parameters cannot stay, and the table below counts them. Three values: the one map of version 2, of stride 32; one map of stride 16, the middle one; and three maps. Three seeds decide
 # the fresh layers and the order of the scenes.
 #
 # :::{admonition} Predict
@@ -814,7 +809,7 @@ off_by = pd.concat(
 off_by.rename_axis("side").round(1)
 
 # %% [markdown]
-# The largest digits belong to stride 32 in two of the three, and to stride 16 in one, which places them closer. The place in a large cell takes longer to learn. Two things favour the single map of stride 16, and these tables do not take them apart: its one head learns from every digit, and its
+# Most of the largest digits belong to stride 32 in two of the three, and all of them to stride 16 in one, which places them closer. Measured against the middle of its cell, each is off by a little less than half: what remains in a larger cell is more pixels. Two things favour the single map of stride 16, and these tables do not take them apart: its one head learns from every digit, and its
 # network ends one stage earlier, so that none of its backbone is fresh.
 #
 # The number of levels has no value by itself. It depends on the sizes in your data. If all your digits had 24 to 48 pixels, these runs
@@ -913,8 +908,7 @@ pd.DataFrame(
 
 # %% [markdown]
 # The last table orders the choices by each column, the best first. From nothing and for longer, three maps still find far more of the smallest digits than any other choice. One map of stride 16 still finds more of the
-# largest, and by AP50 these seeds do not tell it from three maps. So what you saw does not come from the shipped backbone alone. The pair (16, 32) stays behind three maps in every column that the verdict tells apart, though it has all
-# that (16,) has and one map more. Perhaps its second map takes digits away from the first. Read the right panel before you trust any of this too far: no curve is flat yet when the training ends.
+# largest, and by AP50 these seeds do not tell it from three maps. So what you saw does not come from the shipped backbone alone. The pair (16, 32) stays behind three maps in every column that the verdict tells apart, and its mean AP50 is below even that of (16,) alone, though it has one map more. Its seeds differ widely. Perhaps its second map takes anchors and digits away from the first. Read the right panel before you trust any of this too far: no curve is flat yet when the training ends.
 
 
 # %%
@@ -1085,7 +1079,7 @@ claim(
 #
 # So far there was one class. A last change of version 3 concerns detectors with many. A seven is a "seven" and it is "odd". {term}`Softmax <softmax>` divides a probability of
 # one among all names, so two true names can never both have more than one half. Version 3 asks for each class by itself, yes or no: a
-# sigmoid and binary {term}`cross entropy`. Train two linear classifiers for eleven names on the same data:
+# sigmoid and binary {term}`cross entropy`. Train two linear classifiers for eleven names on single digits of 28 by 28 pixels:
 
 # %%
 from torch.nn import functional as F
@@ -1161,8 +1155,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Softmax cannot say both, however long it trains: its outputs sum to one, and here they are not even divided evenly. Yet it did learn: it
-# ranks the two names first. The sigmoids say both. A detector whose labels overlap ("woman" and "person") needs the sigmoids.
+# Softmax cannot say both, however long it trains: its outputs sum to one, and here the two names do not even get equal parts. Yet it did learn: for most odd digits it ranks the two names first. The sigmoids say both for most. A detector whose labels overlap ("woman" and "person") needs the sigmoids.
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -1183,7 +1176,7 @@ claim(
 # **The paper says.** {cite:t}`redmon2018yolov3` report on COCO, for small, medium and large objects, an AP of 5.0, 22.4 and 35.5 for version 2, and of 18.3, 35.4 and 41.9 for version 3. They
 # write that earlier versions struggled with small objects, and that this has turned round.
 #
-# **We measure** recall in our own bins, of one map of stride 32 against three. Which share of what three maps find did one map find already? Compare the order of the rows only: the paper divides AP by AP, we divide recall by recall, and its small, medium and large objects are bounded by areas of 32² and 96² pixels, ours by the sides that the rows name.
+# **We measure** recall in our own bins, of one map of stride 32 against three. How large is the recall of one map, as a share of the recall of three maps? Compare the order of the rows only: the paper divides AP by AP, we divide recall by recall, and its small, medium and large objects are bounded by areas of 32² and 96² pixels, ours by the sides that the rows name.
 
 # %%
 names = [", ".join(map(str, value)) for value in runs["strides"]]
@@ -1212,7 +1205,7 @@ claim(
 )
 
 # %% [markdown]
-# **Why they differ.** The order is the same, the sizes are not. The paper compares two whole systems, with another backbone, resolution and recipe, on AP. Its version 2 also had a *passthrough* layer, which puts the finer map of stride 16, folded, beside that of stride 32; our one map has none, so it is blinder. Here data and recipe stay, but the number of places and the fresh layers change with the maps,
+# **Why they differ.** The order of the rows is the same, the ratios are not. The paper compares two whole systems, with another backbone, resolution and recipe, on AP. Its version 2 also had a *passthrough* layer, which puts the finer map of stride 16, folded, beside that of stride 32; our one map has none, so it is blinder. Here data and recipe stay, but the number of places and the fresh layers change with the maps,
 # and the training takes seconds. Exercise 3 adds a warning: what gains here is the finer grid. The path from the coarse maps down to the fine one, which the diagram shows, adds nothing that these runs can measure.
 
 # %% [markdown]
@@ -1359,7 +1352,7 @@ pd.DataFrame({"whole": recall_by_size(three_found), "silenced": silenced}).astyp
 #
 # - Look at the sizes of your objects, in pixels *of the network's input*, before you choose strides. In these runs most digits smaller than the cell of their map were missed; if most of yours are below the finest stride, raise the resolution or add a finer level.
 # - Report AP or recall by size, in bins that fit your data, and say which. One number over all sizes hides the small ones.
-# - Check the targets before you train: an object with the shape of an anchor must have IoU 1 with it, the number of positive places must be the number of objects, and the number of ignored ones small. Anchors in cells and boxes in pixels never agree
+# - Check the targets before you train: an object with the shape of an anchor must have IoU 1 with it, the number of positive places must be the number of objects, less the few that lost their place, and the number of ignored ones small. Anchors in cells and boxes in pixels never agree
 #   ([eriklindernoren/PyTorch-YOLOv3#24](https://github.com/eriklindernoren/PyTorch-YOLOv3/issues/24)).
 # - Use `labs.boxes.k_means` or `auto_anchor` for the anchors; the later lesson on YOLOv5 says how to judge them.
 # - torchvision has a pyramid to use, `torchvision.ops.FeaturePyramidNetwork`. It adds the coarse map to the fine one; YOLO puts them side by side.

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## The symptom
 #
-# Every YOLO up to v5 decides by geometry which cells learn an object: those at the *centre* of its box, with the anchors of about
+# From v2 to v5, YOLO decides by geometry which cells learn an object: those at the *centre* of its box, with the anchors of about
 # its shape. In v7 the network has a say, but only among the cells around the centre. So look at what lies at the centre of a box.
 
 # %%
@@ -87,7 +87,7 @@ claim(
 # ## The idea
 #
 # Without anchors, a cell says how far the four sides of the object are from its centre: left, top, right, bottom {cite:p}`tian2019fcos`. Here is the
-# whole of a YOLOv8, the one that ships with this book. It has two levels, with cells of 8 and of 16 pixels. Each side is not one number but sixteen *bins*, and
+# whole of a YOLOv8, the one that ships with this book. It has two levels, where the original has three, with cells of 8 and of 16 pixels. Each side is not one number but sixteen *bins*, and
 # what counts is their mean; you will see below why. Two short modules turn what the network says into boxes and scores.
 
 # %%
@@ -185,7 +185,7 @@ cells.round(3)
 
 # %% [markdown]
 # With $\beta = 6$ the overlap decides: the third cell wins, although it gives the right class only 0.3. With $\beta = 1$ the first one does. The
-# last cell has the best box of all and a score of zero, so it never wins. The winner is told more than "yes": its score should become its
+# last cell has the best box of all and a score of zero, so it never wins. The winner is told more than "yes": its score should become the best
 # *overlap*, so that a confident prediction is also a well-placed one.
 
 # %% [markdown]
@@ -254,8 +254,7 @@ claim(
 # %% [markdown]
 # ## Debug: watch the assignment move
 #
-# Train a small one from scratch: 64 by 64 pixels, four kinds of digits, one level with cells of 8 pixels. It is the class that has 3.2 million
-# parameters at paper scale; here it has about fifty thousand, so that it learns in seconds.
+# Train a small one from scratch: 64 by 64 pixels, four kinds of digits, one level with cells of 8 pixels. It is the class that has 3.2 million parameters as YOLOv8n; here it has about fifty thousand, so that it learns in seconds.
 
 # %%
 from labs.criteria import YOLOv8Criterion
@@ -427,7 +426,7 @@ moved = pd.DataFrame(rows).T.rename_axis("step")
 moved.round(2)
 
 # %% [markdown]
-# The *number* of cells hardly changes: objects of this size hold few points of an 8-pixel grid, so nearly all inside are chosen. What moves is how much is wanted of each, and which is first.
+# The *number* of cells hardly changes: it is set by how many points of an 8-pixel grid lie inside, by the limit of ten, and by conflicts. What moves is how much is wanted of each, and which is first.
 
 # %% tags=["nbval-check-output"]
 grown = moved["best wanted score"].iloc[-1] / moved["best wanted score"].iloc[0]
@@ -447,7 +446,7 @@ claim(
 # %% [markdown]
 # ### A side is a distribution
 #
-# The small network is a poor detector. From here on take the shipped one: the same class, trained for much longer. `shipped` says how.
+# The small network is a poor detector. From here on take the shipped one: the same class, larger and trained for much longer. `shipped` says how.
 
 # %%
 print(shipped)
@@ -597,7 +596,7 @@ claim(
 
 # %% [markdown]
 # So a wide distribution need not be a doubtful one, and a narrow one is mostly a side that happens to fall on a whole number. What can speak of doubt is the rest, the *excess*: $\sqrt{\sigma^2 - f(1-f)}$.
-# It is zero for every two-bin answer, and grows with what lies outside the two bins. Let code choose two sides by it: among those whose mean lies half-way between two bins, where the width cannot be small, the one with the least; and of all, the one with the most cells.
+# It is zero for every answer in two neighbouring bins, and grows with what lies outside the two bins. Let code choose two sides by it: among those whose mean lies half-way between two bins, where the width cannot be small, the one with the least; and of all, the one with the most cells.
 
 
 # %%
@@ -701,9 +700,8 @@ claim(
 )
 
 # %% [markdown]
-# Flat, and that is the honest answer. The detector gives the photographs scores next to nothing, and yet for most of them some cell draws a box that is about right. On digits two bins hold nearly all of a
-# side. On photographs a part of the probability lies outside these two, so the median excess is many times as large, and so is the median error. The last column says that more excess goes with more error in both, and weakly. A distribution can say "I do not know" about a kind of object
-# that it has never seen, and a single number could not. But the boxes here were chosen with the truth in hand: this does not make the detector one of photographs.
+# Less sharp: the middle side on a photograph leaves two neighbouring bars. The detector gives the photographs scores next to nothing, and yet for most of them the best of all cells, picked with the truth in hand, draws a box that is about right; how many would by chance, was not measured. On digits two bins hold nearly all of a
+# side. On photographs a part of the probability lies outside these two, so the median excess is many times as large, and so is the median error. The last column says that more excess goes with more error in both, and weakly. Part of this need not be the kind of object: a cell that is not confident may draw wider distributions on digits, too. But a distribution can hint at what a single number could not. But the boxes here were chosen with the truth in hand: this does not make the detector one of photographs.
 
 # %% [markdown]
 # ### What no distribution can say
@@ -735,7 +733,7 @@ told = pd.DataFrame({bins: fit_sides(bins) for bins in (8, 16, 32)}).T
 told.rename_axis("reg_max").round(2)
 
 # %% [markdown]
-# All three losses go to zero, and only 32 bins tell the box. With 16 it ends at 240 pixels. The loss clamps its target silently, the loss curve looks fine, and users reported boxes that are cut off
+# All three losses go to zero, and only 32 bins tell the box. With 16 it ends at 240 pixels. The DFL clamps its target silently, so its own curve looks fine; the other term for boxes would stay high for this object, and drowns in the mean over all others. Users reported boxes that are cut off
 # ([ultralytics/ultralytics#11634](https://github.com/ultralytics/ultralytics/issues/11634)). A coarser level can tell larger boxes; make sure that one exists, or raise `reg_max`.
 
 # %% tags=["nbval-check-output"]
@@ -807,7 +805,7 @@ smallest = {
 pd.Series(smallest, name="smallest running variance").map("{:.1e}".format).to_frame()
 
 # %% [markdown]
-# Every running variance starts at 1. Five per cent of that is 0.05, and that is more than some of the true variances: there, the average still consists of its first day. A norm divides by the root of it, so that the
+# Every running variance starts at 1. Five per cent of that is 0.05, and that is more than some of the true variances: there, a good part of the average is still its first day. A norm divides by the root of it, so that the
 # signal is too small after the first layer, and smaller after each layer that follows.
 # With the usual decay of 0.999 the same lasts for some thousands of steps. The cure is one line, `warming` above: average over a tenth of the steps so far, until that is what the decay averages over. `labs.ddp_train` does so.
 
@@ -1076,8 +1074,7 @@ claim(
 # One variable: $\beta$. With $\beta = 6$ the overlap decides which cells learn; with $\beta = 0$ only the score does, so a cell that is already confident is taught more. Besides AP, measure what the assigner promises, *alignment*:
 # let the highest score among the cells inside an object choose a box. How much of the best overlap on offer does it get?
 #
-# Take the best three cells instead of ten: as you saw, ten
-# is nearly all of them here, and would leave the metric nothing to choose. And make the scenes easier, 56 pixels and only the digits 0 and 1: two detectors that find nothing would look alike whatever $\beta$ does.
+# Take the best three cells instead of ten: as you saw, ten is most of the points inside here, and would leave the metric nothing to choose. And make the scenes easier, 56 pixels and only the digits 0 and 1: two detectors that find nothing would look alike whatever $\beta$ does.
 
 # %%
 EASY = KNOBS | {
@@ -1147,8 +1144,8 @@ said = {
 pd.DataFrame(said).T
 
 # %% [markdown]
-# The dots are seeds. Both arms find digits, so this compares detectors that work, and the verdicts say: not told apart, neither in alignment nor in AP. The last column says what that is worth. A difference of that size would have been found in four studies of five;
-# a smaller one may be there, and the benchmark of {cite:t}`feng2021tood`, who chose their powers on COCO, sees much smaller ones. So this table does not say that $\beta = 6$ is useless. It says that in scenes as easy as these, and after a training as short, $\beta$ is not what limits the detector.
+# The dots are seeds. Both arms find digits, with loose boxes, and the verdicts say: not told apart, neither in alignment nor in AP. The last column says what that is worth. A difference of that size would have been found in four studies of five;
+# a smaller one may be there, and the benchmark of {cite:t}`feng2021tood`, who chose their powers on COCO, sees much smaller ones. So this table does not say that $\beta = 6$ is useless, nor that $\beta$ does not matter: it only makes large effects unlikely here, where boxes tight enough to show what $\beta$ is for hardly occur.
 
 # %% tags=["nbval-check-output"]
 lowest = study.table("AP50")["mean"].min()
@@ -1251,7 +1248,7 @@ pd.Series(ranks_of, name="with the error").to_frame()
 
 # %% [markdown]
 # The excess orders the sides better than the width, and the interval of the difference leaves out zero. But all three correlations are weak, and the plain score does almost as well. What the score cannot do is to tell the four sides of one box apart.
-# Ask for each box which side is the worst, and let the shape answer. Luck is right in one of four.
+# Ask for each box which side is the worst, and let the shape answer. Luck is right in one of four; to say *top* always would be right somewhat more often.
 
 
 # %%

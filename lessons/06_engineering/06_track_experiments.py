@@ -120,7 +120,7 @@ claim(
 #
 # $$\text{curve} = f(\text{code},\ \text{data},\ \text{settings},\ \text{seeds},\ \text{arithmetic}).$$
 #
-# Give it the same five arguments and you get the same bits. Leave one out and you get *a* run, not *the* run.
+# Give it the same five arguments and, on a CPU as here, you get the same bits; on a GPU the order of additions may change from run to run. Leave one out and you get *a* run, not *the* run.
 
 # %% tags=["hide-input"]
 from matplotlib.patches import FancyBboxPatch
@@ -264,7 +264,7 @@ claim(
 )
 
 # %% [markdown]
-# All bits agree: this record is complete. Is it also safe against a crash? Cut the file off after every possible number of bytes, and read what is left. Then let another process kill itself the hard way
+# All bits agree: the settings are complete. The code is not: the record holds two functions, and the network and the loop of `labs` came from this process. For a real test, start a fresh one from the commit. Is it also safe against a crash? Cut the file off after every possible number of bytes, and read what is left. Then let another process kill itself the hard way
 # (`SIGKILL`, which no program can catch) right after a header and three rows.
 
 # %%
@@ -373,8 +373,7 @@ with start(head["config"]) as run:
 tracked = run.id
 
 # %% [markdown]
-# Nothing was printed, and nothing can be seen in a browser. **A record that you cannot read back is not a record.** In this version W&B has no public reader for
-# its offline file, but the format is simple: a log of [protocol buffer](https://protobuf.dev) messages, whose definitions come with the package. Another process writes it, and the last message says that the run has ended: wait for it.
+# Nothing was printed, and nothing can be seen in a browser. **A record that you cannot read back is not a record.** In this version W&B has no documented Python reader for its offline file, but the format is simple: a log of [protocol buffer](https://protobuf.dev) messages, whose definitions come with the package. Another process writes it, and the last message says that the run has ended: wait for it.
 
 # %% tags=["wandb-reader"]
 import json
@@ -596,7 +595,7 @@ plot.slide(
 )
 
 # %% [markdown]
-# Both. The broken ReLU lets nothing back, so what lies *before* it gets no gradient. It lets only zeros through, so the weights *behind* it, which multiply them, get none either. Only biases behind it can stay alive, and the last one does.
+# Both. The broken ReLU lets nothing back, so what lies *before* it gets no gradient. It lets only zeros through, so the weights that multiply them get none either. After a broken `bn1`, the bias of `bn2` could start a signal again where it is positive; in these runs nothing passed. Only biases behind it can stay alive, and the last one does.
 # So the left edge of the black area says *when*: the accident struck in the step before. It does not say *where*. For that, ask the other half of the record: which parameter changed its length most around that step?
 
 
@@ -951,7 +950,7 @@ one_bit = pairs.frame().query("what == 'one bit'")["changed"]
 print("pairs in which one bit changes an answer:", (one_bit > 0).sum(), "of 6")
 
 # %% [markdown]
-# Look at the blue lines: they start in the last digits, as the arithmetic did above, and some do not stay there. In those pairs some pictures get another answer in the end. In the other pairs the change is still in the last digits when the training stops.
+# Look at the blue lines: they start in the last digits, as the arithmetic did above, and some do not stay there. In those pairs some pictures get another answer in the end. In the other pairs no answer changes, though some of their curves climb as well.
 # Compare with the scatter from seed to seed: the verdict tests the two kinds of pairs against each other (Welch's test on six pairs each), and another seed changes clearly more answers.
 
 # %% tags=["nbval-check-output"]
@@ -977,10 +976,9 @@ claim(
 )
 
 # %% [markdown]
-# **Why they differ.** The striking half reproduces, for part of the pairs: the eighth digit of one weight can decide what some pictures are taken for. The other half does not: here another seed does more than one bit. The paper trains its networks until the end. Ours stop
-# after 180 steps, and a change in the last digits needs many steps to grow, while another seed is another network from the start.
+# **Why they differ.** The striking half reproduces, for part of the pairs: the eighth digit of one weight can decide what some pictures are taken for. The other half does not: here another seed does more than one bit. The paper trains its networks until the end. Ours stop after 180 steps, and perhaps a change in the last digits needs more steps to grow, while another seed is another network from the start.
 #
-# So the arithmetic is not the field to leave out. In sixty steps most runs do not show yet what it changes.
+# So a change as small as that of the arithmetic can matter, and the arithmetic is not the field to leave out, though in sixty steps it changed few answers.
 
 # %% [markdown]
 # ## Bug hunt: the validation that was never there

@@ -63,7 +63,8 @@ class TestLedger:
     def test_the_page_holds_every_lesson_and_claim_as_it_was_printed(self):
         page = ledger.ledger_page(ledger.entries())
         assert page.startswith("2 lessons, 2 claims.")
-        assert "| [](/lessons/00_start/01_count.ipynb) | 42 s | 910 MB |" in page
+        assert "| [](/lessons/00_start/01_count.ipynb) | 42\u00a0s | 910\u00a0MB |" in page
+        assert "All were executed on x86_64, 1 thread; Python" in page  # all rows say the same
         assert '<li id="claim-01-count-2">' in page
         assert 'href="../lessons/00_start/01_count.html#claim-2"' in page
         assert '<details class="claims-of"><summary>2 claims</summary>' in page
@@ -80,7 +81,7 @@ class TestLedger:
 
     def test_the_facts_name_the_run_the_claims_and_both_files(self):
         line = ledger.facts(ledger.read(Lesson("lessons/00_start/01_count")))
-        assert "Runs in 42 s and 910 MB on x86_64, 1 thread (2026-01-02)" in line
+        assert "Runs in 42\u00a0s and 910 MB on x86_64, 1 thread (2026-01-02)" in line
         assert "[2 claims](#claims-01_count)" in line
         assert "{download}`.ipynb <01_count.ipynb>`" in line
         assert "{download}`.py <01_count.py>`" in line
