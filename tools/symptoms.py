@@ -11,15 +11,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
+from runpy import run_path
+from typing import TYPE_CHECKING, Any
 
-from labs.hunts.symptoms import Symptom, symptoms
+from labs.stamp import ROOT
 from tools.ledger import Entry, entries, table
 from tools.lesson import find
 from tools.roadmap import parts_of, slug
 
+if TYPE_CHECKING:
+    from labs.hunts.symptoms import Symptom
+
 ALWAYS = ("Bug hunt", "Debug")
 """The beats of each lesson that the table must lead to."""
+
+
+def read() -> list[Symptom]:
+    """Read all symptoms; ``labs.hunts`` is not imported, because rendering has no PyTorch."""
+    found: list[Symptom] = run_path(str(ROOT / "labs/hunts/symptoms.py"))["symptoms"]()
+    return found
 
 
 def page(found: Sequence[Symptom]) -> str:
@@ -94,8 +104,8 @@ def _link(symptom: Symptom, entry: Entry) -> str:
 
 def main() -> int:
     """Print what is wrong with the table; return 1 when something is."""
-    found = problems(symptoms())
-    print(*found, f"{len(symptoms())} symptoms", sep="\n")
+    found = problems(read())
+    print(*found, f"{len(read())} symptoms", sep="\n")
     return int(bool(found))
 
 

@@ -87,7 +87,7 @@ WRITERS: dict[str, Callable[[str, Path], str]] = {
         which.split()[0], int(which.split()[1]), site
     ),
     "module-table": lambda *_: module_table(),
-    "symptoms": lambda *_: symptoms.page(symptoms.symptoms()),
+    "symptoms": lambda *_: symptoms.page(symptoms.read()),
     "course-map": lambda *_: course_map(),
     "roadmap": lambda *_: roadmap.page(roadmap.read()),
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("symptoms.toml")
+_TABLE = Path(__file__).with_name("symptoms.toml")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def symptoms(words: Iterable[str] = ()) -> list[Symptom]:
     Args:
         words: Looked for in everything that is said of a symptom; their case does not count.
     """
-    rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["symptom"]
+    rows = tomllib.loads(_TABLE.read_text(encoding="utf-8"))["symptom"]
     wanted = [word.lower() for word in words]
     return [
         Symptom(**row)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs G
 
 CHECK = "-m tools.execute --check"
 EXECUTE = "-m tools.execute --jobs 2"
+COLAB = "-m tools.colab"
 BUILD = "-m tools.build_site"
 NAME = "lessons/00_stage/01_count"
 SOURCE = "# %% [markdown]\n# # Count\n\n# %%\nsum(range(5))\n"
@@ -108,14 +109,14 @@ def test_elsewhere_the_book_executes_what_is_stale_first(project, ci):
     project.plant("stale")
     done = project.run("make", "book", ci=ci)
     assert done.returncode == 0, done.stderr
-    assert project.asked == [CHECK, EXECUTE, CHECK, BUILD]
+    assert project.asked == [CHECK, EXECUTE, COLAB, CHECK, BUILD]
 
 
 def test_a_lesson_that_stays_stale_is_not_rendered(project):
     project.plant("stale", "broken")
     done = project.run("make", "book")
     assert done.returncode != 0
-    assert project.asked == [CHECK, EXECUTE, CHECK]
+    assert project.asked == [CHECK, EXECUTE, COLAB, CHECK]
 
 
 @pytest.mark.parametrize("ci", ["", "true"])
