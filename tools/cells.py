@@ -14,6 +14,13 @@ CHECKED = "nbval-check-output"  # the tests compare the output of these cells, s
 SHOWING = ("plot.show", "plot.slide")
 TAUGHT = ("fit", "ablate", "replay", "backward", "launch", "train_net")
 """Calls that make a cell one that is never folded."""
+FOLDED = {
+    "figure": "Code of this figure",
+    "claim": "Code of this check",
+    "solution": "Show the fix",
+    "folded": "Show the code",
+}
+"""What unfolds a cell, by its kind: on the page and on Colab."""
 
 
 def kind(source: str, tags: Iterable[str] = ()) -> str:

@@ -17,31 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pybtex.database import Person, parse_file
 
 from labs.stamp import ROOT
-from tools.cells import kind
+from tools.cells import FOLDED, kind
 from tools.lesson import Lesson, find
 
 FOLDER = ROOT / "colab"
-INSTALL = """\
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+SITE = CONFIG["html"]["baseurl"]
+INSTALL = f"""\
 #@title Install the book's package (only on Colab)
 import os, sys
 
 if "google.colab" in sys.modules:
-    %pip install --quiet "cv-debugged[lessons] @ git+https://github.com/cv-debugged/cv-debugged"
+    %pip install --quiet "cv-debugged[lessons] @ git+{CONFIG["repository"]["url"]}"
     os.environ["LABS_CLAIMS"] = "warn"  # a finding that fails here is said, and stops nothing"""
-SITE = "https://cv-debugged.github.io/cv-debugged"
 BOX = re.compile(r"^:::\{(\w+)\} ?([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^:::$", re.M | re.S)
 ROLE = re.compile(r"\{(\w+(?::\w+)?)\}`([^`]+)`")
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)((?:#[\w-]+)?)\)")
-FOLDED = {
-    "figure": "Code of this figure",
-    "claim": "Code of this check",
-    "solution": "Show the fix",
-    "folded": "Show the code",
-}
 
 
 def for_colab(lesson: Lesson) -> Any:

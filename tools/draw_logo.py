@@ -7,7 +7,7 @@ Writes three SVG files to ``book/_static``. The picture is the text below; edit 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
@@ -63,10 +63,14 @@ def _pixels(bug: str, colours: Mapping[str, str], inset: float) -> list[str]:
     return [
         f'<rect x="{left + x * size:.2f}" y="{top + y * size:.2f}" width="{size * 0.94:.2f}" '
         f'height="{size * 0.94:.2f}" fill="{colours[letter]}"/>'
-        for y, row in enumerate(rows)
-        for x, letter in enumerate(row)
-        if letter != "."
+        for x, y, letter in pixels(bug)
     ]
+
+
+def pixels(bug: str) -> Iterator[tuple[int, int, str]]:
+    """Yield column, row and letter of each pixel of a drawing, without those left empty."""
+    for y, row in enumerate(bug.split()):
+        yield from ((x, y, letter) for x, letter in enumerate(row) if letter != ".")
 
 
 def _corners(colour: str, stroke: float) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tools.draw_logo import BOX_LIGHT, BUG, LIGHT, STATIC
+from tools.draw_logo import BOX_LIGHT, BUG, LIGHT, STATIC, pixels
 
 SIZE = (1200, 630)
 WORDS = ("Computer Vision,\nDebugged", "A book whose every claim runs")
@@ -26,12 +26,10 @@ def draw() -> Image.Image:
     pen = ImageDraw.Draw(picture)
     left, top, side = 80, 125, 380
     cell = (side - 100) / len(BUG.split())
-    for y, row in enumerate(BUG.split()):
-        for x, letter in enumerate(row):
-            if letter != ".":
-                corner = (left + 50 + x * cell, top + 50 + y * cell)
-                far = (corner[0] + cell * 0.92, corner[1] + cell * 0.92)
-                pen.rectangle([corner, far], fill=LIGHT[letter])
+    for x, y, letter in pixels(BUG):
+        corner = (left + 50 + x * cell, top + 50 + y * cell)
+        far = (corner[0] + cell * 0.92, corner[1] + cell * 0.92)
+        pen.rectangle([corner, far], fill=LIGHT[letter])
     arm = side // 4
     for x, right in ((left, arm), (left + side, -arm)):
         for y, down in ((top, arm), (top + side, -arm)):

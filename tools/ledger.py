@@ -167,10 +167,13 @@ def _ledger_rows(lesson: Entry) -> list[list[str]]:
 
 def _claim_list(lesson: Entry) -> str:
     lines = "".join(_claim(lesson.name, n, text) for n, text in enumerate(lesson.claims, 1))
-    listed = f'<ul class="claims">\n{lines}</ul>'
     count = _count(len(lesson.claims), "claim")
-    folded = f'<details class="claims-of"><summary>{count}</summary>\n{listed}\n</details>'
-    body = folded if lines else "It makes no claim yet."
+    body = (
+        f'<details class="claims-of"><summary>{count}</summary>\n'
+        f'<ul class="claims">\n{lines}</ul>\n</details>'
+        if lines
+        else "It makes no claim yet."
+    )
     return "\n".join(["", f"({lesson.anchor})=", f"## {lesson.title}", "", body, ""])
 
 

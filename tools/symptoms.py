@@ -7,17 +7,19 @@ The table is ``labs/hunts/symptoms.toml``; ``labs hunts`` prints the same.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 from runpy import run_path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labs.stamp import ROOT
 from tools.ledger import Entry, entries, table
-from tools.lesson import find
+from tools.lesson import Lesson, find
 from tools.roadmap import parts_of, slug
+from tools.template import section
 
 if TYPE_CHECKING:
     from labs.hunts.symptoms import Symptom
@@ -63,9 +65,8 @@ def _missing(found: Sequence[Symptom]) -> Iterator[str]:
     led_to = {(one.lesson, heading(one)) for one in found}
     for lesson in find():
         name = PurePosixPath(lesson.name).name
-        below = _below(lesson.name)
         for beat in ALWAYS:
-            if not any((name, part) in led_to for part in below[beat]):
+            if not any((name, part) in led_to for part in _headings(lesson, beat)):
                 yield f"no symptom leads to {name}, {beat}"
 
 
@@ -78,23 +79,11 @@ def heading(symptom: Symptom) -> str:
     return named[0] if named else ""
 
 
-def _below(lesson: str) -> dict[str, list[str]]:
-    """Return the headings of each beat of a lesson: its own, and those of its sections."""
-    beats: dict[str, list[str]] = {beat: [] for beat in ALWAYS}
-    texts = [cell.source for cell in _source(lesson) if cell.cell_type == "markdown"]
-    now = ""
-    for line in "\n".join(texts).splitlines():
-        marks, _, words = line.partition(" ")
-        if marks == "##":
-            now = words.partition(":")[0]
-        if marks in ("##", "###") and now in beats:
-            beats[now].append(words)
-    return beats
-
-
-def _source(lesson: str) -> list[Any]:
-    (found,) = find(lesson)
-    return list(found.read_source().cells)
+def _headings(lesson: Lesson, beat: str) -> list[str]:
+    """Return the heading of a beat, and those of its sections."""
+    cells = section(lesson.read_source(), beat)
+    words = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return re.findall(r"^#{2,3} (.+)$", words, re.MULTILINE)
 
 
 def _link(symptom: Symptom, entry: Entry) -> str:

@@ -77,7 +77,7 @@ def _of_predictions(cells: list[Any]) -> Iterator[str]:
 
 
 def _of_hidden_cause(notebook: Any) -> Iterator[str]:
-    cells = _section(notebook, "Bug hunt")
+    cells = section(notebook, "Bug hunt")
     if not HUNT_LINE.search(_text(cells)):
         yield "'Bug hunt' lacks its line **Difficulty** … · **Importance** … of 3 · **Time** … min"
     places = [i for i, cell in enumerate(cells) if "hunt-solution" in _tags(cell)]
@@ -127,21 +127,21 @@ def _of_beats(notebook: Any) -> Iterator[str]:
     for title, cells in _sections(notebook):
         if title in PROVEN_BEATS and not any("claim(" in cell.source for cell in cells):
             yield f"'{title}' makes no claim"
-    debug = _section(notebook, "Debug")
+    debug = section(notebook, "Debug")
     if "} Predict" not in _text(debug):
         yield "'Debug' never asks for a prediction"
-    if "ablate(" not in _text(_section(notebook, "Experiment")):
+    if "ablate(" not in _text(section(notebook, "Experiment")):
         yield "'Experiment' has no one-variable ablation (labs.ablation.ablate)"
-    if "{cite" not in _text(_section(notebook, "Reproduce")):
+    if "{cite" not in _text(section(notebook, "Reproduce")):
         yield "'Reproduce' cites no paper"
-    exercises = _text(_section(notebook, "Exercises"))
+    exercises = _text(section(notebook, "Exercises"))
     asked, solved = (len(re.findall(p, exercises)) for p in (r"\*\*Exercise \d", r"Solution \d"))
     if not 2 <= asked <= 4 or solved < asked:
         yield f"expected 2 to 4 exercises, each solved; got {asked} with {solved} solutions"
 
 
 def _of_hunt(notebook: Any) -> Iterator[str]:
-    cells = _section(notebook, "Bug hunt")
+    cells = section(notebook, "Bug hunt")
     for tag in ("hunt-bug", "hunt-solution"):
         tagged = [cell for cell in cells if tag in _tags(cell)]
         if len(tagged) != 1:
@@ -167,7 +167,8 @@ def _sections(notebook: Any) -> list[tuple[str, list[Any]]]:
     return sections
 
 
-def _section(notebook: Any, title: str) -> list[Any]:
+def section(notebook: Any, title: str) -> list[Any]:
+    """Return the cells of a beat, from its heading on; none when the lesson lacks it."""
     return next((cells for name, cells in _sections(notebook) if name == title), [])
 
 

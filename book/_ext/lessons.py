@@ -22,19 +22,11 @@ from sphinx.util import logging
 
 from book._ext import answers, claims, figures, terms
 from labs.stamp import ROOT
-from tools.cells import CHECKED, kind
+from tools.cells import CHECKED, FOLDED, kind
 from tools.ledger import Entry, facts, place, read
 from tools.lesson import Lesson
 
 LOGGER = logging.getLogger(__name__)
-
-# What unfolds, by the kind of the cell.
-FOLDED = {
-    "figure": "Code of this figure",
-    "claim": "Code of this check",
-    "solution": "Show the fix",
-    "folded": "Show the code",
-}
 
 
 def prepare(notebook: dict[str, Any], entry: Entry, site: Path) -> dict[str, Any]:
@@ -105,16 +97,16 @@ def _on_page_context(
     app: Sphinx, docname: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
     if _is_lesson(app, docname):
-        edit_source(context["header_buttons"])
+        point_buttons(context["header_buttons"])
 
 
-def edit_source(buttons: list[dict[str, Any]]) -> None:
+def point_buttons(buttons: list[dict[str, Any]]) -> None:
     """Point the buttons of a page, wherever they are, at the right file.
 
     The source is edited, not the notebook; Colab opens the copy that is made for it.
     """
     for button in buttons:
-        edit_source(button.get("buttons", []))
+        point_buttons(button.get("buttons", []))
         if button.get("label") == "source-edit-button":
             button["url"] = button["url"].replace(".ipynb", ".py")
         if "colab.research.google.com" in button.get("url", ""):

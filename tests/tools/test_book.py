@@ -120,7 +120,7 @@ class TestNotebooks:
         edit = {"label": "source-edit-button", "url": "https://x/edit/main/lessons/a.ipynb"}
         other = {"label": "download", "url": "a.ipynb"}
         colab = {"url": "https://colab.research.google.com/github/a/b/blob/main/lessons/a.ipynb"}
-        lessons.edit_source([{"label": "group", "buttons": [edit, other]}, colab])
+        lessons.point_buttons([{"label": "group", "buttons": [edit, other]}, colab])
         assert (edit["url"], other["url"]) == ("https://x/edit/main/lessons/a.py", "a.ipynb")
         assert colab["url"].endswith("/blob/main/colab/a.ipynb")
 
