@@ -242,6 +242,24 @@ def test_every_claim_leads_to_the_ledger_and_back(site):
         assert there == [(here, entry) for entry, here in back]
 
 
+def test_the_ledger_shows_claims_with_some_words_and_opens_what_a_link_names(site, browser):
+    visit = Visit(browser, site.as_uri())
+    ledger = (site / "book/ledger.html").as_uri()
+    visit.open(ledger)
+    claims = visit.tab.locator(".claims-of li")
+    assert not claims.first.is_visible()
+    visit.tab.get_by_label("Find claims").fill("SHORTCUTS gradient")
+    shown = [claim.text_content().lower() for claim in claims.all() if claim.is_visible()]
+    both = [t for t in claims.all_text_contents() if "shortcuts" in t.lower() and "gradient" in t]
+    assert shown == [text.lower() for text in both] != []
+    visit.tab.get_by_label("Find claims").fill("")
+    assert not claims.first.is_visible()
+    last = claims.last.get_attribute("id")
+    visit.open(f"{ledger}#{last}")
+    visit.tab.reload()
+    assert claims.last.is_visible()
+
+
 def test_the_book_has_formulas_to_draw(look):
     assert sum(look(page)["light"]["formulas"] for page in PAGES) > 0
 

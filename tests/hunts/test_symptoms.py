@@ -29,6 +29,11 @@ def test_a_wrong_row_and_a_missing_one_are_named():
     ]
 
 
+def test_a_heading_is_named_whole_or_up_to_its_colon():
+    row = Symptom("The loss", "It sings.", "", "04_feel_the_residual", "Debu")
+    assert "It sings. 04_feel_the_residual has no heading 'Debu'" in problems([row])
+
+
 def test_no_two_rows_say_the_same_and_each_is_a_sentence():
     assert len({one.words for one in ALL}) == len(ALL)
     for one in ALL:
