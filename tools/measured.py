@@ -1,6 +1,6 @@
 """Keep what each execution measured: one file per lesson, so that two never meet in a merge.
 
-``lessons/measured/01_foundations/04_feel_the_residual.json`` holds the last execution on each kind
+``lessons/measured/01_foundations/07_feel_the_residual.json`` holds the last execution on each kind
 of device, ``cpu`` and ``gpu``. The budgets that the whole book has to keep are here too.
 """
 

@@ -16,7 +16,7 @@ from tools.lesson import find
 README = ROOT / "README.md"
 PICTURE = ROOT / "book/_static/lesson.svg"
 PICTURE_OF = (
-    "04_feel_the_residual",
+    "07_feel_the_residual",
     "a simple probe finds no class",
 )  # lesson, words of the code cell
 TREE = {

@@ -18,7 +18,7 @@ class Symptom:
         where: The place where it shows, such as ``The loss``.
         words: What somebody reports, as they would say it.
         reveals: The instrument that shows the cause, as Markdown; it does not name the cause.
-        lesson: The lesson that answers it, such as ``04_feel_the_residual``.
+        lesson: The lesson that answers it, such as ``07_feel_the_residual``.
         heading: The section of it, up to a colon that only adds to its name.
     """
 

@@ -8,7 +8,7 @@
 # changes · predict when a detector with a grid loses an object, and prove that the grid did it · weigh the many empty cells against the few full ones.
 #
 # **You need** the lesson [Measure boxes and mAP](01_measure_boxes_and_map) for IoU, suppression and AP50, and
-# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) for `capture`.
+# [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits) for `capture`.
 #
 # **Time** read 20 min · debug 25 min · experiment 25 min · reproduce 20 min · hunt 20 min · exercises 25 min
 # :::

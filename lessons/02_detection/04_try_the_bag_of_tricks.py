@@ -9,7 +9,7 @@
 # activations that stay finite, in value *and* in gradient.
 #
 # **You need** boxes and mAP from [Measure boxes and mAP](01_measure_boxes_and_map); anchors and levels from
-# [See at three scales](03_see_at_three_scales); gradients by layer from [Feel the residual](../01_foundations/04_feel_the_residual); the chain rule.
+# [See at three scales](03_see_at_three_scales); gradients by layer from [Feel the residual](../01_foundations/07_feel_the_residual); the chain rule.
 #
 # **Time** read 30 min · debug 35 min · experiment 30 min · reproduce 20 min · hunt 20 min · exercises 30 min
 # :::

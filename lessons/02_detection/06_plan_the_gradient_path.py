@@ -7,7 +7,7 @@
 # **You will be able to** count and measure the ways by which a gradient reaches a layer · say what residual, CSP and ELAN blocks do to it, and what they do not do ·
 # turn three parallel branches into one convolution with the same answer, and prove it · draw which predictions answer for which object, and say why the choice changes.
 #
-# **You need** [Feel the residual](../01_foundations/04_feel_the_residual) for gradients by layer; anchors and the loss of YOLOv5 from
+# **You need** [Feel the residual](../01_foundations/07_feel_the_residual) for gradients by layer; anchors and the loss of YOLOv5 from
 # [Fit anchors and read the source](05_fit_anchors_and_read_source).
 #
 # **Time** read 25 min · debug 30 min · experiment 20 min · reproduce 15 min · hunt 20 min · exercises 25 min
@@ -448,7 +448,7 @@ plot.show(
 
 # %% [markdown]
 # Nothing vanishes: with batch norm, each of them arrives at layer 1 *larger* than it left layer 24. So the size is not what is wrong with the chain, as you saw in
-# [Feel the residual](../01_foundations/04_feel_the_residual).
+# [Feel the residual](../01_foundations/07_feel_the_residual).
 #
 # Ask instead whether the gradient *means* something. Add a little noise to the input, and compare the two gradients there. If a gradient is to be followed, a nearly equal picture must give a nearly equal gradient.
 # {cite:t}`balduzzi2017shattered` call a gradient that does not do so *shattered*.

@@ -8,8 +8,8 @@
 # name the ways in which a hook lies, and test for each · freeze, clip and change gradients, and prove what they did.
 #
 # **You need** autograd and a training loop; `capture` from
-# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) and Grad-CAM from
-# [Classify flowers with dirty labels](../01_foundations/03_classify_flowers_with_dirty_labels).
+# [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits) and Grad-CAM from
+# [Classify flowers with dirty labels](../01_foundations/06_classify_flowers_with_dirty_labels).
 #
 # **Time** read 25 min · debug 35 min · experiment 35 min · reproduce 15 min · hunt 25 min · exercises 45 min
 # :::

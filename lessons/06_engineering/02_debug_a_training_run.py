@@ -9,7 +9,7 @@
 # curve looks fine although the run is wrong.
 #
 # **You need** the training loop and `cross_entropy`; `capture` from
-# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits).
+# [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits).
 #
 # **Time** read 25 min · debug 40 min · experiment 30 min · reproduce 15 min · hunt 20 min · exercises 40 min
 # :::
@@ -278,7 +278,7 @@ sound
 
 # %% [markdown]
 # Sixteen pictures, sixteen rows of ten scores, and after a few steps nothing left to learn. Now a loss that you met in
-# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits): softmax in front of the cross entropy.
+# [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits): softmax in front of the cross entropy.
 
 
 # %%

@@ -9,7 +9,7 @@
 # report a score that holds on new data.
 #
 # **You need** mean and standard deviation, a training loop, and the lesson
-# [Feel the residual](../01_foundations/04_feel_the_residual) for the network that is taken apart here.
+# [Feel the residual](../01_foundations/07_feel_the_residual) for the network that is taken apart here.
 #
 # **Time** read 30 min · debug 20 min · experiment 60 min · reproduce 20 min · hunt 20 min · exercises 30 min
 # :::

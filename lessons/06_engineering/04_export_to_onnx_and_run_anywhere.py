@@ -9,7 +9,7 @@
 # as 8-bit numbers, and know what that costs and what it saves.
 #
 # **You need** convolutions and batch normalisation; `labs.hooks.capture` from
-# [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) helps.
+# [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits) helps.
 #
 # **Time** read 25 min · debug 40 min · experiment 40 min · reproduce 20 min · hunt 25 min · exercises 30 min
 # :::

@@ -7,7 +7,7 @@
 # **You will be able to** write a record from which someone else repeats your run bit by bit · keep curves, pictures and a sweep in
 # Weights & Biases (offline), and curves in TensorBoard, and read them back · find from the record alone at which step, and in which layer, a run went wrong.
 #
-# **You need** a training loop, and batch norm; the lesson [Watch a network see digits](../01_foundations/02_watch_a_network_see_digits) for the network.
+# **You need** a training loop, and batch norm; the lesson [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits) for the network.
 #
 # **Time** read 35 min · debug 30 min · experiment 35 min · reproduce 20 min · hunt 20 min · exercises 30 min
 # :::

@@ -11,7 +11,7 @@ from labs.hunts.foundations import check_checkpoint
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks, when
 
-LESSON = "lessons/01_foundations/03_classify_flowers_with_dirty_labels"
+LESSON = "lessons/01_foundations/06_classify_flowers_with_dirty_labels"
 
 
 def remove_prefix(model, state):

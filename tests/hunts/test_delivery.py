@@ -10,7 +10,7 @@ from labs.hunts.foundations import check_delivery
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks
 
-LESSON = "lessons/01_foundations/01_survive_bad_data"
+LESSON = "lessons/01_foundations/03_survive_bad_data"
 
 
 class Pictures(Dataset):

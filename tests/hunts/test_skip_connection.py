@@ -8,7 +8,7 @@ from labs.hunts.foundations import check_skip_connection
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks
 
-LESSON = "lessons/01_foundations/04_feel_the_residual"
+LESSON = "lessons/01_foundations/07_feel_the_residual"
 
 
 class Block(nn.Module):

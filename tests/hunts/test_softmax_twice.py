@@ -11,7 +11,7 @@ from labs.hunts.foundations import check_digit_loss
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks, seen
 
-LESSON = "lessons/01_foundations/02_watch_a_network_see_digits"
+LESSON = "lessons/01_foundations/05_watch_a_network_see_digits"
 FLOOR = math.log(1 + 9 / math.e)
 
 

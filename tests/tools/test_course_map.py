@@ -41,12 +41,12 @@ def test_the_sidebar_calls_to_come_what_the_map_does():
 
 
 def test_needs_are_the_links_of_the_card_and_of_nothing_else():
-    assert needs("lessons/01_foundations/04_feel_the_residual") == [
-        "02_watch_a_network_see_digits",
-        "03_classify_flowers_with_dirty_labels",
+    assert needs("lessons/01_foundations/07_feel_the_residual") == [
+        "05_watch_a_network_see_digits",
+        "06_classify_flowers_with_dirty_labels",
     ]
-    (card,) = re.findall(r"<li[^>]*><a[^>]*>1\.4 .*?</li>", MAP)
-    assert "after 1.2, 1.3" in card
+    (card,) = re.findall(r"<li[^>]*><a[^>]*>1\.7 .*?</li>", MAP)
+    assert "after 1.5, 1.6" in card
     assert needs("lessons/00_workbench/01_set_up_the_workbench") == []
 
 

@@ -114,8 +114,8 @@ def test_faults_have_names_of_their_own_and_say_what_is_wrong():
 
 
 def test_a_place_without_a_lesson_is_refused():
-    assert lesson_at("01/4").name == "lessons/01_foundations/04_feel_the_residual"
-    with pytest.raises(LookupError, match=r"one lesson at 01/77, got 0 of \['01_foundations/01_"):
+    assert lesson_at("01/7").name == "lessons/01_foundations/07_feel_the_residual"
+    with pytest.raises(LookupError, match=r"one lesson at 01/77, got 0 of \['01_foundations/0"):
         lesson_at("01/77")
 
 
@@ -135,7 +135,7 @@ def test_a_lesson_that_a_fault_does_not_concern_is_refused(capsys):
 
 def test_one_lesson_is_run_with_every_fault_that_concerns_it():
     chosen = [(condition.name, lesson.name) for condition, lesson in idle.pairs(FAULTS, "residual")]
-    assert {name for _, name in chosen} == {"lessons/01_foundations/04_feel_the_residual"}
+    assert {name for _, name in chosen} == {"lessons/01_foundations/07_feel_the_residual"}
     assert ("shortcut off", chosen[0][1]) in chosen
     assert ("shards whole", chosen[0][1]) not in chosen
 
@@ -151,7 +151,7 @@ def test_the_text_of_a_fault_holds_its_helpers_and_no_other_fault():
 # ------------------------------------------------------------------------------ the table
 
 
-def result(condition, *fates, lesson="lessons/01_foundations/04_feel_the_residual"):
+def result(condition, *fates, lesson="lessons/01_foundations/07_feel_the_residual"):
     return Result(condition, lesson, "key", tuple(Fate(k, *fate) for k, fate in enumerate(fates)))
 
 
@@ -163,7 +163,7 @@ def test_the_report_counts_and_lists_what_stayed_green():
         ],
         wanted=3,
     )
-    name = "lessons/01_foundations/04_feel_the_residual"
+    name = "lessons/01_foundations/07_feel_the_residual"
     assert f"| fault a | {name} | 1 | 1 | 1 |\n| fault b | {name} | 2 | 1 | 0 |\n" in text
     assert "1 of 3 runs are not known yet" in text
     assert text.endswith(f"## {name}\n\n- x (all 2: fault a, fault b)\n- y (fault b)\n")
@@ -180,7 +180,7 @@ def test_the_table_is_made_of_what_is_kept_and_runs_nothing(tmp_path, capsys, mo
     Store(tmp_path / "kept").add(kept)
     known = ["shortcut off", "--table", "--kept", str(tmp_path / "kept")]
     assert idle.main([*known, "--lesson", "residual"]) == 0
-    assert "| shortcut off | lessons/01_foundations/04_feel_the_residual | 1 |" in (
+    assert "| shortcut off | lessons/01_foundations/07_feel_the_residual | 1 |" in (
         capsys.readouterr().out
     )
     assert idle.main(known) == 1
@@ -189,7 +189,7 @@ def test_the_table_is_made_of_what_is_kept_and_runs_nothing(tmp_path, capsys, mo
 
 def test_a_fault_is_planted_by_the_code_before_the_lesson(monkeypatch):
     planted = []
-    fault = Fault("it's off", lambda: planted.append("here"), "01/4")
+    fault = Fault("it's off", lambda: planted.append("here"), "01/7")
     monkeypatch.setattr(faults, "FAULTS", (fault,))
     monkeypatch.setattr("labs.ddp.launcher._PROGRAM", "main(1); main(2)")
     monkeypatch.setattr("labs.ablation.pool._prepare_worker", None)

@@ -10,7 +10,7 @@ from tools import roadmap
 from tools.roadmap import Line, Section
 
 NOTES = ROOT.parent / "shared/seed-notes.md"  # beside some checkouts only
-RESIDUAL = "lessons/01_foundations/04_feel_the_residual"
+RESIDUAL = "lessons/01_foundations/07_feel_the_residual"
 CELL = f"{RESIDUAL}#the-idea @ torch.autograd.grad("
 TEST = "tests/hooks/test_capture.py::test_structures_are_kept"
 
@@ -57,7 +57,7 @@ def test_a_line_is_left_out_of_the_comparison_only_when_it_says_nothing():
         pytest.param(row(RESIDUAL), "a page that nothing runs is no answer", id="a whole lesson"),
         pytest.param(
             row(CELL.replace("feel", "feal")),
-            "no lesson .*feal_the_residual; did you mean .*04_feel_the_residual",
+            "no lesson .*feal_the_residual; did you mean .*07_feel_the_residual",
             id="lesson",
         ),
         pytest.param(

@@ -9,7 +9,7 @@
 # find them.
 #
 # **You need** convolutions, cross entropy, and from
-# [Watch a network see digits](02_watch_a_network_see_digits) hooks, `fit` and `ablate`.
+# [Watch a network see digits](05_watch_a_network_see_digits) hooks, `fit` and `ablate`.
 #
 # **Time** read 25 min · debug 30 min · experiment 40 min · reproduce 15 min · hunt 20 min · exercises 40 min
 # :::
@@ -596,7 +596,7 @@ KINDS = [faults.truncated, faults.empty, faults.html, faults.zeroed, faults.grey
 faults.damage(root, share=0.1, kinds=KINDS)
 
 # %% [markdown]
-# The lesson [Survive bad data](01_survive_bad_data) tells what each of them does to a training run. Here, scan once before
+# The lesson [Survive bad data](03_survive_bad_data) tells what each of them does to a training run. Here, scan once before
 # training, and go on with the files that decode without a warning.
 
 # %%

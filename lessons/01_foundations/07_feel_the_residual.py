@@ -9,8 +9,8 @@
 # and what it does not do.
 #
 # **You need** convolutions, batch normalisation and the chain rule; the lesson
-# [Watch a network see digits](02_watch_a_network_see_digits) for `capture`, and
-# [Classify flowers with dirty labels](03_classify_flowers_with_dirty_labels) for `ablate`.
+# [Watch a network see digits](05_watch_a_network_see_digits) for `capture`, and
+# [Classify flowers with dirty labels](06_classify_flowers_with_dirty_labels) for `ablate`.
 #
 # **Time** read 15 min · debug 25 min · experiment 30 min · reproduce 10 min · hunt 20 min · exercises 30 min
 # :::
