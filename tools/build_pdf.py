@@ -180,7 +180,9 @@ def print_pages(
         tab.goto(f"{here}{place.page}.html")
         names = sorted(wanted[place.page])
         title = tab.evaluate(PREPARE, {"base": base, "site": here, "wanted": names})
-        tab.add_style_tag(content=LOOK % {"title": json.dumps(title), "before": before})
+        tab.add_style_tag(
+            content=LOOK % {"title": json.dumps(title, ensure_ascii=False), "before": before}
+        )
         pdf = tab.pdf(prefer_css_page_size=True, print_background=True, outline=True, tagged=True)
         printed.append(Printed(place, title, pdf))
         before += len(PdfReader(io.BytesIO(pdf)).pages)
