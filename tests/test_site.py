@@ -351,9 +351,7 @@ def test_some_lesson_has_a_slider_to_print(site):
     assert any("labs-slide" in (site / f"{page}.html").read_text() for page in LESSONS)
 
 
-def test_the_pdf_of_a_lesson_has_headings_solutions_and_whole_lines(
-    site, browser, tmp_path
-):
+def test_the_pdf_of_a_lesson_has_headings_solutions_and_whole_lines(site, browser, tmp_path):
     lesson = Lesson("lessons/02_detection/02_predict_on_a_grid")
     reader = PdfReader(build_pdf.build(lesson.name, site, tmp_path))
     title, *below = reader.outline

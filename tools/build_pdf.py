@@ -217,8 +217,8 @@ def join(printed: Sequence[Printed], base: str) -> PdfWriter:
         reader, start = PdfReader(io.BytesIO(part.pdf)), len(writer.pages)
         address = f"{base}{part.place.page}.html"
         spots[address] = (start, None)
-        for name, spot in reader.named_destinations.items():
-            spots[f"{address}#{name.removeprefix('/')}"] = _spot(reader, spot, start)
+        for name, named in reader.named_destinations.items():
+            spots[f"{address}#{name.removeprefix('/')}"] = _spot(reader, named, start)
         for sheet, page in enumerate(reader.pages, start):
             jumps += (_Jump(sheet, rect, to) for rect, to in _links(page.annotations, address))
         writer.append(reader, import_outline=False, excluded_fields=("/Annots", "/StructParents"))
