@@ -353,7 +353,9 @@ def test_some_lesson_has_a_slider_to_print(site):
 
 def test_the_pdf_of_a_lesson_has_headings_solutions_and_whole_lines(site, browser, tmp_path):
     lesson = Lesson("lessons/02_detection/02_predict_on_a_grid")
-    reader = PdfReader(build_pdf.build(lesson.name, site, tmp_path))
+    printed = build_pdf.print_pages(browser.new_page(), build_pdf.chosen(lesson.name), site)
+    build_pdf.join(printed, build_pdf.published()).write(tmp_path / "lesson.pdf")
+    reader = PdfReader(tmp_path / "lesson.pdf")
     title, *below = reader.outline
     assert title.title == "Predict on a grid"
     cells = lesson.read_source().cells

@@ -12,13 +12,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const isSeen = entry.top >= frame.top && entry.bottom <= frame.bottom;
     if (!isSeen) list.scrollTop += entry.top - frame.top - (frame.height - entry.height) / 2;
   };
-  // On a phone the list has no size until the menu opens.
-  let wasShown = false;
-  new ResizeObserver(([{ contentRect }]) => {
-    const isShown = contentRect.height > 0;
-    if (isShown && !wasShown) place();
-    wasShown = isShown;
-  }).observe(list);
+  place();
+  // On a phone the menu moves the list into a dialog, where it starts anew.
+  document.querySelector(".primary-toggle")?.addEventListener("click", () => requestAnimationFrame(place));
   addEventListener("pagehide", () => {
     try { sessionStorage.setItem(KEY, list.scrollTop); } catch { /* a private window */ }
   });
