@@ -25,7 +25,7 @@ NBVAL := LABS_CLAIMS= TQDM_DISABLE=1 $(PY) -m pytest -q --nbval-lax --nbval-curr
 
 STALE := echo "make: expected fresh outputs; run make lessons, and commit the notebooks with their records" >&2
 
-.PHONY: help book test fresh lab lessons bench mutants gpu alone idle elsewhere times load lock clean
+.PHONY: help book pdf test fresh lab lessons bench mutants gpu alone idle elsewhere times load lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -45,18 +45,28 @@ $(VENV)/.book: requirements.lock pyproject.toml | $(PY)
 	$(call timed,install,$(PIP) -c requirements.lock -r $(VENV)/book.txt || { $(OFFLINE); false; })
 	@touch $@
 
+# What printing needs beside that.
+$(VENV)/.pdf: $(VENV)/.book
+	@$(PY) -m tools.extras pdf > $(VENV)/pdf.txt
+	$(call timed,install,$(PIP) -c requirements.lock -r $(VENV)/pdf.txt || { $(OFFLINE); false; })
+	@touch $@
+
 # Everything: to run lessons and to check them.
 $(VENV)/.all: requirements.lock pyproject.toml | $(PY)
 	@$(PYTHON) tools/preflight.py .
 	@echo "installing everything (PyTorch with CUDA is about 3 GB)"
 	$(call timed,install,$(PIP) -r requirements.lock || { $(OFFLINE); false; })
 	@$(PIP) --no-deps --no-build-isolation --editable . || { $(OFFLINE); exit 1; }
-	@touch $@ $(VENV)/.book
+	@touch $@ $(VENV)/.book $(VENV)/.pdf
 
 book: $(VENV)/.book  ## render the site to _build/html (a warning fails)
 	@$(PY) -m tools.execute --check || $(if $(IN_CI),{ $(STALE); exit 1; },{ $(MAKE) --no-print-directory lessons && $(PY) -m tools.execute --check; })
 	@$(PY) -m tools.build_site
 	@echo "the book is in $(SITE)/index.html; serve it with: $(PY) -m http.server -d $(SITE)"
+
+pdf: $(VENV)/.pdf  ## print the site to _build/book.pdf, with Chromium (LESSON=name for one lesson)
+	@$(PY) -c "from tools import build_site; raise SystemExit(not build_site.is_fresh())" || $(MAKE) --no-print-directory book
+	@$(PY) -m tools.build_pdf $(LESSON)
 
 test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson executed
 	$(call timed,style,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

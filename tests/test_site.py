@@ -3,6 +3,7 @@
 Each page is opened once, from the disk, as a reader without a network opens it.
 """
 
+import io
 import os
 import re
 import shutil
@@ -11,20 +12,29 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from pypdf import PdfReader
 
 from labs.stamp import ROOT
 from tests.waiting import HANG
-from tools import build_site
-from tools.lesson import find
+from tools import build_pdf, build_site
+from tools.cells import kind
+from tools.lesson import Lesson, find
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LOOK = Path(__file__).with_name("look.js").read_text()
+SCROLLERS = Path(__file__).with_name("scrollers.js").read_text()
+PAPER = Path(__file__).with_name("paper.js").read_text()
+SETTLED = "new Promise(end => requestAnimationFrame(() => requestAnimationFrame(end)))"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 390, "height": 844}
+TABLET = {"width": 820, "height": 1180}
 LAPTOP = {"width": 1280, "height": 900}
+SHEET = {"width": 672, "height": 1000}  # what the margins leave of A4
 # A colour that is still fading into another theme is neither the one nor the other.
 AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important }"
 
@@ -94,6 +104,23 @@ class Visit:
         self.tab.evaluate("window.MathJax?.startup?.promise")
 
 
+SIDEBAR = """
+() => {
+  const within = (inner, outer) => inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+  const box = (element) => element.getBoundingClientRect();
+  const list = document.querySelector(".bd-docs-nav").parentElement;
+  const screen = { top: 0, bottom: innerHeight };
+  return {
+    logo: within(box(document.querySelector(".navbar-brand.logo")), screen),
+    search: within(box(document.querySelector(".search-button-field")), screen),
+    entry: within(box([...list.querySelectorAll("a.current")].at(-1)), box(list)),
+    list: within(box(list), screen),
+    scrolls: list.scrollHeight - list.clientHeight,
+  };
+}
+"""
+
+
 @pytest.fixture(scope="session")
 def look(site, browser):
     """Return a function from a page to what was seen on it, in the light, in the dark, narrow."""
@@ -103,9 +130,19 @@ def look(site, browser):
         if page not in seen:
             visit.open((site / f"{page}.html").as_uri())
             seen[page] = {
+                "sidebar": visit.tab.evaluate(SIDEBAR),
                 "light": see(visit.tab, "light", LAPTOP),
                 "dark": see(visit.tab, "dark", LAPTOP),
                 "phone": see(visit.tab, "light", PHONE),
+                "scrollers": [
+                    see(visit.tab, theme, size, SCROLLERS)
+                    for size, theme in [
+                        (PHONE, "light"),
+                        (PHONE, "dark"),
+                        (TABLET, "light"),
+                        (LAPTOP, "light"),
+                    ]
+                ],
                 "fetched": visit.fetched,
                 "errors": visit.errors,
             }
@@ -114,10 +151,11 @@ def look(site, browser):
     return look_at
 
 
-def see(tab, theme, size):
+def see(tab, theme, size, look=LOOK):
     tab.set_viewport_size(size)
     tab.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-    return tab.evaluate(LOOK)
+    tab.evaluate(SETTLED)
+    return tab.evaluate(look)
 
 
 @each_page
@@ -149,6 +187,90 @@ def test_every_formula_is_drawn(look, page):
 @each_page
 def test_page_fits_a_phone(look, page):
     assert look(page)["phone"]["width"] <= PHONE["width"]
+
+
+@each_page
+def test_what_is_wider_than_its_place_scrolls_shows_it_and_is_reached_by_keyboard(look, page):
+    for seen in look(page)["scrollers"]:
+        faults = {kind: seen[kind] for kind in SCROLLER_FAULTS if seen[kind]}
+        assert not faults
+
+
+SCROLLER_FAULTS = ("unsigned", "mismatched", "unreachable", "idle", "lost")
+
+
+def test_each_kind_of_thing_scrolls_somewhere_on_a_phone(look):
+    kinds = {kind for page in PAGES for kind in look(page)["scrollers"][0]["kinds"]}
+    assert kinds == {f"{kind}, scrolls sideways" for kind in ("Code", "Output", "Table", "Formula")}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "kind", ["Code", "Output", "Table", "Formula"], ids=lambda kind: kind.lower()
+)
+def test_a_shadow_lies_where_there_is_more_and_nowhere_else(site, browser, kind, theme):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / f"{LESSONS_THAT_SCROLL}.html").as_uri())
+    see(visit.tab, theme, PHONE)
+    visit.tab.evaluate(SETTLED)
+    boxes = visit.tab.locator(f'[aria-label="{kind}, scrolls sideways"]').all()
+    box = max(boxes, key=lambda box: box.evaluate("e => e.scrollWidth"))
+
+    def shadows():
+        """Tell at the left and at the right edge whether most rows differ from none."""
+        with_it = pixels(box.screenshot())
+        box.evaluate("e => e.style.setProperty('background-image', 'none', 'important')")
+        differ = np.abs(with_it - pixels(box.screenshot())).max(axis=2) > 4
+        box.evaluate("e => e.style.removeProperty('background-image')")
+        return differ[:, 1:5].any(axis=1).mean() > 0.5, differ[:, -5:-1].any(axis=1).mean() > 0.5
+
+    assert shadows() == (False, True)
+    box.focus()
+    visit.tab.keyboard.press("ArrowRight")
+    visit.tab.wait_for_function("document.activeElement.scrollLeft > 0")
+    box.blur()
+    box.evaluate("e => { e.scrollLeft = 1e6 }")
+    assert shadows() == (True, False)
+
+
+LESSONS_THAT_SCROLL = "lessons/02_detection/01_measure_boxes_and_map"
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+@each_page
+def test_logo_and_search_stay_and_the_entry_of_the_page_is_in_sight(look, page):
+    seen = look(page)["sidebar"]
+    assert [name for name in ("logo", "search", "entry", "list") if not seen[name]] == []
+
+
+def test_only_the_list_of_pages_scrolls(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.tab.set_viewport_size({"width": 1280, "height": 600})
+    visit.open((site / f"{PAGES[-1]}.html").as_uri())
+    visit.tab.evaluate(SETTLED)
+    seen = visit.tab.evaluate(SIDEBAR)
+    assert seen["scrolls"] > 0
+    assert all(seen.values())
+    for top in (0, 1e6):
+        visit.tab.eval_on_selector(
+            ".bd-docs-nav", "(e, top) => { e.parentElement.scrollTop = top }", top
+        )
+        seen = visit.tab.evaluate(SIDEBAR)
+        assert (seen["logo"], seen["search"]) == (True, True)
+
+
+def test_the_menu_of_a_phone_opens_at_the_entry_of_the_page(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.tab.set_viewport_size(PHONE)
+    visit.open((site / f"{PAGES[-1]}.html").as_uri())
+    visit.tab.locator(".primary-toggle").click()
+    visit.tab.evaluate(SETTLED)
+    seen = visit.tab.evaluate(SIDEBAR)
+    assert seen["scrolls"] > 0
+    assert all(seen.values())
 
 
 @each_page
@@ -206,16 +328,67 @@ def test_answers_are_folded_until_the_reader_asks_and_the_wish_is_remembered(sit
     assert remembered() or remembered()
 
 
-@each_lesson_page
-def test_print_shows_what_is_folded(site, browser, page):
+@pytest.mark.parametrize("page", [*LESSONS, "book/ledger", "book/api/hooks"])
+def test_a_printed_page_is_light_and_whole(site, browser, page):
     visit = Visit(browser, site.as_uri())
     visit.open((site / f"{page}.html").as_uri())
+    visit.tab.set_viewport_size(SHEET)
+    visit.tab.evaluate("document.documentElement.dataset.theme = 'dark'")
     visit.tab.emulate_media(media="print")
-    hidden = visit.tab.eval_on_selector_all(
-        "details.answer > :not(summary), details.sd-dropdown > :not(summary)",
-        "all => all.filter(e => e.getBoundingClientRect().height === 0).map(e => e.outerHTML)",
-    )
-    assert hidden == []
+    visit.tab.evaluate(SETTLED)
+    seen = visit.tab.evaluate(PAPER)
+    slides = seen.pop("slides")
+    for frames in slides:
+        shown = [number for number, is_shown in enumerate(frames, 1) if is_shown]
+        assert shown == [1, (len(frames) + 1) // 2, len(frames)]
+    assert seen.pop("title")
+    assert {kind: found for kind, found in seen.items() if found} == {}
+    visit.tab.emulate_media(media="screen")
+    visit.tab.evaluate(SETTLED)
+    assert visit.tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_some_lesson_has_a_slider_to_print(site):
+    assert any("labs-slide" in (site / f"{page}.html").read_text() for page in LESSONS)
+
+
+def test_the_pdf_of_a_lesson_has_headings_solutions_and_whole_lines(site, browser, tmp_path):
+    lesson = Lesson("lessons/02_detection/02_predict_on_a_grid")
+    printed = build_pdf.print_pages(browser.new_page(), build_pdf.chosen(lesson.name), site)
+    build_pdf.join(printed, build_pdf.published()).write(tmp_path / "lesson.pdf")
+    reader = PdfReader(tmp_path / "lesson.pdf")
+    title, *below = reader.outline
+    assert title.title == "Predict on a grid"
+    cells = lesson.read_source().cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^##+ (.+)$", prose, re.MULTILINE)
+    assert [item.title for item in flat(below)] == headings
+    sheets = [sheet.extract_text() for sheet in reader.pages]
+    assert 10 <= len(sheets) <= 40
+    text = " ".join(" ".join(sheets).split())
+    for folded in re.findall(r"\{dropdown\} (?:Hint|Solution) \d\n+(\w+ \w+)", prose):
+        assert folded in text
+    (solution,) = (c.source for c in cells if "hunt-solution" in c.metadata.get("tags", ()))
+    shown = [c.source for c in cells if c.cell_type == "code" and kind_of(c) == "taught"]
+    lines = {line for sheet in sheets for line in map(str.strip, sheet.splitlines())}
+    for source in (solution, *shown):
+        for line in filter(None, map(str.strip, source.splitlines())):
+            assert line in lines
+    assert max(len(line) for source in shown for line in source.splitlines()) > 80
+
+
+def kind_of(cell):
+    tags = cell.metadata.get("tags", ())
+    return "folded" if "hide-input" in tags else kind(cell.source, tags)
+
+
+def flat(outline):
+    """List the items of an outline without their nesting."""
+    for item in outline:
+        if isinstance(item, list):
+            yield from flat(item)
+        else:
+            yield item
 
 
 def test_the_stops_of_a_slider_show_one_frame_each(site, browser):
