@@ -78,6 +78,8 @@
     // A tall bracket is a drawing inside the drawing, so formulas are counted, not drawings.
     drawn: [...article.querySelectorAll(".math")].filter((e) => e.querySelector("mjx-container svg"))
       .length,
+    // Letters are drawn as outlines; a <text> is one that the font of formulas does not have.
+    strange: [...article.querySelectorAll("mjx-container svg text")].map((e) => e.textContent),
     wrong: [...article.querySelectorAll("[data-mjx-error], mjx-merror")].map((e) => e.textContent),
   };
 })();
