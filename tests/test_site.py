@@ -24,8 +24,8 @@ LOOK = Path(__file__).with_name("look.js").read_text()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 390, "height": 844}
 LAPTOP = {"width": 1280, "height": 900}
-# What moves before the reader has done anything, and every rule that axe-core knows at level AA, those
-# that are on trial too. In the dark the page is the same but for its colours.
+# What moves before the reader has done anything, and every rule that axe-core knows up to level
+# AA, those on trial too. In the dark the page is the same but for its colours.
 WATCH = weigh.OBSERVE
 SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 RULES = {
@@ -41,7 +41,7 @@ RULES = {
     "dark": ["cat.color"],
 }
 AXE = """tags => axe.run(document, { runOnly: tags, resultTypes: ["violations"] }).then((found) =>
-  found.violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html.slice(0, 150)}`)))
+  found.violations.flatMap(({ id, nodes }) => nodes.map((at) => `${id}: ${at.html.slice(0, 150)}`)))
 """
 # A colour that is still fading into another theme is neither the one nor the other.
 AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important }"

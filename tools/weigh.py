@@ -1,4 +1,4 @@
-"""Weigh pages of the rendered book as a reader meets them: what is fetched before scrolling, and when.
+"""Weigh pages of the book as a reader meets them: what is fetched before scrolling, and when.
 
     python -m tools.weigh [PAGE ...]
 

@@ -1,7 +1,7 @@
 """Mend what the theme, pandas and Sphinx write that a screen reader cannot make sense of.
 
-Each function here takes the HTML of a page and mends one thing; axe-core, in ``tests/test_site.py``,
-says whether all of it is needed and whether it is enough.
+Each function here takes the HTML of a page and mends one thing; axe-core, in
+``tests/test_site.py``, says whether it is enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HOME = re.compile(r'<div class="sidebar-primary-item">(\s*<a class="navbar-brand
 
 
 def without_empty_heads(page: str) -> str:
-    """Make a head of a column that says nothing, as above the index of a DataFrame, a plain cell."""
+    """Make the empty head of a column, as above the index of a DataFrame, a plain cell."""
     return EMPTY_HEAD.sub(r"<td\1></td>", page)
 
 

@@ -6,7 +6,7 @@ page. After the pages are written,
 - the style sheets become one, ``_static/book.css``, without rules for classes that no page and no
   script names;
 - the scripts become one, ``_static/book.js``, which runs when the page has been read;
-- an icon is a mask in that style sheet, cut from the theme's own file; icons of no page are left out;
+- an icon is a mask in that style sheet, cut from the theme's own file, if a page has it;
 - every picture says how large it is, so that nothing moves when it arrives;
 - MathJax is fetched by ``formulas_when_near.js`` when a formula comes near.
 
@@ -49,8 +49,8 @@ MATHJAX = re.compile(r"[ \t]*<script>window\.MathJax = [^<]*</script>\n?")
 THEME = 'document.documentElement.dataset.theme = localStorage.getItem("theme") || "auto";'
 # Before anything is shown: "auto" is neither light nor dark, and has no colours.
 RESOLVED = (
-    'document.documentElement.dataset.theme = { light: "light", dark: "dark" }[localStorage.getItem('
-    '"mode")] ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");'
+    'document.documentElement.dataset.theme = { light: "light", dark: "dark" }'
+    '[localStorage.getItem("mode")] ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");'
 )
 IMAGE = re.compile(r"<img\b[^>]*>")
 ICON = re.compile(r"\bfa-([a-z][a-z0-9-]*)")
@@ -66,7 +66,7 @@ def assets(page: str) -> tuple[list[str], list[str]]:
     Args:
         page: HTML as Sphinx wrote it.
     """
-    sheets = [m for m in LINK_REVERSED.findall(page)] + LINK.findall(page)
+    sheets = [*LINK_REVERSED.findall(page), *LINK.findall(page)]
     return _needed(sheets), _needed(SCRIPT.findall(page))
 
 

@@ -19,8 +19,8 @@ from book._ext import access
         ),
         (
             '<dt class="sig x" id="f">f(<dl>\n<dd>a,</dd>\n</dl>)</dt><dd><dl><dt>b</dt></dl></dd>',
-            '<dt class="sig x" id="f">f(<span class="sig-dl">\n<span class="sig-dd">a,</span>\n</span>)'
-            "</dt><dd><dl><dt>b</dt></dl></dd>",
+            '<dt class="sig x" id="f">f(<span class="sig-dl">\n<span class="sig-dd">a,'
+            "</span>\n</span>)</dt><dd><dl><dt>b</dt></dl></dd>",
         ),
         (
             '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry">',
