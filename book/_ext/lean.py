@@ -50,7 +50,8 @@ THEME = 'document.documentElement.dataset.theme = localStorage.getItem("theme") 
 # Before anything is shown: "auto" is neither light nor dark, and has no colours.
 RESOLVED = (
     'document.documentElement.dataset.theme = { light: "light", dark: "dark" }'
-    '[localStorage.getItem("mode")] ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");'
+    '[localStorage.getItem("mode")] ?? (matchMedia("(prefers-color-scheme: dark)").matches'
+    ' ? "dark" : "light");'
 )
 IMAGE = re.compile(r"<img\b[^>]*>")
 ICON = re.compile(r"\bfa-([a-z][a-z0-9-]*)")
