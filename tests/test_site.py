@@ -96,7 +96,8 @@ class Visit:
         self.tab.on("requestfailed", lambda request: self.errors.append(f"no {request.url}"))
 
     def _let_through(self, route):
-        self.asked.append(route.request.url)
+        if not route.request.url.startswith(("data:", "blob:")):
+            self.asked.append(route.request.url)
         if route.request.url.startswith(self.allowed):
             route.continue_()
         else:

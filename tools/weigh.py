@@ -89,8 +89,11 @@ def weigh(browser: Browser, address: str, slower: float = 1) -> Weight:
         tab = context.new_page()
         wire = context.new_cdp_session(tab)
         wire.send("Network.enable")
-        sizes: list[float] = []
-        wire.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+        sizes: list[float] = []  # an icon inside a style sheet is no request, and has no length
+        wire.on(
+            "Network.loadingFinished",
+            lambda event: sizes.extend(filter(None, [event["encodedDataLength"]])),
+        )
         if slower != 1:
             wire.send("Emulation.setCPUThrottlingRate", {"rate": slower})
         tab.add_init_script(OBSERVE)
