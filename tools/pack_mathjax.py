@@ -6,7 +6,7 @@
 MathJax ships its parts as files that load each other, and its whole font with them: a megabyte of
 letters, most of them in alphabets that no formula of the book is written in. Here the parts stand
 in one file, and the font keeps Latin, Greek, and the signs of ``SIGNS``. A letter that is missing
-is drawn in the reader's own font, and a test of the site names the page.
+leaves a gap, and a test of the site names the page.
 """
 
 from __future__ import annotations
