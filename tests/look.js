@@ -78,6 +78,14 @@
     // A tall bracket is a drawing inside the drawing, so formulas are counted, not drawings.
     drawn: [...article.querySelectorAll(".math")].filter((e) => e.querySelector("mjx-container svg"))
       .length,
+    // Letters are drawn as outlines; a <text> is one that the font of formulas does not have.
+    // One without an outline, spaces and signs that nobody sees apart, is a letter that was left out.
+    strange: [
+      ...[...article.querySelectorAll("mjx-container svg text")].map((e) => e.textContent),
+      ...[...article.querySelectorAll("mjx-container svg path[data-c], mjx-container svg defs path")]
+        .filter((e) => !/\d/.test(e.getAttribute("d") ?? "") && !/^(20|A0|200.|206.)$/.test(e.dataset.c ?? e.id.split("-").at(-1)))
+        .map((e) => e.dataset.c ?? e.id),
+    ],
     wrong: [...article.querySelectorAll("[data-mjx-error], mjx-merror")].map((e) => e.textContent),
   };
 })();

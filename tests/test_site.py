@@ -7,20 +7,19 @@ import io
 import os
 import re
 import shutil
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
 import yaml
+from axe_playwright_python.base import AXE_SCRIPT
 from PIL import Image
 from pypdf import PdfReader
 
 from labs.stamp import ROOT
 from tests.waiting import HANG
-from tools import build_pdf, build_site
+from tools import build_pdf, build_site, weigh
 from tools.cells import kind
 from tools.lesson import Lesson, find
 
@@ -35,6 +34,24 @@ PHONE = {"width": 390, "height": 844}
 TABLET = {"width": 820, "height": 1180}
 LAPTOP = {"width": 1280, "height": 900}
 SHEET = {"width": 672, "height": 1000}  # what the margins leave of A4
+# What moves before the reader has done anything, and every rule that axe-core knows up to level
+# AA, those on trial too. In the dark the page is the same but for its colours.
+WATCH = weigh.OBSERVE
+RULES = {
+    "light": [
+        "wcag2a",
+        "wcag2aa",
+        "wcag21a",
+        "wcag21aa",
+        "wcag22aa",
+        "best-practice",
+        "experimental",
+    ],
+    "dark": ["cat.color"],
+}
+AXE = """tags => axe.run(document, { runOnly: tags, resultTypes: ["violations"] }).then((found) =>
+  found.violations.flatMap(({ id, nodes }) => nodes.map((at) => `${id}: ${at.html.slice(0, 150)}`)))
+"""
 # A colour that is still fading into another theme is neither the one nor the other.
 AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important }"
 
@@ -80,13 +97,16 @@ class Visit:
         self.tab = browser.new_page(viewport=LAPTOP)
         self.tab.set_default_timeout(1000 * HANG)
         self.allowed = ("data:", "blob:", allowed)
-        self.fetched, self.errors = [], []
+        self.fetched, self.errors, self.asked = [], [], []
+        self.tab.add_init_script(WATCH)
         self.tab.route("**/*", self._let_through)
         self.tab.on("console", self._note)
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
         self.tab.on("requestfailed", lambda request: self.errors.append(f"no {request.url}"))
 
     def _let_through(self, route):
+        if not route.request.url.startswith(("data:", "blob:")):
+            self.asked.append(route.request.url)
         if route.request.url.startswith(self.allowed):
             route.continue_()
         else:
@@ -98,10 +118,12 @@ class Visit:
             self.errors.append(message.text)
 
     def open(self, url):
-        self.fetched, self.errors = [], []
+        self.fetched, self.errors, self.asked = [], [], []
         self.tab.goto(url)
+        self.tab.evaluate(SETTLED)
+        self.moved, self.first = self.tab.evaluate("window.moved"), [*self.asked]
         self.tab.add_style_tag(content=AT_REST)
-        self.tab.evaluate("window.MathJax?.startup?.promise")
+        self.tab.evaluate("window.drawFormulas?.()")
 
 
 SIDEBAR = """
@@ -129,10 +151,16 @@ def look(site, browser):
     def look_at(page):
         if page not in seen:
             visit.open((site / f"{page}.html").as_uri())
+            visit.tab.evaluate(f"{AXE_SCRIPT};0")
             seen[page] = {
                 "sidebar": visit.tab.evaluate(SIDEBAR),
+                "moved": visit.moved,
+                "requests": len(visit.first),
+                "bytes": sum(Path(unquote(urlparse(u).path)).stat().st_size for u in visit.first),
                 "light": see(visit.tab, "light", LAPTOP),
+                "axe, light": visit.tab.evaluate(AXE, RULES["light"]),
                 "dark": see(visit.tab, "dark", LAPTOP),
+                "axe, dark": visit.tab.evaluate(AXE, RULES["dark"]),
                 "phone": see(visit.tab, "light", PHONE),
                 "scrollers": [
                     see(visit.tab, theme, size, SCROLLERS)
@@ -182,6 +210,18 @@ def test_every_formula_is_drawn(look, page):
     seen = look(page)["light"]
     assert seen["drawn"] == seen["formulas"]
     assert seen["wrong"] == []
+    assert seen["strange"] == [], "letters that tools/pack_mathjax.py left out"
+
+
+@each_page
+def test_nothing_moves_while_the_page_is_loaded(look, page):
+    assert look(page)["moved"] < 0.02
+
+
+@each_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(look, page, theme):
+    assert look(page)[f"axe, {theme}"] == []
 
 
 @each_page
@@ -282,6 +322,28 @@ def test_every_text_stands_out(look, page, theme):
 
 LESSONS = [page for page in PAGES if page.startswith("lessons/")]
 each_lesson_page = pytest.mark.parametrize("page", LESSONS)
+
+
+@each_lesson_page
+def test_a_lesson_is_light_before_the_reader_scrolls(look, page):
+    seen = look(page)
+    assert seen["bytes"] <= 1_500_000
+    assert 3 <= seen["requests"] <= 15
+
+
+def test_the_first_page_is_lighter_still(look):
+    seen = look("book/index")
+    assert seen["bytes"] <= 500_000
+    assert 3 <= seen["requests"] <= 12
+
+
+def test_formulas_are_drawn_when_the_reader_comes_near(site, browser):
+    visit = Visit(browser, site.as_uri())
+    page = site / "lessons/02_detection/01_measure_boxes_and_map.html"
+    visit.tab.goto(page.as_uri())
+    assert visit.tab.locator("mjx-container").count() == 0
+    visit.tab.locator(".math").first.scroll_into_view_if_needed()
+    visit.tab.wait_for_selector(".math mjx-container svg")
 
 
 @each_lesson_page
@@ -474,22 +536,60 @@ def test_a_hint_stays_folded_until_it_is_asked_for(site, browser):
     assert inside.is_visible()
 
 
+MAP = "lessons/02_detection/01_measure_boxes_and_map.html"
+
+
 @pytest.mark.parametrize("served", [True, False], ids=["served", "from disk"])
-def test_search_finds_a_term(site, browser, served):
-    handler = partial(QuietHandler, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        home = f"http://127.0.0.1:{server.server_port}" if served else site.as_uri()
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("mAP", MAP),
+        ("AP50", "book/api/metrics"),
+        ("NaN", "lessons/"),
+        ("IoU", "book/glossary"),
+        ("C2f", "book/api/models"),
+        ("convolution", "book/glossary"),
+    ],
+)
+def test_search_leads_to_a_section_that_has_the_words(site, browser, served, words, page):
+    with weigh.served(site) as address:
+        home = address if served else site.as_uri()
         visit = Visit(browser, home)
-        visit.open(f"{home}/search.html?q=convolution")
-        visit.tab.wait_for_selector("#search-results li a")
-        visit.tab.wait_for_load_state("networkidle")  # a served page adds excerpts
-        server.shutdown()
-    titles = visit.tab.eval_on_selector_all("#search-results li a", "a => a.map(x => x.innerText)")
-    assert any("Glossary" in title or "convolution" in title for title in titles)
+        visit.tab.goto(f"{home}/book/how-to-use.html")
+        visit.tab.keyboard.press("Control+k")
+        box = visit.tab.locator("#pst-search-dialog input")
+        box.wait_for()
+        visit.tab.keyboard.type(words)
+        visit.tab.keyboard.press("Enter")
+        found = visit.tab.locator("#search-results li").first
+        found.wait_for()
+        said = found.inner_text()
+        link = found.locator("a").evaluate("a => a.href").removeprefix(f"{home}/")
+        visit.tab.goto(f"{home}/{link}")
+        target = visit.tab.locator(f'[id="{link.partition("#")[2]}"]')
+        assert words.lower() in target.inner_text().lower()
+    assert link.startswith(page)
+    assert words.lower() in said.lower()
+    assert "Skip to main content" not in said
     assert (visit.fetched, visit.errors) == ([], [])
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing: requests of a test are not news."""
+def test_search_says_when_it_finds_nothing(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.open(f"{site.as_uri()}/search.html?q=xylophone")
+    assert "Nothing has this word" in visit.tab.inner_text("#search-results")
+
+
+def test_what_search_reads_is_fetched_when_a_reader_turns_to_it(site, browser):
+    with weigh.served(site) as home:
+        visit = Visit(browser, home)
+        visit.open(f"{home}/book/index.html")
+        assert not any("sections.js" in url for url in visit.asked)
+        with visit.tab.expect_request("**/sections.js"):
+            visit.tab.keyboard.press("Control+k")
+
+
+def test_the_first_page_is_called_as_the_book_once(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.open(f"{site.as_uri()}/book/index.html")
+    assert visit.tab.title() == "Computer Vision, Debugged"

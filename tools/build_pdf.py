@@ -55,7 +55,7 @@ html { counter-reset: page %(before)d; }
 # Chromium names a place in a PDF only where a link of the same page leads to it.
 PREPARE = """
 async ({base, site, wanted}) => {
-  await window.MathJax?.startup?.promise;
+  await window.drawFormulas?.();
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   for (const link of document.querySelectorAll("a[href]")) {

@@ -12,18 +12,29 @@ from docutils import nodes
 
 OPEN = '<details class="answer"><summary>Show the answer</summary>'
 CLOSE = "</details>"
+# On the page from the start, so that nothing moves when the script finds it.
+SWITCH = (
+    '<label class="answer-switch pst-js-only"><input type="checkbox"> '
+    "Show the answers to all predictions</label>"
+)
 
 
 def fold(doctree: nodes.document, kinds: Mapping[int, str]) -> Iterator[str]:
     """Fold the answers of a page in place, and yield a sentence for each box without one.
 
+    Below the first box of the page, the card, stands a switch that opens them all.
+
     Args:
         doctree: Of a lesson, before cells are rendered.
         kinds: What each code cell is, by index; see :func:`tools.cells.kind`.
     """
-    for box in [*doctree.findall(nodes.admonition)]:
+    boxes = [*doctree.findall(nodes.admonition)]
+    for box in boxes:
         if "predict" in box["classes"]:
             yield from _fold_after(box, kinds)
+    if any("predict" in box["classes"] for box in boxes):
+        card = boxes[0]
+        card.parent.insert(card.parent.index(card) + 1, _raw(SWITCH))
 
 
 def _fold_after(box: nodes.Element, kinds: Mapping[int, str]) -> Iterator[str]:

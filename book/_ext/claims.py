@@ -29,7 +29,8 @@ def linked(cell: dict[str, Any], lesson: str, before: int) -> dict[str, Any]:
 
 def _item(lesson: str, number: int, line: str) -> str:
     entry = f"../../book/ledger.html#{anchor_of_claim(lesson, number)}"
-    link = f'<a href="{entry}" aria-label="this claim in the ledger">✓</a>'
+    said = '<span class="visually-hidden">This claim in the ledger</span>'
+    link = f'<a href="{entry}"><span aria-hidden="true">✓</span>{said}</a>'
     return f'<li id="claim-{number}">{link} {escape(line)}</li>'
 
 

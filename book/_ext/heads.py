@@ -88,6 +88,8 @@ def _on_page_context(
     if doctree is None:
         return
     title = re.sub("<[^>]+>", "", context.get("title", ""))
+    if title == context.get("docstitle"):  # the first page is called as the book is: once is enough
+        context["docstitle"] = ""
     found = tags(title, description(doctree), f"{_base(app)}{name}.html", _base(app))
     context["metatags"] = context.get("metatags", "") + "\n" + "\n".join(found) + "\n"
 

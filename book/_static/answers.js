@@ -4,11 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!answers.length) return;
   const KEY = "labs-answers-open";
   const remembered = () => { try { return localStorage.getItem(KEY) === "yes"; } catch { return false; } };
-  const label = document.createElement("label");
-  label.className = "answer-switch";
-  const box = document.createElement("input");
-  box.type = "checkbox";
-  label.append(box, " Show the answers to all predictions");
+  const box = document.querySelector(".answer-switch input");
   const apply = () => answers.forEach((answer) => { answer.open = box.checked; });
   box.checked = remembered();
   apply();
@@ -16,7 +12,6 @@ document.addEventListener("DOMContentLoaded", () => {
     try { localStorage.setItem(KEY, box.checked ? "yes" : "no"); } catch { /* a private window */ }
     apply();
   });
-  document.querySelector(".bd-article .admonition")?.after(label);
   // A link to something inside an answer opens it.
   const reveal = () => document.getElementById(location.hash.slice(1))?.closest("details")?.setAttribute("open", "");
   addEventListener("hashchange", reveal);

@@ -22,5 +22,5 @@ document.addEventListener("DOMContentLoaded", () => {
   const watcher = new ResizeObserver((changes) => changes.forEach(({ target }) => judge(target)));
   const watch = () => document.querySelectorAll(ALL).forEach((element) => watcher.observe(element));
   watch();
-  window.MathJax?.startup?.promise?.then(watch);
+  document.addEventListener("formulas-drawn", watch);
 });
