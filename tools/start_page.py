@@ -46,7 +46,8 @@ def _table(stage: dict[str, Any], lessons: dict[str, Entry]) -> str:
 def _row(lesson: Entry) -> str:
     link = PurePosixPath(lesson.name).relative_to("lessons").with_suffix(".ipynb")
     name = f"[{lesson.number} {lesson.title}]({link})"
-    return f"| {name} | {plain(lesson.abilities, lesson.name)} | {hours(lesson.minutes)} |\n"
+    time = hours(lesson.minutes).replace(" ", "\u00a0")  # it stays on one line
+    return f"| {name} | {plain(lesson.abilities, lesson.name)} | {time} |\n"
 
 
 def lessons_of(toc: Any) -> dict[str, Entry]:
