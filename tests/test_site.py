@@ -7,7 +7,10 @@ import io
 import os
 import re
 import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -17,6 +20,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from PIL import Image
 from pypdf import PdfReader
 
+from book._ext.api import read_addresses
 from labs.stamp import ROOT
 from tests.waiting import HANG
 from tools import build_pdf, build_site, weigh
@@ -487,7 +491,10 @@ def test_the_ledger_shows_claims_with_some_words_and_opens_what_a_link_names(sit
     shown = [claim.text_content().lower() for claim in claims.all() if claim.is_visible()]
     both = [t for t in claims.all_text_contents() if "ResNet" in t and "parameters" in t]
     assert shown == [text.lower() for text in both] != []
+    visit.tab.get_by_label("Find claims").fill("no claim of this book says zyzzyva")
+    assert "no claim holds these words" in visit.tab.inner_text(".ledger-filter")
     visit.tab.get_by_label("Find claims").fill("")
+    assert "no claim" not in visit.tab.inner_text(".ledger-filter")
     assert not claims.first.is_visible()
     last = claims.last.get_attribute("id")
     of_lesson = visit.tab.locator("section:has(> .claims-of)").last.get_attribute("id")
@@ -495,6 +502,90 @@ def test_the_ledger_shows_claims_with_some_words_and_opens_what_a_link_names(sit
         visit.open(f"{ledger}#{place}")
         visit.tab.reload()
         assert claims.last.is_visible(), place
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["served", "from disk"])
+def test_marks_are_kept_by_the_browser_and_shown_on_the_map(site, browser, served):
+    handler = partial(QuietHandler, directory=site)
+    lessons = [lesson.name for lesson in find()]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}" if served else site.as_uri()
+        visit = Visit(browser, home)
+        lesson, course_map = f"{home}/{lessons[1]}.html", f"{home}/book/before-you-start.html"
+
+        def box(said):
+            return visit.tab.get_by_role("group", name="Your marks").get_by_label(said)
+
+        def on_the_map():
+            visit.open(course_map)
+            cards = visit.tab.locator(".course-map li:has(a)")
+            return [card.locator(".marks").inner_text() for card in cards.all()]
+
+        assert set(on_the_map()) == {""}
+        assert not visit.tab.locator(".marks-sum").is_visible()
+        visit.open(lesson)
+        assert not box("Lesson done").is_checked()
+        box("Lesson done").focus()
+        visit.tab.keyboard.press("Space")
+        visit.tab.keyboard.press("Tab")  # to the box of the hunt
+        visit.tab.keyboard.press("Space")
+        visit.tab.reload()
+        assert box("Lesson done").is_checked()
+        assert box("Bug found").is_checked()
+        box("Bug found").uncheck()
+        expected = [""] * len(lessons)
+        expected[1] = "✓ lesson done"
+        assert on_the_map() == expected
+        said = f"You marked 1 of {len(lessons)} lessons as done, and 0 of their bugs as found."
+        assert visit.tab.inner_text(".marks-sum").startswith(said)
+        visit.open(f"{home}/{lessons[2]}.html")
+        assert not box("Lesson done").is_checked()  # each lesson has its own
+        visit.open(lesson)
+        box("Lesson done").uncheck()
+        assert set(on_the_map()) == {""}
+        server.shutdown()
+    assert (visit.fetched, visit.errors) == ([], [])
+
+
+def test_without_scripts_there_are_no_marks(site, browser):
+    tab = browser.new_page(java_script_enabled=False)
+    for page in (find()[0].name, "book/before-you-start"):
+        tab.goto((site / f"{page}.html").as_uri())
+        assert tab.locator(".lesson-marks, .marks, .marks-sum").count() == 0
+
+
+def test_the_home_page_leads_to_the_hunt_that_it_shows(site, browser):
+    visit = Visit(browser, site.as_uri())
+    visit.open((site / "book/index.html").as_uri())
+    assert "✗" in visit.tab.inner_text("#where-is-the-bug")
+    visit.tab.get_by_role("link", name="Find it").click()
+    place = visit.tab.url.partition("#")[2]
+    assert visit.tab.locator(f"#{place} h2").first.inner_text().startswith("Bug hunt")
+
+
+def test_a_name_of_the_library_leads_to_its_line_and_to_the_pages_of_pytorch(site):
+    page = (site / "book/api/hooks.html").read_text()
+    names = re.findall(r'<dt class="sig sig-object py" id="labs\.hooks\.([A-Za-z_]+)"', page)
+    assert names[0] == "capture"
+    source = re.search(r'href="[^"]+/blob/\w+/(labs/hooks/maps\.py)#L(\d+)"', page)
+    line = (ROOT / source[1]).read_text().splitlines()[int(source[2]) - 1]
+    assert re.match(r"def capture|class Maps", line)
+    assert "https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html" in page
+
+
+def test_every_name_of_pytorch_on_the_api_pages_is_linked_and_every_address_is_used(site):
+    pages_ = [page.read_text() for page in (site / "book/api").glob("*.html")]
+    foreign = r'<abbr title="(torch[\w.]+)"'
+    mute = {name for page in pages_ for name in re.findall(foreign, page)}
+    assert not mute, f"add to book/_ext/elsewhere.toml: {sorted(mute)}"
+    unused = [to for to in read_addresses().values() if not any(to in page for page in pages_)]
+    assert not unused, f"take out of book/_ext/elsewhere.toml: {unused}"
 
 
 def test_the_book_has_formulas_to_draw(look):

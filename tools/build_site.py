@@ -72,7 +72,8 @@ def fingerprint(root: Path = ROOT) -> str:
 
 def _sources(root: Path) -> Iterator[Path]:
     found = {path for pattern in SOURCES for path in root.glob(pattern) if path.is_file()}
-    return (path for path in found if "__pycache__" not in path.parts)
+    start = root / "lessons/start.md"  # of JupyterLab, written by ``make lab``: no part of the site
+    return (path for path in found - {start} if "__pycache__" not in path.parts)
 
 
 if __name__ == "__main__":

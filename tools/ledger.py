@@ -130,9 +130,15 @@ def place(lesson: Entry) -> str:
     stage, number = lesson.number.split(".")
     folder = PurePosixPath(lesson.name).parts[-2]
     beside = sum(one.name.startswith(f"lessons/{folder}/") for one in find())
-    hours, minutes = divmod(lesson.minutes, 60)
-    time = f" · {hours} h {minutes} min" if hours else f" · {minutes} min" if minutes else ""
+    time = f" · {hours(lesson.minutes)}" if lesson.minutes else ""
     return f"Stage {stage} · Lesson {number} of {beside}{time}"
+
+
+def hours(minutes: int) -> str:
+    """Write a time as people say it: ``45 min``, ``2 h 5 min``; nothing when there is none."""
+    whole, rest = divmod(minutes, 60)
+    said = [f"{whole} h"] * bool(whole) + [f"{rest} min"] * bool(rest)
+    return " ".join(said)
 
 
 def anchor_of_claim(lesson: str, number: int) -> str:

@@ -20,7 +20,7 @@ document.addEventListener("DOMContentLoaded", () => {
       fold.closest("section").hidden = fit.length === 0;
       count += fit.length;
     });
-    found.textContent = words.length ? `(${count})` : "";
+    found.textContent = !words.length ? "" : count ? `(${count})` : "(no claim holds these words)";
   });
   folds[0].closest("section").before(label);
   const reveal = () => {

@@ -1,6 +1,8 @@
 """What the book's own Sphinx extensions make of notebooks, pages and docstrings."""
 
+import ast
 import base64
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from docutils import nodes
 from docutils.utils import new_document
+from nbformat import NotebookNode
 from sphinx import addnodes
 
 from book._ext import answers, api, figures, lessons, pages, terms
@@ -144,6 +147,39 @@ class TestPages:
             assert f"file: book/api/{name}\n" in toc, f"add book/api/{name} to _toc.yml"
             assert f"[`labs.{name}`]({name}.md) | " in pages.module_table()
 
+    def test_a_hunt_is_the_planted_cell_and_the_verdict_that_refuses_it(self, monkeypatch):
+        said = "the skip: not solved (0/1 probes)\n  ✗ it returns its input: it does not\n"
+        cells = [
+            {"cell_type": "markdown", "source": "# Feel it", "metadata": {}},
+            {"cell_type": "markdown", "source": "## Bug hunt: one < two", "metadata": {}},
+            code("x = 1", ["hunt-bug"]),
+            code("check(x)", outputs=[printed("words")]),
+            code("check(x)", outputs=[{"data": {"text/plain": said}}]),
+        ]
+        monkeypatch.setattr(pages, "Lesson", lambda _: Holds(cells))
+        shown = pages.lesson_hunt("lessons/01_a/02_feel")
+        assert f"```python\nx = 1\n```\n\n```text\n{said.strip()}\n```" in shown
+        assert 'href="../lessons/01_a/02_feel.html#bug-hunt-one-two">Find it</a>' in shown
+        assert "<em>Feel it</em>" in shown
+        monkeypatch.setattr(pages, "Lesson", lambda _: Holds(cells[:4]))
+        with pytest.raises(LookupError, match="a cell with the tag hunt-bug and a ✗ below it"):
+            pages.lesson_hunt("lessons/01_a/02_feel")
+
+    def test_the_home_page_has_a_hunt_and_the_time_of_every_stage(self, tmp_path):
+        index = (ROOT / "book/index.md").read_text()
+        assert index.count("```{lesson-hunt} lessons/") == 1
+        rows = [line for line in index.splitlines() if re.match(r"\| \[.*\]\(\d\d_\w+\.md\)", line)]
+        assert len(rows) == 8
+        for row in rows:
+            stage = re.search(r"\((\d\d_\w+)\.md\)", row)[1]
+            assert row.endswith(f"| {{stage-time}}`{stage}` |")
+
+    def test_the_time_of_a_stage_is_the_sum_of_its_cards(self, monkeypatch, tmp_path):
+        known = [ledger.Entry("lessons/01_a/01_b", "B", minutes=n) for n in (50, 75)]
+        monkeypatch.setattr(pages, "entries", lambda stage: known if stage == "01_a" else [])
+        page = "| a | {stage-time}`01_a` |\n| b | {stage-time}`02_b` |"
+        assert pages.fill(page, tmp_path) == "| a | 2 h 5 min |\n| b |  |"
+
     def test_a_figure_that_a_lesson_does_not_have_is_refused(self, monkeypatch, tmp_path):
         monkeypatch.setattr(pages, "Lesson", lambda _: Empty())
         with pytest.raises(IndexError, match="expected a figure number from 1 to 0, got 2"):
@@ -155,6 +191,13 @@ class Empty:
 
     def read_notebook(self):
         return self
+
+
+class Holds(Empty):
+    def __init__(self, cells):
+        self.cells = [NotebookNode(cell) for cell in cells]
+        for cell in self.cells:
+            cell.metadata = NotebookNode(cell.metadata)
 
 
 def cell(index, output="", source="code"):
@@ -312,6 +355,64 @@ class TestApi:
         api._show_colons(None, what, "", None, None, hidden)
         assert hidden == lines
 
+    def test_a_page_states_the_order_of_its_modules(self):
+        page = (
+            "```{eval-rst}\n.. autoapimodule:: labs.hooks\n   :members:\n"
+            "      capture, Maps,\n      grad_cam\n```\n"
+        )
+        assert api.stated_orders(page) == {"labs.hooks": ["capture", "Maps", "grad_cam"]}
+
+    def test_every_page_states_an_order_that_holds_each_public_name_once(self):
+        for page in sorted((ROOT / "book/api").glob("*.md")):
+            text = page.read_text()
+            orders = api.stated_orders(text)
+            assert len(orders) == text.count(".. autoapimodule::"), page.name
+            for module, order in orders.items():
+                place = ROOT / module.replace(".", "/")
+                file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+                assert len(order) == len(set(order)), module
+                missing = sorted(set(told_of(file)) - set(order))
+                assert not missing, f"book/api/{page.name}: say where {missing} of {module} stand"
+                assert all(re.search(rf"\b{name}\b", file.read_text()) for name in order), module
+
+    def test_a_name_of_another_project_leads_to_its_page(self):
+        known = api.read_addresses()
+        base = "https://docs.pytorch.org/docs/stable"
+        assert known["torch.nn.Module"] == f"{base}/generated/torch.nn.Module.html"
+        assert known["torch.Tensor"] == f"{base}/tensors.html#torch.Tensor"
+        assert api.address_of("torch.Tensor", known) == known["torch.Tensor"]
+        path = "https://docs.python.org/3/library/pathlib.html#pathlib.Path"
+        assert api.address_of("pathlib.Path", known) == path
+        assert api.address_of("torch.nn.Unheard", known) is None
+
+    def test_names_in_the_words_of_a_page_are_linked_where_a_link_is_known(self):
+        known = {"torch.save": "https://x/save"}
+        text = nodes.paragraph("", "", nodes.literal("", "torch.save()"))
+        other = nodes.paragraph("", "", nodes.literal("", "torch.load"))
+        own = nodes.paragraph("", "", nodes.reference("", "", nodes.literal("", "torch.save")))
+        document = page(text, other, own)
+        api.link_words(document, known)
+        links = [*document.findall(nodes.reference)]
+        assert [link.get("refuri") for link in links] == ["https://x/save", None]
+        assert links[0].astext() == "torch.save()"
+
+    def test_the_source_of_a_name_is_where_it_is_defined_not_where_it_is_offered(self):
+        members = {
+            "labs.p": Found("package", file_path="labs/p/__init__.py"),
+            "labs.p.a": Found("module", file_path="labs/p/a.py"),
+            "labs.p.a.C": Found("class", from_line_no=7),
+            "labs.p.a.C.run": Found("method", from_line_no=9),
+            "labs.p.a.C.field": Found("attribute", from_line_no=8),
+            "labs.p.C": Found("class", original_path="labs.p.a.C"),
+            "labs.p.C.run": Found("method"),
+            "labs.p.C.field": Found("attribute"),
+        }
+        assert api.source_of("labs.p.C", members) == ("labs/p/a.py", 7)
+        assert api.source_of("labs.p.C.run", members) == ("labs/p/a.py", 9)
+        assert api.source_of("labs.p.a.C", members) == ("labs/p/a.py", 7)
+        assert api.source_of("labs.p.C.field", members) is None
+        assert api.source_of("labs.p.D", members) is None
+
     def test_rendering_imports_neither_pytorch_nor_more_of_labs_than_the_stamps(self):
         modules = "book._ext.api, book._ext.lessons, book._ext.pages, tools.build_site"
         program = (
@@ -321,6 +422,27 @@ class TestApi:
         run = [sys.executable, "-c", program]
         seen = subprocess.run(run, cwd=ROOT, capture_output=True, text=True).stdout
         assert seen == "labs labs.stamp\n"
+
+
+class Found:
+    """Stand in for what autoapi found: a kind, and what it knows of it."""
+
+    def __init__(self, kind, **obj):
+        self.type, self.obj = kind, obj
+
+
+def told_of(file):
+    """Return what a module offers by its ``__all__``, or else what it defines."""
+    body = ast.parse(file.read_text()).body
+    for node in body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            listed = ast.literal_eval(node.value)
+            made = {n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+            modules = {path.stem for path in file.parent.iterdir()}
+            skipped = {name for name in listed if name.isupper()} | modules
+            return [name for name in listed if name in made or name not in skipped]
+    made = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [node.name for node in made if not node.name.startswith("_")]
 
 
 class TestSite:
