@@ -8,7 +8,7 @@
 # which line is missing · evaluate a network without changing it · draw a learning-rate schedule, and test whether it helps.
 #
 # **You need** Python, arrays, and the derivative of a function of one variable. This is the first lesson on
-# networks; [Before you start](/book/before-you-start.md) says what the whole book takes for granted.
+# networks; [Before you start](../../book/before-you-start.md) says what the whole book takes for granted.
 #
 # **Time** read 25 min · debug 30 min · experiment 25 min · reproduce 15 min · hunt 25 min · exercises 40 min
 # :::
@@ -221,7 +221,7 @@ plot.show(
 import numpy as np
 
 pixels, digit = TRAIN[0][:32].flatten(1), TRAIN[1][:32]  # [32,196], [32]
-weight = torch.zeros(196, 10, device=HERE, requires_grad=True)
+weight = (0.1 * torch.randn(196, 10)).to(HERE).requires_grad_()
 cross_entropy(pixels @ weight, digit).backward()
 
 # %%
@@ -433,6 +433,9 @@ watched = pd.concat([frame for frame, _ in runs.values()])
 of = watched.groupby("missing", sort=False)
 of.agg(lambda values: values.tail(25).mean()).round(3)
 
+# %% [markdown]
+# Each row is a loop with one line missing, each number the mean of its last 25 steps. Here is the way there:
+
 # %%
 figure, axes = plot.new(height=2.9, columns=2)
 for ax, what in zip(axes, ["gradient norm", "moved"], strict=True):
@@ -522,10 +525,11 @@ def share_right(net, size, training):
 
 # %%
 SIZES = [4, 20, 100, 500]
+MODES = {"with eval()": False, "without": True}
 measured = pd.DataFrame(
     {
-        "with eval()": [share_right(net, size, training=False) for size in SIZES],
-        "without": [share_right(net, size, training=True) for size in SIZES],
+        name: [share_right(net, n, mode) for n in SIZES]
+        for name, mode in MODES.items()
     },
     index=pd.Index(SIZES, name="pictures in a batch"),
 )
@@ -553,17 +557,19 @@ def kept_bytes(net):
         kept.append(tensor.nbytes)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, note):
         loss = cross_entropy(net(VALID[0]), VALID[1])
     return loss.item(), sum(kept)
 
 
 # %%
-net.eval()
-recorded = kept_bytes(net)
+recorded = kept_bytes(net.eval())
 with torch.no_grad():
     unrecorded = kept_bytes(net)
 recorded, unrecorded
+
+# %% [markdown]
+# The loss is the same. With `no_grad` nothing is kept; without it, what is kept grows with the pictures and the layers, until it is used or let go.
 
 # %% tags=["nbval-check-output"]
 exact, without = measured["with eval()"], measured["without"]
@@ -723,8 +729,8 @@ plot.show(
 
 # %% [markdown]
 # Each dot is one seed. `ci95` is the half-width of the 95 % interval of the mean, `delta` the difference from the base (0.1), and `p` says how likely a
-# difference at least as large would be if the learning rate did nothing. Short steps do not arrive within three epochs; too long ones jump out of every valley. The best rate lies near
-# the edge of what still works.
+# difference at least as large would be if the learning rate did nothing. Short steps do not arrive within three epochs; too long ones jump out of every valley. The best of the five is
+# the last that works: ten times as much, and nothing is learned.
 #
 # ### Must it stay the same?
 #
@@ -770,7 +776,7 @@ for lr in (0.1, 1.0):
 pd.concat(tables, names=["lr"])[["mean", "ci95", "delta", "p"]].round(4)
 
 # %% [markdown]
-# Read the column `delta`. At the low rate the cosine does harm: its steps are half as long on average, and they were too short already. At the high rate
+# Read the column `delta`. At the low rate the cosine does harm: its rate is half as high on average, and the valley above says that 0.1 was below the best already. At the high rate
 # the same schedule helps: long steps at first, and short ones at the end to settle down. So "a schedule helps" is no fact of its own; it depends on the
 # learning rate that it starts from. Tune the rate first, and compare schedules there.
 
@@ -866,7 +872,7 @@ plot.show(
 
 # %% [markdown]
 # With the old rate the large batches take the same short steps, but fewer of them, and fall behind. With the rate multiplied, the batch of 128 follows the small batch closely. That of 1,024
-# comes nearer, but does not follow: it has 4 steps an epoch where the small batch has 250, and no length of a step makes up for that.
+# comes nearer, but does not follow: it has 4 steps an epoch where the small batch has 250.
 
 # %% tags=["nbval-check-output"]
 cost = reached["delta"]
@@ -893,8 +899,8 @@ claim(
 )
 
 # %% [markdown]
-# **Why they differ.** The rule holds here for a factor of 8 and breaks at 64; in the paper it holds for a factor of 32 and breaks beyond. What breaks it is the same: the rule takes for granted
-# that the gradient hardly changes over $k$ small steps. Early in training it changes fast, which is why the paper warms up for five epochs. Our whole run has three, and no warm-up. Our batch norm also sees the
+# **Why they differ.** The rule holds here for a factor of 8 and fails at 64; in the paper it holds for a factor of 32 and fails beyond. The paper argues for the rule with one assumption: that
+# the gradient hardly changes over $k$ small steps. Early in training it changes fast, which is why the paper warms up for five epochs. Our whole run has three, and no warm-up, so a smaller $k$ is too much. Our batch norm also sees the
 # whole batch, while the paper normalises over 32 pictures whatever the batch.
 
 # %% [markdown]
