@@ -560,7 +560,7 @@ FAULTS = (
     Fault("anchors equal", anchors_equal, "02/3 02/5"),
     Fault("random cells", random_cells, "02/2 02/3 02/4 02/5 02/6 02/7"),
     Fault("distribution loss off", distribution_loss_off, "02/7"),
-    Fault("health of weights", health_of_weights, "01/5 02/4 06/2 06/3 06/6"),
+    Fault("health of weights", health_of_weights, "01/1 01/5 02/4 06/2 06/3 06/6"),
     Fault(
         "capture of inputs",
         capture_of_inputs,
