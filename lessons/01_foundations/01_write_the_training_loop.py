@@ -779,7 +779,8 @@ pd.concat(tables, names=["lr"])[["mean", "ci95", "delta", "p"]].round(4)
 # %% tags=["nbval-check-output"]
 valley = rates.table("loss")["mean"]
 claim(
-    "learning rate of plain SGD on digits: 0.1 and 1 have less than two thirds of the "
+    "learning rate of plain SGD on digits: 0.1 and 1 have less than two thirds of "
+    "the "
     "validation loss of 0.001, 0.01 and 10",
     1.5 * max(valley[0.1], valley[1]) < min(valley[0.001], valley[0.01], valley[10]),
     measured=valley.to_dict(),
@@ -855,10 +856,12 @@ ax.set(
 ax.legend(title="batch and rate")
 plot.show(
     figure,
-    "With the rate multiplied too, a batch of 128 ends where one of 16 ends; with the "
+    "With the rate multiplied too, a batch of 128 ends where one of 16 ends; with "
+    "the "
     "old rate it stays far behind.",
     alt="Mean validation loss after each of three epochs. The batch of 128 with the "
-    "scaled rate ends beside the batch of 16; with the old rate its loss is far higher "
+    "scaled rate ends beside the batch of 16; with the old rate its loss is far "
+    "higher "
     "in every epoch.",
 )
 
@@ -868,13 +871,15 @@ plot.show(
 # %% tags=["nbval-check-output"]
 cost = reached["delta"]
 claim(
-    "digits, batch of 128 in place of 16: with the same rate the validation loss is at "
+    "digits, batch of 128 in place of 16: with the same rate the validation loss is "
+    "at "
     "least 0.3 higher after three epochs",
     cost["128 at 0.02"] > 0.3,
     measured=cost.to_dict(),
 )
 claim(
-    "digits, batch of 128 in place of 16: the linear scaling rule takes away over 80 % "
+    "digits, batch of 128 in place of 16: the linear scaling rule takes away over "
+    "80 % "
     "of the cost",
     abs(cost["128 at 0.16"]) < 0.2 * cost["128 at 0.02"],
     measured=cost.to_dict(),
