@@ -444,19 +444,18 @@ for ax, what in zip(axes, ["gradient norm", "moved"], strict=True):
 axes[0].legend(title="missing line")
 plot.show(
     figure,
-    "Each missing line leaves its own trace: no gradient, a gradient but no "
-    "movement, "
-    "or a gradient that grows and swings.",
+    "Each missing line leaves its own trace: no gradient, a gradient but no movement, "
+    "or a gradient that keeps growing.",
     alt="Two panels against training steps. Left, gradient norm: zero without "
-    "backward, level without step, and large and swinging without zero_grad. Right, "
+    "backward, level without step, and growing to several times that without zero_grad. Right, "
     "distance moved: zero without backward and without step, largest without "
     "zero_grad.",
 )
 
 # %% [markdown]
 # Without `backward` there is no gradient, and `step()` silently skips a parameter whose `.grad` is `None`. Without `step` there is a gradient and the weights stay. (The loss
-# differs from batch to batch all the same.) Without `zero_grad` the gradient of every batch is added to all earlier ones. It grows, the weights run far past the
-# valley, and only then do new gradients pull them back. **This is the line that was missing in the symptom.**
+# differs from batch to batch all the same.) Without `zero_grad` the gradient of every batch is added to all earlier ones. It keeps growing, and the weights run on for a long
+# time after they have passed the valley. **This is the line that was missing in the symptom.**
 #
 # There is a name for a sum of all past gradients: *momentum* adds them up too, but multiplies the old sum by a factor such as 0.9 first, so that it
 # fades. If that is right, then forgetting `zero_grad` must be the same as momentum with factor 1, which never fades. Check it.
@@ -891,7 +890,7 @@ claim(
 # *validation* losses here: in train mode, batch norm makes the loss of small batches noisier and higher, whatever the network has learned.
 
 # %% [markdown]
-# ## Bug hunt: a deep network that learns like a shallow one
+# ## Bug hunt: each added layer makes it worse
 #
 # **Difficulty** 2 of 3 · **Importance** 3 of 3 · **Time** 25 min
 #
