@@ -447,9 +447,9 @@ plot.show(
     "Each missing line leaves its own trace: no gradient, a gradient but no movement, "
     "or a gradient that keeps growing.",
     alt="Two panels against training steps. Left, gradient norm: zero without "
-    "backward, level without step, and growing to several times that without zero_grad. Right, "
-    "distance moved: zero without backward and without step, largest without "
-    "zero_grad.",
+    "backward, level without step, and growing to several times that without "
+    "zero_grad. Right, distance moved: zero without backward and without step, by "
+    "far the largest without zero_grad.",
 )
 
 # %% [markdown]
