@@ -444,8 +444,8 @@ for ax, what in zip(axes, ["gradient norm", "moved"], strict=True):
 axes[0].legend(title="missing line")
 plot.show(
     figure,
-    "Each missing line leaves its own trace: no gradient, a gradient but no movement, "
-    "or a gradient that keeps growing.",
+    "Each missing line leaves its own trace: no gradient, a gradient but no "
+    "movement, or a gradient that keeps growing.",
     alt="Two panels against training steps. Left, gradient norm: zero without "
     "backward, level without step, and growing to several times that without "
     "zero_grad. Right, distance moved: zero without backward and without step, by "
