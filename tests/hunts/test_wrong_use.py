@@ -31,7 +31,11 @@ RAW = re.compile(
     r"has no attribute|not subscriptable|not callable|not iterable|cannot unpack|unsupported"
     r"|missing \d+ required|takes \d+ positional|Tensor-likes|Traceback|object is not|must be real"
 )
-MAKERS = [foundations.check_skip_connection, detection.check_moving_average]
+MAKERS = [
+    foundations.check_hidden_layers,
+    foundations.check_skip_connection,
+    detection.check_moving_average,
+]
 OTHERS = [getattr(detection, name) for name in detection.__all__]
 OTHERS += [foundations.check_delivery, foundations.check_checkpoint, check_shrink_photo]
 OTHERS = [check for check in OTHERS if check not in MAKERS]

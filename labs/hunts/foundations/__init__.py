@@ -2,6 +2,7 @@
 
 from labs.hunts.foundations.checkpoint import check_checkpoint
 from labs.hunts.foundations.delivery import check_delivery
+from labs.hunts.foundations.hidden_layers import check_hidden_layers
 from labs.hunts.foundations.skip_connection import check_skip_connection
 from labs.hunts.foundations.softmax_twice import check_digit_loss
 
@@ -9,5 +10,6 @@ __all__ = [
     "check_checkpoint",
     "check_delivery",
     "check_digit_loss",
+    "check_hidden_layers",
     "check_skip_connection",
 ]
