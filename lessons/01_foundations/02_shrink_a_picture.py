@@ -1,23 +1,24 @@
 # %% [markdown]
-# # Set up the workbench
+# # Shrink a picture without fooling a network
 #
 # :::{admonition} Your card
 # :class: card
 #
-# **You will be able to** say which machine and which Python a result came from · find and remove a kernel or an environment that
-# you no longer need · shrink a folder of photos without damaging what a network sees in them.
+# **You will be able to** shrink photos so that two programs agree · say what a small picture can no longer show, and what it shows falsely ·
+# choose the quality of a JPEG file by looking at a curve · measure how far a step before the network moves its answers.
 #
-# **You need** this book's environment, Python, and some PyTorch: tensors and `nn.Sequential`. ImageMagick and conda are used if they
-# are installed; if not, the lesson says so and goes on. On a first reading, stop before *Reproduce*.
+# **You need** [Set up the workbench](../00_workbench/01_set_up_the_workbench), [Write the training loop](01_write_the_training_loop), and the
+# product of two matrices. One part of *Debug* uses complex numbers and says what for. ImageMagick is used if it is installed; if not,
+# the lesson says so and goes on. On a first reading, stop before *Reproduce*.
 #
-# **Time** read 25 min · debug 25 min · experiment 25 min · reproduce 15 min · hunt 25 min · exercises 40 min
+# **Time** read 25 min · debug 20 min · experiment 25 min · reproduce 15 min · hunt 25 min · exercises 30 min
 # :::
 
 # %% [markdown]
 # ## The symptom
 #
-# The same network and the same photos give two different answers on two computers. There are two places to look for the cause: the
-# machine, and a line of code that nobody reads. In this lesson you learn to check the machine in a minute. Then you take the line apart.
+# The same network and the same photos give two different answers on two computers. The workbench has been checked: both computers have the
+# same versions, and the doctor finds both in order. So the cause is in the code, and this lesson finds it in a line that nobody reads.
 #
 # Your data are photographs of eight kinds of things.
 
@@ -72,9 +73,8 @@ def small_network(classes=8):
 
 
 # %% [markdown]
-# `learn` shrinks the training photos with the function that you give it, and trains a network on them. Its loop is the one that every
-# later lesson leaves to `labs.train.fit`. For each batch it computes the loss, forgets the gradients of the last batch, computes new
-# ones, and changes the weights by one step. `OneCycleLR` raises the learning rate at first and lowers it to almost zero at the end.
+# `learn` shrinks the training photos with the function that you give it, and trains a network on them. Its loop is the one of the last
+# lesson, with a schedule: `OneCycleLR` raises the learning rate at first and lowers it to almost zero at the end.
 
 # %%
 from torch.optim.lr_scheduler import OneCycleLR
@@ -153,8 +153,8 @@ plot.show(
 
 # %% [markdown]
 # The task is hard for so small a network, so many answers are wrong on both sides. But it is the same network and they are the same
-# photos. The answers differ, and the accuracy in the service is lower. Nothing crashed, and no warning was printed. The report that
-# reaches you says "works on my machine". So there are two suspects: the machine, and the line that shrinks.
+# photos. The answers differ, and the accuracy in the service is lower. Nothing crashed, and no warning was printed. Both programs ran in
+# this notebook, one after the other, so the machine is out of the question. What differs is the line that shrinks.
 
 # %% [markdown]
 # ## The idea
@@ -288,13 +288,13 @@ off_pillow = (shrink(pixels, (13, 17)).permute(1, 2, 0) - pillow).abs().max().it
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the shrink written in lesson 0.1 equals PyTorch's interpolate to 1e-5, "
+    "the shrink written in lesson 1.2 equals PyTorch's interpolate to 1e-5, "
     "antialiased or not",
     max(off.values()) < 1e-5,
     measured=off,
 )
 claim(
-    "the antialiased shrink written in lesson 0.1 equals Pillow's to one grey level",
+    "the antialiased shrink written in lesson 1.2 equals Pillow's to one grey level",
     off_pillow <= 1,
     measured=off_pillow,
 )
@@ -372,136 +372,10 @@ else:
 # Both programs compute the same sum, so expect no more than the rounding of one or two grey levels between them.
 
 # %% [markdown]
-# ## Debug: two suspects
+# ## Debug: where the difference goes
 #
-# ### The machine
-#
-# You already know which line is guilty. In real life you would not, and it is cheap to check the machine first: which Python, and which
-# versions? Every result that you report should carry this table.
-
-# %%
-from labs.repro import versions
-
-versions().table()
-
-# %% [markdown]
-# The row `device` ends with the architecture of the machine, which the commands `arch` and `uname -m` print. `uname -r` prints something
-# else, the release of the kernel of the operating system; the page [](../../book/workbench/snapshots.md) tells when you need which. The
-# book's doctor looks further: does everything that is installed also *work*, and do the parts fit each other? In a terminal, run
-# `python -m labs doctor`.
-
-# %%
-from labs.doctor import examine_machine
-
-examine_machine()
-
-# %% [markdown]
-# Each line is `ok`, `missing` or `broken`, and each line that is not `ok` says what mends it. The doctor does not trust lists: a provider
-# of ONNX Runtime counts only when it loads, and torchvision only when one of its operators runs. The exit status is 1 only if a lesson
-# could not run. A missing GPU stops no lesson.
-#
-# One line deserves a closer look, because it explains a very frequent question of beginners: *it imports in the terminal, and not in the
-# notebook* ([one report](https://github.com/jupyter/notebook/issues/5054), [another](https://github.com/jupyter/notebook/issues/2359)). A
-# notebook runs in a Jupyter **kernel**, and Jupyter knows a kernel by a small file that names a Python. If it names another Python than
-# your terminal starts, you have two sets of packages. Build this case on purpose, in a folder that is thrown away.
-
-# %%
-import json
-import os
-import venv
-
-away = TemporaryDirectory()
-venv.create(Path(away.name, "env"), with_pip=False)
-program = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-other_python = Path(away.name, "env", program)
-
-# %%
-kernel = Path(away.name, "kernels", "python3", "kernel.json")
-kernel.parent.mkdir(parents=True)
-start = [str(other_python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-with kernel.open("w") as file:
-    json.dump({"argv": start, "display_name": "Python 3"}, file)
-
-# %% [markdown]
-# :::{admonition} Predict
-# :class: predict
-# This notebook has imported `torch`. The new kernel is also called `python3`, and Jupyter shows the same name for it. What happens at
-# `import torch` there? And which line of the doctor's report will change?
-# :::
-
-# %%
-from unittest.mock import patch
-
-tried = [other_python, "-c", "import torch"]
-said = subprocess.run(tried, capture_output=True, text=True).stderr
-print(said.splitlines()[-1])
-
-with patch.dict(os.environ, JUPYTER_PATH=away.name):  # where Jupyter looks first
-    sick = examine_machine()
-line = next(finding for finding in sick.findings if finding.part == "Jupyter kernel")
-print(line.part, "|", line.status)
-
-# %% tags=["nbval-check-output"]
-claim(
-    "the doctor reports a kernel that starts another Python as broken, and as a "
-    "reason why no lesson runs",
-    line.status == "broken" and "Jupyter kernel" in sick.stoppers,
-    measured=(line.status, sick.stoppers),
-)
-
-# %% [markdown]
-# The import fails in the new kernel and works here, as in the reports, and the doctor names the kernel. To find such kernels yourself, list
-# them with the Python that each one starts. `jupyter kernelspec list` shows names and folders only; the name of the Python is inside the file.
-
-# %%
-from jupyter_client.kernelspec import KernelSpecManager
-
-kernels = KernelSpecManager(
-    kernel_dirs=[str(kernel.parents[1])], ensure_native_kernel=False
-)
-for name in kernels.find_kernel_specs():
-    starts = Path(kernels.get_kernel_spec(name).argv[0])
-    print(f"{name} starts {starts.relative_to(away.name).as_posix()}")
-
-# %% [markdown]
-# To clean up, you remove two things: the kernel is a small file, the environment is a large folder, and removing one leaves the other. This
-# manager was told to look in no folder but ours.
-
-# %%
-kernels.remove_kernel_spec("python3")
-print("kernels left:", list(kernels.find_kernel_specs()))
-print("the environment is still there:", other_python.exists())
-shutil.rmtree(Path(away.name, "env"))
-away.cleanup()
-
-# %% [markdown]
-# The kernel was gone and the environment was not, until the next line removed it. With your own kernels and environments, look first and
-# remove by name. These commands change your machine, so the book shows them and does not run them:
-#
-# ```bash
-# jupyter kernelspec list              # which kernels there are
-# jupyter kernelspec remove old_kernel
-# which conda                          # which conda is started, if any
-# conda env list                       # the star marks the active environment
-# conda remove --name old_env --all    # the folder and every package in it
-# python -m ipykernel install --sys-prefix --name new_env   # a kernel for this Python
-# ```
-
-# %%
-if shutil.which("conda"):
-    ask = ["conda", "env", "list", "--json"]
-    listed = subprocess.run(ask, capture_output=True, text=True).stdout
-    print("conda environments:", [Path(at).name for at in json.loads(listed)["envs"]])
-else:
-    print("conda is not installed here, so there is no environment of it to list")
-
-# %% [markdown]
-# The same lines ask conda, wherever it is installed.
-#
-# ### The line
-#
-# The machine is in order: the doctor found nothing that stops a lesson until you planted it, and both ways to shrink ran in this very process.
-# So put the two small pictures through the network, and watch how far apart they are in each layer. `capture` keeps what the layers return.
+# The two small pictures differ a little, and a little noise should not change an answer. So put both through the network, and watch how far
+# apart they are in each layer. `capture` keeps what the layers return.
 #
 # :::{admonition} Predict
 # :class: predict
@@ -909,7 +783,7 @@ def shrink_photo(source, target, longest):
 # photographer saw. Look at both, before and after.
 
 # %%
-from labs.hunts.workbench import check_shrink_photo, take_photo
+from labs.hunts.foundations.upright_photo import check_shrink_photo, take_photo
 
 pairs = {}
 with TemporaryDirectory() as folder:
@@ -992,26 +866,10 @@ claim(
 # ```
 # :::
 #
-# **Exercise 2.** Write `gone(kernels)`, which takes a `KernelSpecManager` and returns the names
-# of the kernels whose Python no longer exists. Why is it not enough to look at the path in
-# `argv[0]`?
-#
-# :::{dropdown} Solution 2
-# ```python
-# def gone(kernels):
-#     names = kernels.find_kernel_specs()
-#     starts = {name: kernels.get_kernel_spec(name).argv[0] for name in names}
-#     return [name for name, program in starts.items() if not shutil.which(program)]
-# ```
-# `argv[0]` may be a bare `python`, which is looked up on the `PATH`; `shutil.which` handles a
-# full path and a bare name alike. For a bare `python` Jupyter even takes its own, so such a
-# kernel is never gone.
-# :::
-#
-# **Exercise 3.** Find the highest quality at which the mean file of the test photos stays below
+# **Exercise 2.** Find the highest quality at which the mean file of the test photos stays below
 # two kilobytes, with as few calls of `store` per photo as you can.
 #
-# :::{dropdown} Solution 3
+# :::{dropdown} Solution 2
 # Size grows with quality, so halve the interval:
 #
 # ```python
@@ -1025,10 +883,10 @@ claim(
 # Seven rounds are enough for 95 values.
 # :::
 #
-# **Exercise 4.** Set `SIDE = 48` and train again. Predict first: does the service still lose
+# **Exercise 3.** Set `SIDE = 48` and train again. Predict first: does the service still lose
 # accuracy? (The folded check of the symptom may then turn red: it was written for 16 pixels.)
 #
-# :::{dropdown} Solution 4
+# :::{dropdown} Solution 3
 # Hardly any. At half size the two nearest pixels are almost all the pixels there are, so both reaches
 # read nearly the same. This makes the bug hard to find: a quick test with small photos does not
 # show it, and it grows with the size of the photos that users send.
@@ -1050,16 +908,11 @@ claim(
 #   lets JPEG decode at a half, a quarter or an eighth of the size; it reads fewer pixels and then
 #   still needs an antialiased `resize`.
 # - **Store masks with nearest, and never as JPEG.** A mean of two class numbers is a third class.
-# - **One environment per project**, made from a file (`requirements.lock` or `environment.yml`),
-#   so that it can be thrown away. When a system upgrade is due, take a
-#   [snapshot](../../book/workbench/snapshots.md) first.
 # - **The command line has the same trap as the hunt.** In ImageMagick, `-auto-orient` turns the pixels, and
 #   `-strip` removes the notes afterwards.
-# - **Say `python -m pip`**, never `pip` alone: then the packages go to the Python that you name.
 
 # %% [markdown]
 # ## You can now
 #
-# - rule out the machine in a minute: versions, doctor, the Python behind a kernel;
 # - shrink photos so that two programs agree, and choose a quality by looking at a curve;
 # - find out, with stripes and with captured layers, what a step before the network does to it.
