@@ -63,11 +63,16 @@ def _printed(run_script: RunScript, script: Path, arguments: Sequence[str] = ())
 
 @contextmanager
 def _script(text: str, name: str = "script.py") -> Iterator[Path]:
-    with TemporaryDirectory() as folder:
+    """Write a script for the time of the block; the folder and the variables are put back."""
+    here = Path.cwd()
+    with TemporaryDirectory() as folder, patch.dict(os.environ):
         script = Path(folder, name)
         script.parent.mkdir(exist_ok=True)
         script.write_text(text, encoding="utf-8")
-        yield script
+        try:
+            yield script
+        finally:
+            os.chdir(here)  # before the folder goes: a fix may have moved into it
 
 
 def _finds_packages(run_script: RunScript, decoy: bool) -> str:
@@ -124,19 +129,12 @@ def _failure(run_script: RunScript) -> str:
 
 
 def _leaves_no_trace(run_script: RunScript) -> str:
-    folder = Path.cwd()
-    with _script("print('done')", "trace.py") as script, patch.dict(os.environ):
-        before = dict(os.environ)
-        try:
-            printed = _printed(run_script, script)
-            changed = sorted(
-                k for k in before | dict(os.environ) if before.get(k) != os.environ.get(k)
-            )
-            moved = Path.cwd() != folder
-        finally:
-            os.chdir(folder)
+    with _script("print('done')", "trace.py") as script:
+        before, here = dict(os.environ), Path.cwd()
+        printed = _printed(run_script, script)
+        after, there = dict(os.environ), Path.cwd()
     assert printed == "done", "the script did not print its word"
     changed = sorted(name for name in before | after if before.get(name) != after.get(name))
     assert not changed, f"changed: {', '.join(changed)}"
-    assert not moved, "the working folder is another one now"
+    assert there == here, "the working folder is another one now"
     return "they do"
