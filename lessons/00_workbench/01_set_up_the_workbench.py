@@ -537,8 +537,8 @@ from labs.hunts.workbench import check_run_script
 check_run_script(run_script)
 
 # %% [markdown]
-# The verdict lists what was probed. Some probes change the `PATH` while they run, as another computer would. The others hold already; see to it
-# that your change keeps them.
+# The verdict lists what was probed. Some probes imitate the colleague's computer while they run. The others hold already; see to it that your
+# change keeps them.
 #
 # :::{dropdown} Hint 1
 # Let a script print `sys.prefix`, the folder of its environment. Run it with `run_script`, and compare with `sys.prefix` in the notebook.

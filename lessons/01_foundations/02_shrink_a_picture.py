@@ -414,9 +414,8 @@ claim(
 )
 
 # %%
-change = (
-    (service["stage 1"] - home["stage 1"]).abs().mean((2, 3))
-)  # [photos, channels]
+# [photos, channels]
+change = (service["stage 1"] - home["stage 1"]).abs().mean((2, 3))
 which, channel = divmod(change.argmax().item(), change.shape[1])
 brightest = max(
     side["stage 1"][which, channel].max().item() for side in (home, service)

@@ -145,7 +145,7 @@ def a_python_of_this_environment_first(monkeypatch):
 def test_the_planted_bug_fails_only_where_another_python_is_found_or_none():
     verdict = check_run_script(run_cell(LESSON, "hunt-bug")["run_script"])
     assert marks(verdict) == "✗✗✓✓✓✓✓", verdict
-    assert "No module named 'numpy'" in seen(verdict)
+    assert "No module named 'PIL'" in seen(verdict)
 
 
 def test_the_solution_of_the_lesson_passes():

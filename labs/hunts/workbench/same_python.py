@@ -18,8 +18,8 @@ from labs.hunts.answer import described
 
 RunScript = Callable[[Path, Sequence[str]], str]
 
-# NumPy stands for all packages: the book needs it, and an environment just made has none of it.
-_LOOK = "import sys, numpy; print(sys.prefix)"
+# Pillow stands for all packages: the book needs it, and an environment just made has none of it.
+_LOOK = "import sys, PIL; print(sys.prefix)"
 _SENT = ("two words", "it's", 'a "quote"', "*.jpg", "$HOME", "")
 
 
@@ -35,10 +35,8 @@ def check_run_script(run_script: RunScript) -> Verdict:
         The verdict of seven probes. Some of them run with another ``PATH``, which is put back.
     """
     probes: dict[str, Callable[[RunScript], str]] = {
-        "the script finds this notebook's packages, whichever python is first on the PATH": partial(
-            _finds_packages, decoy=True
-        ),
-        "also where no python is on the PATH": partial(_finds_packages, decoy=False),
+        "the script finds this notebook's packages": partial(_finds_packages, decoy=True),
+        "also where the terminal knows no Python": partial(_finds_packages, decoy=False),
         "the script runs in a process of its own": _own_process,
         "arguments arrive as they were sent, from a folder with a blank in its name": _arguments,
         "the script finds the files beside it": _neighbours,
@@ -76,6 +74,7 @@ def _script(text: str, name: str = "script.py") -> Iterator[Path]:
 
 
 def _finds_packages(run_script: RunScript, decoy: bool) -> str:
+    """Ask where a terminal would find another Python first, or with no decoy none at all."""
     with _script(_LOOK) as script:
         first = Path(script.parent, "programs")
         first.mkdir()
