@@ -98,11 +98,7 @@ plot.show(
 # The upper way is a search that you can do by hand. Here are three folders, and the programs that they hold.
 
 # %%
-folders = {
-    "tools": ["magick"],
-    "project/bin": ["python", "pip"],
-    "system/bin": ["python", "magick"],
-}
+folders = {"tools": ["magick"], "project": ["python"], "system": ["python", "magick"]}
 
 
 def first_with(program, path):
@@ -121,7 +117,8 @@ for path in (list(folders), list(reversed(folders))):
 
 # %% [markdown]
 # In the order above the project's Python is found; in reverse, the system's hides it. That is all that *activating* an environment does: it
-# puts the environment's folder first on the `PATH`. A notebook does not care, because its kernel holds a full name.
+# puts the environment's folder first on the `PATH`. A notebook does not care, because its kernel holds a full name. No folder holds a
+# `conda`, so that command ends in an error.
 
 # %% [markdown]
 # ## The block
@@ -163,21 +160,22 @@ print("this one starts", Path(sys.executable).name)
 from jupyter_client.kernelspec import KernelSpecManager
 
 manager = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
-listed = {
-    name: manager.get_kernel_spec(name).argv[0]
-    for name in manager.find_kernel_specs()
-}
+print("Jupyter finds", ", ".join(sorted(manager.find_kernel_specs())))
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
 
+listed = {
+    name: manager.get_kernel_spec(name).argv[0]
+    for name in manager.find_kernel_specs()
+}
 claim(
     "the list of kernels written in lesson 0.1 names the Pythons that Jupyter's does",
     starts(kernels) == listed,
 )
 
 # %% [markdown]
-# The two lists agree. In your own notebook the short answer is `sys.executable`: print it first whenever a module is missing.
+# Jupyter finds the same two, and names the same Python for each. In your own notebook the short answer is `sys.executable`: print it first whenever a module is missing.
 
 # %% [markdown]
 # ## Debug: is it the machine?
@@ -222,10 +220,10 @@ from unittest.mock import patch
 
 with patch.dict(os.environ, JUPYTER_PATH=away.name):  # where Jupyter looks first
     sick = examine_machine()
-line = next(found for found in sick.findings if found.part == "Jupyter kernel")
-print(line.part, "is", line.status, "| every lesson can run:", sick.ready)
+print("every lesson can run:", sick.ready, "| what stops it:", *sick.stoppers)
 
 # %% tags=["nbval-check-output"]
+line = next(found for found in sick.findings if found.part == "Jupyter kernel")
 claim(
     "the doctor reports a kernel that starts another Python as broken, and as a "
     "reason why no lesson runs",
@@ -434,8 +432,9 @@ plot.show(
 
 # %% [markdown]
 # Each dot is a seed, and each bar is their mean. With nothing changed the training repeats itself to the last answer. With another order of
-# sums, which is the same mathematics, a part of the answers changes. A difference in the last digit enters at the first step; each step
-# passes it on, and it grows. The table shows that the accuracy hardly moves, so this is no bug. But two machines are two such orders.
+# sums, which is the same mathematics, a part of the answers changes. A difference in the last digit enters at the first step, and the steps
+# after it let it grow. Exercise 3 shows how fast. This network is small and far from perfect, so many photos lie close to the border between
+# two answers, and a little is enough to move them across.
 #
 # So the sentence to remember is: a seed fixes the random numbers, and not the sums. A result that has to be equal to the last digit needs
 # the same machine. A result that is worth reporting holds over several seeds.
@@ -503,8 +502,8 @@ claim(
 # %% [markdown]
 # **We measured** the share by which each sum is wrong, in units of $\varepsilon$. Kahan's sum stays below the two of the paper at every size.
 # The plain sum loses more the longer it gets. **Why the numbers differ:** the paper's $n\varepsilon$ is what can happen at worst. Roundings go
-# up and down, and most of them cancel, so the plain sum is far better than its bound. It is bad enough: the bits that it loses are the ones
-# that the experiment turned into other answers.
+# up and down, and many of them cancel, so the plain sum is far better than its bound. Errors of this kind are what the experiment let grow
+# into other answers.
 
 # %% [markdown]
 # ## Bug hunt: a script without its packages
@@ -512,7 +511,7 @@ claim(
 # **Difficulty** 1 of 3 · **Importance** 3 of 3 · **Time** 15 min
 #
 # A notebook starts a training script. It works for the author. For a colleague the script stops with `No module named 'torch'`, although the
-# colleague's notebook has just imported torch. The same report came to
+# colleague's notebook has just imported torch. Such reports came to
 # [PyTorch Lightning #2472](https://github.com/Lightning-AI/pytorch-lightning/issues/2472),
 # [Spinning Up #53](https://github.com/openai/spinningup/pull/53) and
 # [a tool that trains YOLO](https://github.com/SpreadKnowledge/YOLO_train_detection_GUI/pull/2). Here is the function. Edit it in this cell until
@@ -620,8 +619,8 @@ claim(
 #   for the kernel's Python.
 # - **One environment per project**, made from a file (`requirements.lock` or `environment.yml`), so that it can be thrown away.
 # - **No file of yours is called like a package.** A `random.py` or `torch.py` beside your script is imported instead.
-# - **Deterministic is not portable.** `torch.use_deterministic_algorithms(True)` makes one machine repeat itself, a GPU too. It does not make two
-#   machines agree.
+# - **Deterministic is not portable.** `torch.use_deterministic_algorithms(True)` makes one machine repeat itself, a GPU too. PyTorch
+#   [does not promise](https://docs.pytorch.org/docs/stable/notes/randomness.html) that two machines agree.
 # - **Write down the machine** with every result: `labs.repro.versions()` here, `pip freeze` and `nvidia-smi` elsewhere.
 
 # %% [markdown]
