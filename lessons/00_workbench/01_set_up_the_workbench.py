@@ -439,7 +439,7 @@ plot.show(
 # Each dot is a seed, and each bar is their mean. With nothing changed the training repeats itself to the last answer. With another order of
 # sums, which is the same mathematics, a part of the answers changes. A difference in the last digit enters at the first step, and the steps
 # after it let it grow. Exercise 3 shows how fast. This network is small and far from perfect, so many photos lie close to the border between
-# two answers, and a little is enough to move them across.
+# two answers, and a little is enough to move them across. The accuracies lie close together, so a score alone would have hidden all this.
 #
 # So the sentence to remember is: a seed fixes the random numbers, and not the sums. A result that has to be equal to the last digit needs
 # the same machine. A result that is worth reporting holds over several seeds.
@@ -506,7 +506,7 @@ claim(
 
 # %% [markdown]
 # **We measured** the share by which each sum is wrong, in units of $\varepsilon$. Kahan's sum stays below the two of the paper at every size.
-# The plain sum loses more the longer it gets. **Why the numbers differ:** the paper's $n\varepsilon$ is what can happen at worst. Roundings go
+# The plain sum loses little at first and much at the end. **Why the numbers differ:** the paper's $n\varepsilon$ is what can happen at worst. Roundings go
 # up and down, and many of them cancel, so the plain sum is far better than its bound. Errors of this kind are what the experiment let grow
 # into other answers.
 

@@ -435,7 +435,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The relative difference grows from stage to stage. The figure shows why, for the photo and the channel of the first stage that change most. Edges
+# The relative difference grows from stage to stage, and the last layer keeps it. The figure shows why, for the photo and the channel of the first stage that change most. Edges
 # and stripes are exactly what a first layer looks for, so it answers to the invented ones as it does to true ones.
 #
 # Which stripes get through? Feed pure stripes to both matrices, from none to the finest that a photo can hold, and measure how much contrast
@@ -670,10 +670,10 @@ plot.show(
 )
 
 # %% [markdown]
-# In the table, `ci95` is half the width of a 95 % confidence interval. Read the dots first: with the same filter on both sides, the three
-# networks are about equally good. A network can learn to use aliased pictures. Then read the squares: a change of filter between training and
-# use costs more than the choice of filter. So the sentence to remember is not "always antialias". It is: **write down the shrinker, and use
-# the same one everywhere**. Then choose the antialiased one, because it is the one that other programs reproduce.
+# In the table, `ci95` is half the width of a 95 % confidence interval. Read the dots first: with the same filter on both sides, the intervals
+# overlap, and the antialiased network is not ahead. A network can learn to use aliased pictures. Then read the squares: a change of filter
+# between training and use costs more than the choice of filter. So the sentence to remember is not "always antialias". It is: **write down
+# the shrinker, and use the same one everywhere**. Then choose the antialiased one, because it is the one that other programs reproduce.
 
 # %% [markdown]
 # ## Reproduce
