@@ -23,7 +23,6 @@ from labs.hunts.answer import (
     tensor_of,
 )
 from labs.hunts.fix import Fix
-from labs.hunts.workbench import check_shrink_photo
 from tests.hunts.refusals import marks
 
 # What Python says by itself when a value of the wrong kind is used.
@@ -37,7 +36,8 @@ MAKERS = [
     detection.check_moving_average,
 ]
 OTHERS = [getattr(detection, name) for name in detection.__all__]
-OTHERS += [foundations.check_delivery, foundations.check_checkpoint, check_shrink_photo]
+OTHERS += [foundations.check_delivery, foundations.check_checkpoint]
+OTHERS += [foundations.check_shrink_photo]
 OTHERS = [check for check in OTHERS if check not in MAKERS]
 
 

@@ -1,4 +1,4 @@
-"""Check the hunt of stage 0: photographs that lie on their side after they were shrunk."""
+"""Check a function that shrinks photographs: none may lie on its side, and nothing else is lost."""
 
 from __future__ import annotations
 

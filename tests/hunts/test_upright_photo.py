@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image, ImageOps
 
-from labs.hunts.workbench import _ORIENTATION, check_shrink_photo, take_photo
+from labs.hunts.foundations.upright_photo import _ORIENTATION, check_shrink_photo, take_photo
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import failed, marks, seen, when
 
-LESSON = "lessons/00_workbench/01_set_up_the_workbench"
+LESSON = "lessons/01_foundations/02_shrink_a_picture"
 
 
 def save_small(picture, target, longest, **options):
