@@ -34,6 +34,7 @@ RAW = re.compile(
 MAKERS = [foundations.check_skip_connection, detection.check_moving_average]
 OTHERS = [getattr(detection, name) for name in detection.__all__]
 OTHERS += [foundations.check_delivery, foundations.check_checkpoint, check_shrink_photo]
+OTHERS += [foundations.check_class_map]
 OTHERS = [check for check in OTHERS if check not in MAKERS]
 
 
