@@ -266,7 +266,7 @@ for (name, values), colour in zip(of_bad.items(), (1, 0), strict=True):
 ax.axhline(3.5, color="0.5", ls=":")
 ax.set_yscale("symlog", linthresh=4)
 ax.set_yticks([0, 3.5, 30, 1000], ["0", "3.5", "30", "1000"])
-ax.set(xlabel="share of bad values", ylabel="score of a bad value")
+ax.set(xlabel="share of bad values", ylabel="score of a bad value", ylim=(-1, 2000))
 ax.legend()
 plot.show(
     figure,
@@ -521,7 +521,7 @@ ax.set_xscale("log")
 ax.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
 ax.minorticks_off()
 ax.set(xlabel="share of wrong labels", ylabel="share", ylim=(0, 1))
-ax.legend(loc="center right")
+ax.legend(loc=(0.02, 0.22))
 plot.show(
     figure,
     "The more labels are wrong, the larger is the part of the list that is wrong, "
@@ -631,7 +631,7 @@ axes[0].set_ylabel("share")
 plot.show(
     figure,
     "In the first epochs the network answers the truth that it was never told; "
-    "later it repeats the wrong labels, and its losses no longer find them.",
+    "later it repeats the wrong labels, and its losses find far fewer of them.",
     alt="Left: the share of mislabelled pictures with the true answer falls, that "
     "with the given wrong label rises. Right: test accuracy falls a little, and the "
     "share of label errors among the highest losses falls a lot.",
