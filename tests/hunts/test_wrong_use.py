@@ -38,6 +38,7 @@ MAKERS = [
 OTHERS = [getattr(detection, name) for name in detection.__all__]
 OTHERS += [foundations.check_delivery, foundations.check_checkpoint]
 OTHERS += [foundations.check_shrink_photo]
+OTHERS += [foundations.check_class_map]
 OTHERS = [check for check in OTHERS if check not in MAKERS]
 
 
