@@ -551,6 +551,7 @@ FAULTS = (
         "labels shuffled",
         labels_shuffled,
         "01/1 01/5 01/6 02/2 02/3 02/4 02/5 02/6 02/7 06/2 06/3 06/4 06/5 06/6",
+        "01/4 01/5 01/6 02/2 02/3 02/4 02/5 02/6 02/7 06/2 06/3 06/4 06/5 06/6",
     ),
     Fault("augmentation off", augmentation_off, "02/4"),
     Fault("clipping ignored", clipping_ignored, "02/2 02/3 02/7 06/1 06/5"),

@@ -7,8 +7,8 @@
 # **You will be able to** write a data set that neither dies of a broken file nor hides it · compare what a scan finds in a folder with
 # what a network gets · say what skipping, replacing and stopping do to accuracy and to the balance of the classes.
 #
-# **You need** Python with classes, and a rough idea of what training a network means. The training loop is explained in
-# [Set up the workbench](../00_workbench/01_set_up_the_workbench). Exceptions and Pandas are introduced where you need them.
+# **You need** Python with classes, and the training loop of the lesson
+# [Write the training loop](01_write_the_training_loop). Exceptions and Pandas are introduced where you need them.
 #
 # **Time** read 25 min · debug 20 min · experiment 20 min · reproduce 10 min · hunt 30 min · exercises 15 min
 # :::
@@ -938,7 +938,7 @@ twins.frame().groupby("twin", sort=False).mean().drop(columns="seed").round(3)
 # %%
 figure, ax = plot.new(height=2.6)
 twins.plot(ax, "gain")
-ax.set(xlabel="the twin in the training", ylabel="accuracy gained")
+ax.set(xlabel="the twin in the training", ylabel="accuracy gained", ylim=(0, None))
 plot.show(
     figure,
     "A network scores more on pictures whose twin it was trained on, and most if "
@@ -966,7 +966,8 @@ claim(
 # of leaked pictures by the gain of one.
 
 # %%
-round(means.loc["next sample", "leak"] * gains.loc["copy", "mean"], 3)
+added = means.loc["next sample", "leak"] * gains.loc["copy", "mean"]
+print(f"accuracy that the leak adds: {added:.3f}")
 
 # %% [markdown]
 # That is a small part of the distance between its own validation and the test. *Skip*, which leaks nothing, has most of that distance as well.
