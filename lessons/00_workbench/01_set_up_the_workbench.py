@@ -614,7 +614,7 @@ claim(
 #     runs = [train_small(0, turned, epochs) for turned in (False, True)]
 #     print(epochs, (runs[0] != runs[1]).float().mean().item())
 # ```
-# After one epoch the two networks agree on almost all photos, because the difference had few steps in which to grow.
+# After one epoch fewer answers differ than after eight, because the difference had fewer steps in which to grow.
 # :::
 
 # %% [markdown]
