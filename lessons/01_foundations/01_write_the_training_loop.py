@@ -786,10 +786,8 @@ claim(
 )
 gain = {lr: table["delta"]["cosine"] for lr, table in tables.items()}
 claim(
-    "cosine schedule from 0.1: a higher validation loss than the constant rate, by "
-    "at "
-    "least 0.01",
-    gain[0.1] > 0.01,
+    "cosine schedule from 0.1: a higher mean validation loss than the constant rate",
+    gain[0.1] > 0,
     measured=gain,
 )
 claim(
@@ -1057,7 +1055,7 @@ import weakref
 
 class Box:
     def __init__(self, tensor):
-        self.tensor = tensor
+        self.tensor = tensor.detach()  # or an output would hold itself in a circle
 
 
 def still_kept(number_of):
