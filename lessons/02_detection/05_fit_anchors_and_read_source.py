@@ -120,7 +120,7 @@ claim(
 # Here is the YOLOv5 of this lesson {cite:p}`jocher2020yolov5`, as it lies in `labs.models.yolo_v5`. The names say which part of the source a box comes from.
 
 # %%
-from labs import diagram
+from labs import diagram, plot
 
 PARTS = {
     "images": "input",
@@ -136,10 +136,6 @@ PARTS = {
     "level 8": "head.levels.1",
 }
 wiring = diagram.trace(network, images[:1], PARTS)
-
-# %%
-from labs import plot
-
 ROWS = [
     ["images", "stem", "stage 4", "stage 8", "pool"],
     [None, None, "up", None, "narrow"],

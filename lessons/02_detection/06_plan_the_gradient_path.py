@@ -198,8 +198,6 @@ from labs import diagram
 PARTS = {"input": "input", "start": "start", "around": "around", "mix": "mix"}
 PARTS |= {f"conv {k + 1}": f"row.{k}" for k in range(4)}
 wiring = diagram.trace(elan(16, 4), torch.randn(1, CHANNELS, 6, 6), PARTS)
-
-# %%
 ROW = [f"conv {k}" for k in range(1, 5)]
 stack = [(part, "mix") for part in ("around", "start", "conv 2", "conv 4")]
 plot.show(
@@ -299,8 +297,6 @@ from labs.models.fusion import RepConv
 BRANCHES = {"3x3, norm": "wide", "1x1, norm": "narrow", "norm": "identity"}
 ENDS = {"input": "input", "sum, SiLU": "output"}
 branched = diagram.trace(RepConv(16, 16), torch.randn(1, 16, 12, 20), BRANCHES | ENDS)
-
-# %%
 three = [
     [None, "3x3, norm", None],
     ["input", "1x1, norm", "sum, SiLU"],
