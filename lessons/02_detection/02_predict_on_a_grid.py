@@ -182,7 +182,7 @@ DISTANCES = (52, 44, 36, 28, 22)
 
 
 def box_of(prediction, objects, score=0.1):
-    """Match boxes to objects one to one; return the box of each object, -1 for none."""
+    """Match boxes to objects one to one; return each object's box, -1 for none."""
     chosen = torch.full((len(objects),), -1)
     fit = box_iou(above(prediction, score)["boxes"], objects)  # the surest box first
     for number, row in enumerate(fit):
@@ -340,8 +340,6 @@ PARTS = {"image": "input", "conv 1": "features.0", "conv 2": "features.2"}
 PARTS |= {"conv 6": "features.7", "conv 8": "features.10", "pool": "features.11"}
 PARTS |= {"conv 12": "features.15", "head": "head", "map": "output[0]"}
 wiring = diagram.trace(network, images[:1].to(device()), PARTS)
-
-# %%
 GROUPS = {
     "learns to name digits first": ["conv 1", "conv 2", "conv 6", "conv 8", "pool"],
     "learns to detect": ["conv 12", "head"],

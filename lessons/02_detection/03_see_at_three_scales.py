@@ -44,14 +44,13 @@ print(f"{len(train)} scenes of 128 x 128 pixels, {len(sizes)} objects")
 from labs import plot
 from labs.data.scenes import preview
 
-figure, axes = plot.new(height=2.9, columns=3)
+figure, axes = plot.new(5.2, 2.8, columns=2)
 for ax, image, target in zip(axes, val.images, val.targets, strict=False):
     preview(ax, image.float() / 255, target, [""])
 plot.show(
     figure,
     "In one scene the largest digit can be several times as high as the smallest.",
-    alt="Three scenes: digits of very different sizes on photographs, each in its "
-    "box.",
+    alt="Two scenes: digits of very different sizes on photographs, each in its box.",
 )
 
 # %% [markdown]
@@ -680,6 +679,8 @@ def train_and_score(strides):
 
 arms = [(32,), (16,), (8, 16, 32)]
 labels = [", ".join(map(str, arm)) for arm in arms]
+
+# %% tags=["hide-input"]
 with_it = []
 for arm in arms:
     count = {n: w.numel() for n, w in build(arm).network.named_parameters()}
@@ -927,8 +928,8 @@ trained_longer = shipped.score(unseen.batches(60), unseen.classes)
 round(trained_longer.AP50, 2)
 
 # %%
-figure, axes = plot.new(height=2.8, columns=3)
-for ax, row in zip(axes, (0, 5, 9), strict=True):
+figure, axes = plot.new(5.2, 2.8, columns=2)
+for ax, row in zip(axes, (0, 5), strict=True):
     sure = answers[row]["scores"] > 0.3
     kept = {key: value[sure] for key, value in answers[row].items()}
     preview(ax, test_pictures[row], kept, unseen.classes)
@@ -936,7 +937,7 @@ plot.show(
     figure,
     "The shipped YOLOv3 frames the digits of unseen scenes tightly, and names most "
     "of them.",
-    alt="Three unseen scenes with the boxes and names that the shipped detector "
+    alt="Two unseen scenes with the boxes and names that the shipped detector "
     "gives them.",
 )
 

@@ -528,10 +528,10 @@ claim(
 # ### Stop inside
 #
 # To see it happen, stop the program there. In a notebook you write `breakpoint()` into a copy of the function, or run `%debug` after an exception. In a terminal, run `python -m pdb script.py`. What you type is the same:
-# `b FILE:LINE` sets a breakpoint, `c` continues to it, `n` does one line, `s` steps into a call, `p EXPRESSION` prints, `u` and `d` move along the stack, `q` ends. A book cannot type, so this
+# `b FILE:LINE` sets a breakpoint, `c` continues to it, `n` does one line, `s` steps into a call, `p EXPRESSION` prints, `u` and `d` move along the stack, `q` ends. A book cannot type, so the folded
 # cell hands the debugger a list of commands; the paths are cut from its answers.
 
-# %%
+# %% tags=["hide-cell"]
 import io
 import pdb
 import re

@@ -176,9 +176,8 @@ plot.show(
 # %%
 import pandas as pd
 
-cells = pd.DataFrame(
-    {"score": [0.9, 0.5, 0.3, 0.0], "overlap": [0.6, 0.8, 0.9, 0.95]}
-)
+cells = pd.DataFrame({"score": [0.9, 0.5, 0.3, 0.0]})
+cells["overlap"] = [0.6, 0.8, 0.9, 0.95]
 cells["t"] = cells["score"] ** 0.5 * cells["overlap"] ** 6
 cells["beta = 1"] = cells["score"] ** 0.5 * cells["overlap"]
 cells.round(3)
@@ -299,6 +298,7 @@ def train_detector(detector, steps, watch=None, data=train):
 
 # %%
 import copy
+from functools import partial
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -315,11 +315,9 @@ def warming(averaged, current, count):
 seed_everything(0)
 detector = make_detector()
 start = detector.network.to(device())
-HOW = {"average": get_ema_multi_avg_fn(DECAY), "average, warmed up": warming}
-averages = {
-    name: AveragedModel(start, multi_avg_fn=how, use_buffers=True)
-    for name, how in HOW.items()
-}
+average = partial(AveragedModel, start, use_buffers=True)
+averages = {"average": average(multi_avg_fn=get_ema_multi_avg_fn(DECAY))}
+averages["average, warmed up"] = average(multi_avg_fn=warming)
 
 # %%
 kept = {}
@@ -504,9 +502,9 @@ mean_and_variance(sure)[1].sqrt().tolist()
 
 # %% [markdown]
 # Half a cell in the first case and zero in the second, though the network is as sure. No distribution over whole numbers whose mean has the fraction $f$ can have a smaller variance than $f(1-f)$,
-# and the two bins beside the mean reach it. How much of the real widths is just that? Read every side of every good detection on 300 unseen scenes. The folded cell reads the raw output into a table: a row for each side, with the mean and variance of its distribution, its error, and the score of its box.
+# and the two bins beside the mean reach it. How much of the real widths is just that? Read every side of every good detection on 300 unseen scenes. `by_score` chooses the boxes that a user would see. `read_sides` turns the raw output into a table: a row for each side, with the mean and variance of its distribution, its error, and the score of its box. Both are folded.
 
-# %%
+# %% tags=["hide-cell"]
 from torchvision.ops import box_iou
 
 from labs.boxes import suppress
@@ -553,9 +551,7 @@ fraction = sides["mean"] % 1
 sides["width"] = sides["variance"] ** 0.5 * sides["cell"]
 sides["rounding"] = (fraction * (1 - fraction)) ** 0.5 * sides["cell"]
 of_rounding = sides["width"].corr(sides["rounding"], method="spearman")
-print(
-    f"{len(sides)} sides; rank correlation with the smallest width: {of_rounding:.2f}"
-)
+print(f"{len(sides)} sides; rank correlation with the smallest: {of_rounding:.2f}")
 
 # %%
 import numpy as np
@@ -707,9 +703,9 @@ claim(
 )
 
 # %% [markdown]
-# The first four columns after the count are medians. Of both kinds there are as many objects in the scenes; on digits nearly all have a box, on photographs most do, though their scores are next to nothing. How many would by chance, was not measured.
+# All columns after the count are medians. There are as many photographs in the scenes as digits. Nearly all digits have a box that is about right, and most photographs do, though with scores next to nothing. How many would by chance, was not measured.
 #
-# Read the excess. On digits the sure cells leave next to none, and the unsure ones about three times as much: a part of what you see on photographs comes from cells that are not sure. But it is the smaller part. Among unsure cells alone, photographs still have about four times the excess of digits. Nor is it only that boxes on photographs fit worse: the last column keeps the sides that are off by less than a pixel, and the order is the same. So a distribution can hint at what a single number could not, that the thing is unlike what the network has learnt. The boxes here were chosen with the truth in hand: this does not make the detector one of photographs.
+# Read the excess. On digits the best cells leave next to none, and the unsure ones more than twice as much: a part of what you see on photographs comes from cells that are not sure. It is the smaller part, because among unsure cells alone photographs still have several times the excess of digits. Nor is it only that boxes on photographs fit worse: the last column keeps the sides that are off by less than a pixel, and the order is the same. So a distribution can hint at what a single number could not, that the thing is unlike what the network has learnt. The boxes here were chosen with the truth in hand: this does not make the detector one of photographs.
 
 # %% [markdown]
 # ### What no distribution can say
@@ -1134,10 +1130,8 @@ def quarters(measure):
     names = ["lowest", "second", "third", "highest"]
     error = sides["error"].groupby(pd.qcut(sides[measure], 4, names), observed=True)
     wrong = error.apply(lambda some: (some > 2).sum())
-    share = wrong / wrong.sum()
-    return pd.DataFrame(
-        {"mean error (px)": error.mean(), "share of errors > 2 px": share}
-    )
+    table = error.mean().to_frame("mean error (px)")
+    return table.assign(**{"share of errors > 2 px": wrong / wrong.sum()})
 
 
 # %%
@@ -1168,9 +1162,9 @@ plot.show(
 # %% [markdown]
 # By excess the errors sit together: nearly all sides that are visibly wrong are in the highest quarter, and nearly none in the lower half. By width more than a quarter of them hide in the other three quarters, and by the score about a third do. The mean of the highest quarter is large because of a few; most sides in it are fine.
 #
-# Is the difference more than these scenes' luck? Sides of one scene share their clutter, so draw *scenes* again, not sides. The rank correlation with the error says how well a reading orders all sides.
+# Is the difference more than these scenes' luck? Sides of one scene share their clutter, so draw *scenes* again, not sides. The rank correlation with the error says how well a reading orders all sides. `over_scenes` and `correlation` are folded.
 
-# %%
+# %% tags=["hide-cell"]
 from scipy.stats import rankdata
 
 from labs.ablation import resample
@@ -1178,7 +1172,7 @@ from labs.ablation import resample
 of_scene = [np.flatnonzero(sides["scene"] == i) for i in sides["scene"].unique()]
 
 
-# %%
+# %% tags=["hide-cell"]
 def over_scenes(statistic):
     """Resample scenes; the statistic takes the rows of the sides that were drawn."""
 
@@ -1194,10 +1188,7 @@ def correlation(measure, rows):
 
 
 # %%
-ranks_of = {
-    measure: over_scenes(lambda rows, measure=measure: correlation(measure, rows))
-    for measure in MEASURES
-}
+ranks_of = {m: over_scenes(partial(correlation, m)) for m in MEASURES}
 better = over_scenes(
     lambda rows: correlation("excess", rows) - correlation("width", rows)
 )
