@@ -1110,8 +1110,8 @@ claim(
     measured=study.table("AP50")[["mean", "p"]].to_dict(),
 )
 claim(
-    "YOLOv8, beta 6 and beta 0: a difference of 0.25 in AP50 would have been found, "
-    "of five times in four",
+    "YOLOv8, beta 6 and beta 0, three seeds: a difference of 0.25 in AP50 would have "
+    "been found in four studies of five",
     study.detectable("AP50") < 0.25,
     measured=study.detectable("AP50"),
 )
@@ -1235,7 +1235,7 @@ claim(
 )
 
 # %% [markdown]
-# The excess beats the fixed answer by more than chance; so does the width, by less. Both are still wrong for more than half of the boxes.
+# The excess beats the fixed answer by more than chance, and is still wrong for more than half of the boxes.
 #
 # **Why they differ.** The paper's pictures show that a flat shape goes with an unclear edge, and that holds here, once the shape is read right. What does not follow is that a shape is an error bar. Its width is mostly arithmetic: the place of the side in its cell. Its excess is a good *alarm*:
 # a side with little of it is rarely far off, and nearly all sides that are far off have much. Among the many with small errors it says little about which is smaller. If you need pixels you can trust, calibrate the excess against true sides of your own data, as you would calibrate any score.
