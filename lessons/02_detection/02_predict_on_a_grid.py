@@ -173,7 +173,7 @@ def pair(number, distance, middle, height=46):
 
 
 # %% [markdown]
-# Ask which digits have a box: IoU of at least 0.5 and a score above 0.1, whatever its name. Do it for 80 pairs, five distances and both places.
+# Ask which digits have a box: IoU of at least 0.5 and a score above 0.1, whatever its name. Match one to one, as AP does: go through the boxes, the surest first, and give each the free digit that it fits best. So a box midway between two digits counts for one of them, and not for both. Do it for 80 pairs, five distances and both places.
 
 # %%
 from torchvision.ops import box_iou
@@ -181,9 +181,15 @@ from torchvision.ops import box_iou
 DISTANCES = (52, 44, 36, 28, 22)
 
 
-def fits(prediction, boxes, score):
-    """Return which predictions above a score fit which objects, [objects,boxes]."""
-    return box_iou(boxes, above(prediction, score)["boxes"]) >= 0.5
+def box_of(prediction, objects, score=0.1):
+    """Match boxes to objects one to one; return each object's box, -1 for none."""
+    chosen = torch.full((len(objects),), -1)
+    fit = box_iou(above(prediction, score)["boxes"], objects)  # the surest box first
+    for number, row in enumerate(fit):
+        free = row.where(chosen < 0, 0)
+        if free.max() >= 0.5:
+            chosen[free.argmax()] = number
+    return chosen
 
 
 # %%
@@ -192,7 +198,7 @@ def hits_of_pairs(distance, middle):
     pairs = [pair(k, distance, middle) for k in range(len(places))]
     predictions = detector.detect(torch.stack([picture for picture, _ in pairs]))
     both = zip(predictions, pairs, strict=True)
-    return torch.stack([fits(p, truth, 0.1).any(1) for p, (_, truth) in both])
+    return torch.stack([box_of(p, truth) >= 0 for p, (_, truth) in both])
 
 
 hits = {(x, d): hits_of_pairs(d, x) for x in (64, 48) for d in DISTANCES}
@@ -219,11 +225,10 @@ from labs import diagram
 
 
 def fitting(prediction, truth):
-    """Return the surest box that fits, for each object that has one."""
-    rows = fits(prediction, truth, 0.1)  # [objects,boxes], the surest first
-    first = torch.tensor([int(row.float().argmax()) for row in rows if row.any()])
+    """Return the boxes that the match gives to objects."""
+    chosen = box_of(prediction, truth)
     sure = above(prediction, 0.1)
-    return {name: values[first.long()] for name, values in sure.items()}
+    return {name: values[chosen[chosen >= 0]] for name, values in sure.items()}
 
 
 figure, axes = plot.new(height=5.3, rows=2, columns=3)
@@ -269,7 +274,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Around x = 64 recall falls little, although the two digits end up drawn over each other. (A box midway between two very close digits can count for both, so the closest distances are flattered.) Around x = 48 it falls: the same digits, just as far apart, and many more of them are lost. How sure is that with 80 pairs? Draw the pairs again with replacement, and see how far the difference moves.
+# Around x = 64 recall falls little, although the two digits end up drawn over each other. Around x = 48 it falls: the same digits, just as far apart, and many more of them are lost. How sure is that with 80 pairs? Draw the pairs again with replacement, and see how far the difference moves.
 
 # %%
 from labs.ablation import resample
@@ -335,8 +340,6 @@ PARTS = {"image": "input", "conv 1": "features.0", "conv 2": "features.2"}
 PARTS |= {"conv 6": "features.7", "conv 8": "features.10", "pool": "features.11"}
 PARTS |= {"conv 12": "features.15", "head": "head", "map": "output[0]"}
 wiring = diagram.trace(network, images[:1].to(device()), PARTS)
-
-# %%
 GROUPS = {
     "learns to name digits first": ["conv 1", "conv 2", "conv 6", "conv 8", "pool"],
     "learns to detect": ["conv 12", "head"],
@@ -370,7 +373,7 @@ print(f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {roots}")
 # The centre lies three quarters of a cell to the right of the cell's corner, and three quarters down. **Which of the two boxes answers?** The one that fits best at the moment, so that two boxes may specialise. Its confidence should be its
 # IoU with the object; that of every other box should be zero. The loss is a sum of squares (equation 3 of the paper):
 #
-# $$\underbrace{5\sum (x-\hat x)^2 + (y-\hat y)^2}_{\text{centre}} + \underbrace{5\sum (\sqrt w-\sqrt{\hat w})^2 + (\sqrt h-\sqrt{\hat h})^2}_{\text{size}} + \underbrace{\sum (c-\mathrm{IoU})^2}_{\text{objectness}}
+# $$\underbrace{5\sum \bigl[(x-\hat x)^2 + (y-\hat y)^2\bigr]}_{\text{centre}} + \underbrace{5\sum \bigl[(\sqrt w-\sqrt{\hat w})^2 + (\sqrt h-\sqrt{\hat h})^2\bigr]}_{\text{size}} + \underbrace{\sum (c-\mathrm{IoU})^2}_{\text{objectness}}
 # + \underbrace{\lambda_{\text{noobj}} \sum_{\text{others}} c^2}_{\text{no object}} + \underbrace{\sum_{\text{classes}} (p-\hat p)^2}_{\text{classes}}$$
 #
 # Why roots? An error of four pixels is small in a wide box and large in a narrow one:
@@ -562,8 +565,8 @@ for ax, row in zip(axes, range(3), strict=True):
     ax.plot(*middle.T, "+", color=plot.COLOURS[5], markersize=10, mew=2)
 plot.show(
     figure,
-    "Confidence is highest in cells that hold the centre of a digit, marked by a "
-    "cross; some of their neighbours get a little.",
+    "In each scene the strongest colour lies on a cell that holds the centre of a "
+    "digit, marked by a cross; cells beside a centre may get some, too.",
 )
 
 
@@ -597,7 +600,7 @@ claim(
 # ## Experiment: the weight of the empty cells
 #
 # Vary one thing: `noobj`. Start from the trained network, go on for a few steps with another weight, and look. At one threshold, a score of 0.25, two errors are possible: *recall* is the share of objects with a box of IoU 0.5, whatever its name,
-# and *alarms* are the boxes in a scene that fit no object. But a weight that moves all scores up or down also moves what passes a threshold. So take AP50 as well, which covers all thresholds.
+# matched one to one, and *alarms* are the boxes in a scene that are left over. But a weight that moves all scores up or down also moves what passes a threshold. So take AP50 as well, which covers all thresholds.
 
 # %%
 import copy
@@ -618,9 +621,10 @@ def go_on(noobj):
     learn(twin, short, batch=16, epochs=1, rate=0.001, loss=changed.loss, seed=seed)
     predictions = changed.detect(images)
     both = zip(predictions, test.targets, strict=True)
-    match = [fits(p, target["boxes"], 0.25) for p, target in both]
-    hit = torch.cat([m.any(1) for m in match]).float().mean().item()
-    alarms = sum(int((~m.any(0)).sum()) for m in match) / len(match)
+    match = [box_of(p, target["boxes"], 0.25) >= 0 for p, target in both]
+    hit = torch.cat(match).float().mean().item()
+    boxes = sum(int((p["scores"] > 0.25).sum()) for p in predictions)
+    alarms = (boxes - sum(int(m.sum()) for m in match)) / len(match)
     guesses = [{**p, "labels": torch.zeros_like(p["labels"])} for p in predictions]
     result = coco_map(guesses, nameless, ["digit"], ious=[0.5])
     curves[noobj] = result.curve("digit")
@@ -730,7 +734,7 @@ def observe(crowd):
             boxes = target["boxes"]
             inside = ((boxes[:, :2] >= 16) & (boxes[:, 2:] <= 128)).all(1)
             boxes = boxes - torch.tensor([x, y, x, y])
-            hit, number = fits(seen, boxes, 0.1).any(1), torch.arange(len(boxes))
+            hit, number = box_of(seen, boxes) >= 0, torch.arange(len(boxes))
             lost, where = without_cell(boxes), torch.full_like(number, scene)
             columns = [where, number, lost, hit, area_of(boxes)]
             rows += torch.stack(columns, 1)[inside].tolist()
@@ -791,7 +795,7 @@ for name in seen:
     )
 
 # %% [markdown]
-# Most of both gaps is gone: it came from size and closeness, not from the grid. In the loose crowd a part may be left; see whether the interval contains zero, because this changes from one training to the next. What is left may come from the grid, or from what else a shift changes: the place in the cell, and the border of the picture. A lost object can still be found, because another box may happen to fit it, even the one drawn for its neighbour. Which, this table does not say. In the tight crowd the fair comparison finds little or nothing.
+# Most of both gaps is gone: it came from size and closeness, not from the grid. In the loose crowd a part may be left; see whether the interval contains zero, because this changes from one training to the next. What is left may come from the grid, or from what else a shift changes: the place in the cell, and the border of the picture. A lost object can still be found, because another box may happen to fit it. Which, this table does not say. In the tight crowd the fair comparison finds little or nothing.
 # This does not prove that the grid is harmless. With a cell or without, most of these objects are missed, and the network never saw scenes so full, which may be why, and what is rarely found cannot lose much. The pairs of the symptom remain the clearest case.
 #
 # Could a better training find the rest? Ask the assigner alone, without any network: how many objects of a crowd get a cell at all? Ask for digits, and for cut-outs of photographs: animals, fruit, vehicles.

@@ -25,10 +25,11 @@ from labs.data.scenes import Rendered, Scenes
 from labs.repro import budget
 
 
+KNOBS = {"size": (8, 64), "objects": (3, 6), "occlusion": 0.0}
+
+
 def draw(split, n, things=("digits",)):
-    data = Rendered(
-        Scenes(split, n, size=(8, 64), objects=(3, 6), occlusion=0.0, things=things)
-    )
+    data = Rendered(Scenes(split, n, things=things, **KNOBS))
     for target in data.targets:
         target["labels"] = torch.zeros_like(target["labels"])
     return data
@@ -43,14 +44,13 @@ print(f"{len(train)} scenes of 128 x 128 pixels, {len(sizes)} objects")
 from labs import plot
 from labs.data.scenes import preview
 
-figure, axes = plot.new(height=2.9, columns=3)
+figure, axes = plot.new(5.2, 2.8, columns=2)
 for ax, image, target in zip(axes, val.images, val.targets, strict=False):
     preview(ax, image.float() / 255, target, [""])
 plot.show(
     figure,
     "In one scene the largest digit can be several times as high as the smallest.",
-    alt="Three scenes: digits of very different sizes on photographs, each in its "
-    "box.",
+    alt="Two scenes: digits of very different sizes on photographs, each in its box.",
 )
 
 # %% [markdown]
@@ -75,35 +75,28 @@ from labs.repro import device
 shapes = k_means(sizes.clamp(min=2).log(), 6).exp()
 shipped = load("yolo_v3")
 learnt = shipped.network.backbone.state_dict()
+NORMS = {"eps": EPS, "momentum": MOMENTUM}
 
 
 # %%
 def build(strides):
     anchors = lay_onto_strides(shapes, strides).tolist()
     halvings = strides[-1].bit_length() - 2  # after a stem of stride 2
-    network = YOLOv3(
-        1,
-        anchors=len(anchors[0]),
-        strides=strides,
-        depths=(1,) * halvings,
-        width=0.25,
-        stem_stride=2,
-        eps=EPS,
-        momentum=MOMENTUM,
-    ).to(device(), memory_format=torch.channels_last)
+    size = {"depths": (1,) * halvings, "width": 0.25, "anchors": len(anchors[0])}
+    network = YOLOv3(1, strides=strides, stem_stride=2, **size, **NORMS)
+    network.to(device(), memory_format=torch.channels_last)
     own = network.backbone.state_dict()
-    network.backbone.load_state_dict(
-        {name: learnt.get(name, own[name]) for name in own}
-    )
-    return Detector(
-        network,
-        YOLOv3Criterion(anchors, strides),
-        YOLOv3Postprocess(anchors, strides),
-    )
+    known = {name: learnt.get(name, own[name]) for name in own}
+    network.backbone.load_state_dict(known)
+    post = YOLOv3Postprocess(anchors, strides)
+    return Detector(network, YOLOv3Criterion(anchors, strides), post)
 
 
 # %%
 from functools import cache
+
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import OneCycleLR
 
 from labs.repro import seed_everything
 from labs.train import fit
@@ -113,27 +106,14 @@ BATCH, EPOCHS, RATE = 8, budget(cpu=3, gpu=6), 5e-3
 
 
 def learn(detector, data, seed, epochs=EPOCHS, rate=RATE):
-    batches = data.batches(BATCH, seed)
-    adam = torch.optim.AdamW(
-        detector.network.parameters(), lr=rate, weight_decay=0.02
-    )
-    steps = epochs * len(batches)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        adam, rate, total_steps=steps, pct_start=0.15
-    )
+    network, batches = detector.network.train(), data.batches(BATCH, seed)
+    adam = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
+    cycle = OneCycleLR(adam, rate, total_steps=epochs * len(batches), pct_start=0.15)
 
     def clip(network, step):
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        clip_grad_norm_(network.parameters(), 10.0)
 
-    fit(
-        detector.network.train(),
-        batches,
-        adam,
-        epochs,
-        detector.loss,
-        cycle,
-        watch=clip,
-    )
+    fit(network, batches, adam, epochs, detector.loss, cycle, watch=clip)
     return detector
 
 
@@ -189,7 +169,7 @@ def most_found(predictions):
 
 
 # %%
-figure, axes = plot.new(height=3.9, columns=2)
+figure, axes = plot.new(5.2, 2.8, columns=2)
 for ax, row in zip(axes, most_found(found), strict=False):
     draw_found(ax, pictures[row], found[row], val.targets[row])
 plot.show(
@@ -224,10 +204,10 @@ def recall_by_size(predictions, data=val):
     """Return the share of objects of each size that the ten best boxes find."""
     shares = {}
     for name, (low, high) in BINS.items():
-        others = [(long_side(t) <= low) | (long_side(t) > high) for t in data.targets]
-        targets = [
-            {**t, "ignore": o} for t, o in zip(data.targets, others, strict=True)
-        ]
+        targets = []
+        for target in data.targets:
+            side = long_side(target)
+            targets.append({**target, "ignore": (side <= low) | (side > high)})
         result = coco_map(predictions, targets, ious=[0.5], max_detections=[10])
         shares[name] = result.average_recall()
     return shares
@@ -299,14 +279,10 @@ def decode_one(t, column=3, row=2, stride=16, anchor=(20, 30)):
 
 
 # %%
-says = {
-    "all zero": (0, 0, 0, 0),
-    "t_x = 9": (9, 0, 0, 0),
-    "t_w = log 2": (0, 0, math.log(2), 0),
-}
-pd.DataFrame(
-    {k: decode_one(t) for k, t in says.items()}, index=["x", "y", "width", "height"]
-).T.round(3)
+says = {"all zero": (0, 0, 0, 0), "t_x = 9": (9, 0, 0, 0)}
+says["t_w = log 2"] = (0, 0, math.log(2), 0)
+told = {name: decode_one(t) for name, t in says.items()}
+pd.DataFrame(told, index=["x", "y", "width", "height"]).T.round(3)
 
 # %% [markdown]
 # Four zeros give the anchor itself, in the middle of the cell. However large $t_x$ is, the centre stays below pixel 64, where column 3 ends.
@@ -357,8 +333,6 @@ PARTS |= {f"lead {8 << k}": f"neck.lead.{k}" for k in range(2)}
 PARTS |= {f"head {8 << k}": f"head.{k}" for k in range(3)}
 fresh = build((8, 16, 32))
 wiring = diagram.trace(fresh.network.cpu(), pictures[:1, :, :64, :64], PARTS)
-
-# %%
 ROWS = [
     ["image", "stage 8", "stage 16", "stage 32"],
     [None, None, "lead 8", "lead 16"],
@@ -396,10 +370,8 @@ plot.show(
 # %%
 def decode(t, stride, anchors):
     """Turn a level [A,4,H,W] into boxes [A,H,W,4], xyxy in pixels."""
-    rows, columns = t.shape[2:]
-    row, column = torch.meshgrid(
-        torch.arange(rows), torch.arange(columns), indexing="ij"
-    )
+    row = torch.arange(t.shape[2])[:, None]
+    column = torch.arange(t.shape[3])
     x = (column + t[:, 0].sigmoid()) * stride  # [A,H,W]
     y = (row + t[:, 1].sigmoid()) * stride
     w = anchors[:, 0, None, None] * t[:, 2].exp()
@@ -441,9 +413,8 @@ ours = [
 off = (torch.cat(ours) - theirs[0]).abs().max().item()
 
 # %%
-owner = torch.arange(len(val)).repeat_interleave(
-    torch.tensor([len(t["boxes"]) for t in val.targets])
-)
+count = torch.tensor([len(t["boxes"]) for t in val.targets])
+owner = torch.arange(len(val)).repeat_interleave(count)
 grid = [(128 // s, 128 // s) for s in strides]
 match = BestAnchor(laid.tolist(), strides)(boxes, owner, grid)
 labs_says = torch.stack([match.level, match.anchor, match.row, match.column], 1)
@@ -485,32 +456,27 @@ def interview(detector):
     with evaluating(detector.network) as network:
         raw = network(pictures.to(device()))
     here = assign(boxes, owner, [tuple(level.shape[2:]) for level in raw])
-    guesses, scores = (
-        x.cpu()[here.image, here.place] for x in detector.postprocess.candidates(raw)
-    )
+    both = detector.postprocess.candidates(raw)
+    guesses, scores = (values.cpu()[here.image, here.place] for values in both)
     truth = boxes[here.target]
     centres = (truth[:, :2] + truth[:, 2:]) / 2
-    apart = ((guesses[:, :2] + guesses[:, 2:]) / 2 - centres).norm(dim=1)
-    fit = torch.diagonal(box_iou(guesses, truth)).clamp(min=0)
-    side = (truth[:, 2:] - truth[:, :2]).amax(1)
     stride = torch.tensor(detector.criterion.strides)[here.level]
     middle = (torch.stack([here.column, here.row], 1) + 0.5) * stride[:, None]
-    lazy = (middle - centres).norm(dim=1)
-    columns = {
-        "score": scores[:, 0],
-        "centre off": apart,
-        "middle off": lazy,
-        "IoU": fit,
-    }
-    return pd.DataFrame({**columns, "side": side})
+    told = pd.DataFrame({"score": scores[:, 0]})
+    told["centre off"] = (guesses[:, :2] / 2 + guesses[:, 2:] / 2 - centres).norm(
+        dim=1
+    )
+    told["middle off"] = (middle - centres).norm(dim=1)
+    told["IoU"] = box_iou(guesses, truth).diagonal()
+    told["side"] = (truth[:, 2:] - truth[:, :2]).amax(1)
+    return told
 
 
 # %%
 def by_size(table):
     edges = [low for low, _ in BINS.values()] + [128]
-    return table.groupby(
-        pd.cut(table["side"], edges, labels=list(BINS)), observed=True
-    )
+    sizes = pd.cut(table["side"], edges, labels=list(BINS))
+    return table.groupby(sizes, observed=True)
 
 
 # %% [markdown]
@@ -521,13 +487,8 @@ def by_size(table):
 
 # %%
 asked = {"one map": interview(one), "three maps": interview(three)}
-said = pd.concat(
-    {
-        k: by_size(t)[["score", "centre off", "middle off", "IoU"]].median()
-        for k, t in asked.items()
-    },
-    axis=1,
-)
+said = {k: by_size(t).median() for k, t in asked.items()}
+said = pd.concat(said, axis=1).drop(columns="side", level=1)
 said.rename_axis("side").round(2)
 
 # %% [markdown]
@@ -572,9 +533,8 @@ from labs.hooks import capture
 heads = ["head.0", "head.1", "head.2"]
 with evaluating(three.network) as network, capture(network, *heads) as maps:
     network(pictures.to(device()))
-objectness = [
-    maps[name].cpu().unflatten(1, (2, 6))[:, :, 4].amax(1).sigmoid() for name in heads
-]  # [N,H,W] each
+spoken = [maps[name].cpu().unflatten(1, (2, 6))[:, :, 4] for name in heads]
+objectness = [level.amax(1).sigmoid() for level in spoken]  # [N,H,W] each
 centres = (boxes[:, :2] + boxes[:, 2:]) / 2
 fires = pd.DataFrame({"side": (boxes[:, 2:] - boxes[:, :2]).amax(1)})
 for level, stride in zip(objectness, strides, strict=True):
@@ -591,7 +551,7 @@ three_found = three.detect(pictures)
 
 # %%
 row = most_found(three_found)[0]
-figure, axes = plot.new(height=5.4, rows=2, columns=2)
+figure, axes = plot.new(5.2, 5.4, rows=2, columns=2)
 axes = axes.ravel()
 draw_found(axes[0], pictures[row], three_found[row], val.targets[row])
 axes[0].set_title("found")
@@ -627,21 +587,15 @@ def level_of_hits(detector):
     candidates, scores = (x.cpu() for x in detector.postprocess.candidates(raw))
     counts = torch.tensor([2 * level.shape[2] * level.shape[3] for level in raw])
     level = torch.arange(3).repeat_interleave(counts)
-    rows = []
-    for boxes_here, score, target in zip(
-        candidates, scores[..., 0], val.targets, strict=True
-    ):
-        top = score.topk(40).indices
-        hit = (
-            box_iou(target["boxes"], boxes_here[top]) > 0.5
-        )  # [n,40], best score first
-        seen, source = hit.any(1), level[top][hit.float().argmax(1)]
-        rows.append(
-            torch.stack([long_side(target), torch.tensor(strides)[source]], 1)[seen]
-        )
-    return pd.DataFrame(torch.cat(rows).numpy(), columns=["side", "stride"]).astype(
-        int
-    )
+    rows, stride = [], torch.tensor(strides)
+    for guesses, score, target in zip(candidates, scores, val.targets, strict=True):
+        top = score[:, 0].topk(40).indices
+        # [n,40], best score first
+        hit = box_iou(target["boxes"], guesses[top]) > 0.5
+        source = stride[level[top][hit.float().argmax(1)]]
+        rows.append(torch.stack([long_side(target), source], 1)[hit.any(1)])
+    table = pd.DataFrame(torch.cat(rows).numpy(), columns=["side", "stride"])
+    return table.astype(int)
 
 
 # %%
@@ -682,19 +636,11 @@ truths = [t["boxes"] for t in batch[1]]
 answering = best_anchor(torch.cat(truths), strides, laid)[:, 0].bincount(minlength=3)
 rows = []
 for level, name in enumerate(heads):
-    g = maps.gradient(name).unflatten(1, (2, 6))  # [N,A,6,H,W]
-    cells = g.shape[1] * g.shape[3] * g.shape[4]
-    background, answers_for = (
-        g[:, :, 4].clamp(min=0).sum(),
-        -g[:, :, 4].clamp(max=0).sum(),
-    )
-    rows.append(
-        [cells, answering[level].item(), background.item(), answers_for.item()]
-    )
+    g = maps.gradient(name).unflatten(1, (2, 6))[:, :, 4]  # [N,A,H,W]
+    pulls = [g.clamp(min=0).sum().item(), -g.clamp(max=0).sum().item()]
+    rows.append([g[0].numel(), answering[level].item(), *pulls])
 columns = ["places", "objects", "to background", "to object"]
-pull = pd.DataFrame(
-    rows, index=pd.Index(strides, name="stride"), columns=columns
-).round(2)
+pull = pd.DataFrame(rows, strides, columns).rename_axis("stride").round(2)
 pull
 
 # %% [markdown]
@@ -724,31 +670,28 @@ from labs.ablation import ablate
 
 
 def train_and_score(strides):
-    detector = trained(
-        strides, torch.initial_seed()
-    )  # the seed that the ablation has set
+    # The seed is the one that the ablation has set.
+    detector = trained(strides, torch.initial_seed())
     predictions = detector.detect(pictures)
     ap50 = coco_map(predictions, val.targets, ious=[0.5]).AP
     return {"AP50": ap50, **recall_by_size(predictions)}
 
 
 arms = [(32,), (16,), (8, 16, 32)]
-with_it = {"places": [], "parameters": [], "of them fresh": []}
+labels = [", ".join(map(str, arm)) for arm in arms]
+
+# %% tags=["hide-input"]
+with_it = []
 for arm in arms:
-    network = build(arm).network
-    with_it["places"].append(sum(6 // len(arm) * (128 // s) ** 2 for s in arm))
-    count = {name: w.numel() for name, w in network.named_parameters()}
-    with_it["parameters"].append(sum(count.values()))
-    borrowed = [n for n in count if n.removeprefix("backbone.") in learnt]
-    with_it["of them fresh"].append(
-        sum(count.values()) - sum(count[n] for n in borrowed)
-    )
-pd.DataFrame(with_it, index=[", ".join(map(str, arm)) for arm in arms])
+    count = {n: w.numel() for n, w in build(arm).network.named_parameters()}
+    fresh = [c for n, c in count.items() if n.removeprefix("backbone.") not in learnt]
+    places = sum(6 // len(arm) * (128 // s) ** 2 for s in arm)
+    with_it.append([places, sum(count.values()), sum(fresh)])
+pd.DataFrame(with_it, labels, ["places", "parameters", "of them fresh"])
 
 # %%
-study = ablate(
-    train_and_score, {"strides": (8, 16, 32)}, "strides", arms, seeds=range(3)
-)
+three_maps = {"strides": (8, 16, 32)}
+study = ablate(train_and_score, three_maps, "strides", arms, seeds=range(3))
 runs = study.frame()
 runs.groupby("strides", sort=False)[[*BINS, "AP50"]].mean().round(2)
 
@@ -784,12 +727,17 @@ plot.show(
     "three maps lead; for the largest one map of stride 16 does.",
 )
 
+
 # %%
-for metric in study.metrics:
-    print(
-        f"{metric}, against three maps (would find {study.detectable(metric):.2f}):"
-    )
-    print(study.verdict(metric))
+def read_out(study):
+    for name in study.metrics:
+        print(
+            f"{name}, against three maps (would find {study.detectable(name):.2f}):"
+        )
+        print(study.verdict(name))
+
+
+read_out(study)
 
 # %% [markdown]
 # (*Would find* is the smallest difference that these seeds would show. A difference is told apart when p, times the number of choices
@@ -799,13 +747,9 @@ for metric in study.metrics:
 # of the cell.
 
 # %%
-asked = {
-    ", ".join(map(str, choice)): interview(trained(choice, 0)) for choice in arms
-}
-off_by = pd.concat(
-    {k: by_size(t)[["centre off", "middle off"]].median() for k, t in asked.items()},
-    axis=1,
-)
+asked = [by_size(interview(trained(arm, 0))).median() for arm in arms]
+asked = [table[["centre off", "middle off"]] for table in asked]
+off_by = pd.concat(asked, axis=1, keys=labels)
 off_by.rename_axis("side").round(1)
 
 # %% [markdown]
@@ -895,16 +839,9 @@ plot.show(
 )
 
 # %%
-for metric in record.study.metrics:
-    print(
-        f"{metric}, against three maps (would find "
-        f"{record.study.detectable(metric):.2f}):"
-    )
-    print(record.study.verdict(metric))
-ranks = {m: long_run[m].sort_values(ascending=False).index.tolist() for m in long_run}
-pd.DataFrame(
-    {m: [", ".join(map(str, arm)) for arm in order] for m, order in ranks.items()}
-)
+read_out(record.study)
+order = {m: long_run[m].sort_values(ascending=False).index for m in long_run}
+pd.DataFrame({m: [", ".join(map(str, arm)) for arm in order[m]] for m in order})
 
 # %% [markdown]
 # The last table orders the choices by each column, the best first. From nothing and for longer, three maps still find far more of the smallest digits than any other choice. One map of stride 16 still finds more of the
@@ -953,18 +890,17 @@ claim(
 
 # %%
 def strictly(detector, images):
-    strict = YOLOv3Postprocess(
-        detector.criterion.anchors, detector.criterion.strides, iou_threshold=0.3
-    )
-    return Detector(detector.network, detector.criterion, strict).detect(images)
+    loss = detector.criterion
+    strict = YOLOv3Postprocess(loss.anchors, loss.strides, iou_threshold=0.3)
+    return Detector(detector.network, loss, strict).detect(images)
 
 
-below = [row for row, t in enumerate(val.targets) if long_side(t).max() < 40][:3]
+below = [row for row, t in enumerate(val.targets) if long_side(t).max() < 40][:2]
 shown = {"one map": strictly(one, pictures[below])}
 shown["three maps"] = strictly(three, pictures[below])
 
 # %%
-figure, axes = plot.new(height=5.3, rows=2, columns=3)
+figure, axes = plot.new(5.2, 5.4, rows=2, columns=2)
 for line, (name, predictions) in zip(axes, shown.items(), strict=True):
     for ax, row, prediction in zip(line, below, predictions, strict=True):
         draw_found(ax, pictures[row], prediction, val.targets[row])
@@ -973,7 +909,7 @@ plot.show(
     figure,
     "On scenes of small digits, one map of stride 32 misses most, and three maps "
     "frame most.",
-    alt="Three unseen scenes of small digits, above with the boxes of one map, "
+    alt="Two unseen scenes of small digits, above with the boxes of one map, "
     "which lie beside the digits, below with those of three maps, most of them on "
     "digits.",
 )
@@ -992,8 +928,8 @@ trained_longer = shipped.score(unseen.batches(60), unseen.classes)
 round(trained_longer.AP50, 2)
 
 # %%
-figure, axes = plot.new(height=2.8, columns=3)
-for ax, row in zip(axes, (0, 5, 9), strict=True):
+figure, axes = plot.new(5.2, 2.8, columns=2)
+for ax, row in zip(axes, (0, 5), strict=True):
     sure = answers[row]["scores"] > 0.3
     kept = {key: value[sure] for key, value in answers[row].items()}
     preview(ax, test_pictures[row], kept, unseen.classes)
@@ -1001,7 +937,7 @@ plot.show(
     figure,
     "The shipped YOLOv3 frames the digits of unseen scenes tightly, and names most "
     "of them.",
-    alt="Three unseen scenes with the boxes and names that the shipped detector "
+    alt="Two unseen scenes with the boxes and names that the shipped detector "
     "gives them.",
 )
 
@@ -1035,23 +971,19 @@ before = three.detect(photo_pictures)
 tuned = Detector(copy.deepcopy(three.network), three.criterion, three.postprocess)
 learn(tuned, photos, seed=0, epochs=2, rate=2e-3)
 after = tuned.detect(photo_pictures)
-photo_recall = pd.DataFrame(
-    {
-        "learnt digits": recall_by_size(before, others),
-        "then photographs": recall_by_size(after, others),
-    }
-)
+photo_recall = pd.DataFrame({"learnt digits": recall_by_size(before, others)})
+photo_recall["then photographs"] = recall_by_size(after, others)
 photo_recall.round(2)
 
 # %%
-figure, axes = plot.new(height=2.8, columns=3)
-for ax, row in zip(axes, range(3), strict=True):
+figure, axes = plot.new(5.2, 2.8, columns=2)
+for ax, row in zip(axes, range(2), strict=True):
     draw_found(ax, photo_pictures[row], after[row], others.targets[row])
 plot.show(
     figure,
     "After two rounds of photographs, some of the large ones are framed, and few or "
     "none of the small.",
-    alt="Three scenes of cut-out photographs, with the true boxes dotted and the "
+    alt="Two scenes of cut-out photographs, with the true boxes dotted and the "
     "best predictions in colour.",
 )
 
@@ -1113,14 +1045,16 @@ def classify(loss, squash, steps=60):
 # sigmoids put both above one half?
 # :::
 
+
 # %%
-answers = {
-    "softmax": classify(
-        lambda z, y: F.cross_entropy(z, y / y.sum(1, keepdim=True)),
-        lambda z: z.softmax(1),
-    ),
-    "sigmoid": classify(F.binary_cross_entropy_with_logits, torch.sigmoid),
-}
+def shared(z, y):
+    return F.cross_entropy(z, y / y.sum(1, keepdim=True))
+
+
+answers = {"softmax": classify(shared, lambda z: z.softmax(1))}
+answers["sigmoid"] = classify(F.binary_cross_entropy_with_logits, torch.sigmoid)
+
+# %%
 both, ranked = {}, {}
 for name, (said, true) in answers.items():
     odd = true[:, 10]
@@ -1128,9 +1062,7 @@ for name, (said, true) in answers.items():
     both[name] = right.all(1).float().mean().item()
     top = said[odd].topk(2).indices  # are the two true names the first two?
     ranked[name] = true[odd].gather(1, top).all(1).float().mean().item()
-pd.DataFrame(
-    {"both true names above one half": both, "the two true names first": ranked}
-).round(2)
+pd.DataFrame({"both above one half": both, "the two first": ranked}).round(2)
 
 # %%
 figure, axes = plot.new(height=2.4, columns=2)

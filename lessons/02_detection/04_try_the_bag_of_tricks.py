@@ -35,13 +35,8 @@ import torch
 from labs.data.scenes import Rendered, Scenes
 
 SIDE = 48
-KNOBS = {
-    "canvas": (SIDE, SIDE),
-    "objects": (1, 2),
-    "size": (18, 30),
-    "occlusion": 0.1,
-    "weights": {str(digit): 0 for digit in range(3, 10)},  # only 0, 1 and 2
-}
+KNOBS = {"canvas": (SIDE, SIDE), "size": (18, 30), "objects": (1, 2)}
+KNOBS |= {"occlusion": 0.1, "weights": dict.fromkeys("3456789", 0)}  # leaves 0, 1, 2
 
 
 # %%
@@ -114,9 +109,8 @@ class Small(nn.Module):
     def __init__(self, activation):
         super().__init__()
         steps = [(3, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1)]
-        self.body = nn.Sequential(
-            *(Conv(i, o, 3, by, activation=activation()) for i, o, by in steps)
-        )
+        layers = (Conv(i, o, 3, by, activation=activation()) for i, o, by in steps)
+        self.body = nn.Sequential(*layers)
         set_norms(self.body, eps=1e-5, momentum=0.1)
         self.head = nn.Conv2d(64, 16, 1)
         with torch.no_grad():  # few cells hold an object: begin with that prior
@@ -137,9 +131,8 @@ STEPS, BATCH, RATE = budget(cpu=100, gpu=600), 16, 0.02
 
 # %%
 def make_detector(activation, box, smoothing):
-    criterion = YOLOv3Criterion(
-        ANCHORS, STRIDES, box=box, box_weight=3.0, ignore=0.7, smoothing=smoothing
-    )
+    weights = {"box_weight": 3.0, "ignore": 0.7, "smoothing": smoothing}
+    criterion = YOLOv3Criterion(ANCHORS, STRIDES, box=box, **weights)
     postprocess = YOLOv3Postprocess(ANCHORS, STRIDES)
     return Detector(Small(activation).to(device()), criterion, postprocess)
 
@@ -158,18 +151,17 @@ def batches(mosaic):
 
 
 # %%
+from torch.optim.lr_scheduler import OneCycleLR
+
 from labs.train import fit
 
 
 def train_detector(activation=nn.Mish, box="ciou", smoothing=0.1, mosaic=True):
     detector = make_detector(activation, box, smoothing)
-    adam = torch.optim.AdamW(
-        detector.network.parameters(), lr=RATE, weight_decay=0.05, fused=True
-    )
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        adam, RATE, total_steps=STEPS, pct_start=0.2
-    )
-    fit(detector.network, batches(mosaic), adam, loss=detector.loss, scheduler=cycle)
+    net, data = detector.network, batches(mosaic)
+    adam = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.05, fused=True)
+    cycle = OneCycleLR(adam, RATE, total_steps=STEPS, pct_start=0.2)
+    fit(net, data, adam, loss=detector.loss, scheduler=cycle)
     return detector
 
 
@@ -221,14 +213,11 @@ plot.show(
 
 # %%
 from labs import diagram
-from labs.models import YOLOv4
 from labs.models.yolo_v4 import CSPStage
 
 STAGE = ["halve", "enter", "blocks", "leave", "join", "past"]
 x = torch.randn(1, 32, 56, 56)
 stage = diagram.trace(CSPStage(32, 64, 1, nn.Mish), x, STAGE)
-
-# %%
 around = [("halve", "past"), ("past", "join")]
 plot.show(
     diagram.draw(stage, [STAGE[:5], [None, "past", *3 * [None]]], accent=around),
@@ -243,6 +232,8 @@ plot.show(
 # surroundings at several sizes. The neck is a *path aggregation network*, PAN. It first goes up, from coarse to fine, as in version 3. Then it goes down again.
 
 # %%
+from labs.models import YOLOv4
+
 PARTS = {"image": "input", "SPP": "neck.top"}
 for k in range(3):
     PARTS |= {
@@ -254,8 +245,6 @@ for k in range(2):
     PARTS[f"down {16 << k}"] = f"neck.down.{k}"
 thin = YOLOv4(10, depths=(1, 1, 1, 1), width=0.125, stem_stride=2)
 wiring = diagram.trace(thin, torch.rand(1, 3, 64, 64), PARTS)
-
-# %%
 ROWS = [
     ["image", "CSP 8", "CSP 16", "CSP 32"],
     [None, "side 8", "side 16", "SPP"],
@@ -369,10 +358,8 @@ plot.show(
 # %%
 target, right = torch.tensor([0.0, 0, 1, 1]), torch.tensor([1.0, 0, 1, 0])
 shifts = [0, 0.5, 2, 4, 8]
-away = {
-    kind: [overlap(target + far * right, target, kind).item() for far in shifts]
-    for kind in KINDS
-}
+moved = torch.stack([target + far * right for far in shifts])
+away = {kind: overlap(moved, target, kind) for kind in KINDS}
 pd.DataFrame(away, index=pd.Index(shifts, name="shift")).round(3)
 
 # %% [markdown]
@@ -400,9 +387,8 @@ def ciou(boxes, others):
     size, size_other = boxes[:, 2:] - boxes[:, :2], others[:, 2:] - others[:, :2]
     iou = shared / (size.prod(1) + size_other.prod(1) - shared)
 
-    around = torch.maximum(boxes[:, 2:], others[:, 2:]) - torch.minimum(
-        boxes[:, :2], others[:, :2]
-    )
+    first = torch.minimum(boxes[:, :2], others[:, :2])
+    around = torch.maximum(boxes[:, 2:], others[:, 2:]) - first  # [N,2]
     moved = (boxes[:, :2] + boxes[:, 2:] - others[:, :2] - others[:, 2:]) / 2  # [N,2]
     distance = moved.square().sum(1) / around.square().sum(1)
 
@@ -423,9 +409,7 @@ values = {
     "labs": overlap(mine, others, "ciou"),
     "torchvision": 1 - complete_box_iou_loss(mine, others),
 }
-slopes = {
-    name: torch.autograd.grad(value.sum(), mine)[0] for name, value in values.items()
-}
+slopes = {n: torch.autograd.grad(value.sum(), mine)[0] for n, value in values.items()}
 tuple(values["by hand"].shape), tuple(slopes["by hand"].shape)
 
 # %% [markdown]
@@ -531,10 +515,8 @@ from torch.nn.functional import cosine_similarity
 
 apart = points.abs().amax(1) > 1.01  # the two squares do not even touch
 longest = {k: push[apart].norm(dim=1).max().item() for k, push in pushes.items()}
-aim = {
-    k: cosine_similarity(push, -points)[apart].mean().item()
-    for k, push in pushes.items()
-}
+aim = {k: cosine_similarity(push, -points)[apart] for k, push in pushes.items()}
+aim = {k: cosines.mean().item() for k, cosines in aim.items()}
 far = pd.DataFrame({"longest push": longest, "points at the target (cosine)": aim})
 far.round(3)
 
@@ -554,10 +536,10 @@ claim(
 # ### Let the boxes go
 #
 # {cite:t}`zheng2020diou` test a loss without any network: boxes at many places, of many sizes and shapes, descend to targets of seven shapes. Do it in small, with
-# the seven aspect ratios and seven sizes of the paper, around 10 places in place of 5,000.
+# the seven aspect ratios and seven sizes of the paper, around 10 places in place of 5,000. The folded cell lays out where the boxes start, and their targets.
 
 
-# %%
+# %% tags=["hide-cell"]
 def boxes_of(areas, ratios):
     return torch.stack([(areas * ratios).sqrt(), (areas / ratios).sqrt()], -1)
 
@@ -567,7 +549,6 @@ def corners_of(cxcywh):
     return torch.cat([centre - half, centre + half], 1)
 
 
-# %%
 def lay_out(places=10, seed=0):
     """Return starts and goals, [places*343,4] each, as cx, cy, w, h."""
     chance = torch.Generator().manual_seed(seed)
@@ -607,11 +588,8 @@ for kind in KINDS:
     boxes, errors, areas = descend(kind, starts, goals, 200 * [0.1])
     ends[kind] = iou = overlap(corners_of(boxes), corners_of(goals))
     paths[kind] = errors.mean(1), areas
-    result[kind] = {
-        "never met the target": (iou == 0).float().mean().item(),
-        "final error": errors[-1].mean().item(),
-        "largest mean area": areas.max().item(),
-    }
+    apart = (iou == 0).float().mean().item()
+    result[kind] = [apart, errors[-1].mean().item(), areas.max().item()]
 
 # %%
 figure, axes = plot.new(height=2.8, columns=2)
@@ -631,7 +609,8 @@ plot.show(
 )
 
 # %%
-result = pd.DataFrame(result).T
+columns = ["never met the target", "final error", "largest mean area"]
+result = pd.DataFrame(result, index=columns).T
 result.round(3)
 
 # %% tags=["nbval-check-output"]
@@ -756,8 +735,8 @@ truths = Truths.of(train.targets[:200], like=everywhere)
 grids = [tuple(raw.shape[2:])]
 found = BestAnchor(ANCHORS, STRIDES)(truths.boxes, truths.image, grids)
 first = overlap(everywhere[found.image, found.place], truths.boxes[found.target])
-share = (first == 0).float().mean().item()
-print(f"share apart {share:.3f}, mean IoU {first.mean().item():.3f}")
+apart = (first == 0).float().mean().item()
+print(f"share apart {apart:.3f}, mean IoU {first.mean().item():.3f}")
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -782,12 +761,14 @@ from labs.recipes import detectors as minis
 
 scenes = Scenes("train", 16)
 batch = collate([scenes[index] for index in range(16)])
-v4_loss = YOLOv3Criterion(
-    minis.ANCHORS, minis.STRIDES, box="ciou", ignore=0.7, smoothing=0.1
-)
+kind = {"box": "ciou", "ignore": 0.7, "smoothing": 0.1}
+v4_loss = YOLOv3Criterion(minis.ANCHORS, minis.STRIDES, **kind)
 
 
 # %%
+from labs.models import YOLOv4
+
+
 def v4(name, seed):
     seed_everything(seed)
     size = {"depths": (1, 1, 2), "width": 0.25, "stem_stride": 2}
@@ -881,12 +862,8 @@ claim(
 from labs.ablation import ablate
 from labs.postprocess.yolo_v3 import flatten_anchors
 
-OUT = {
-    "nothing": {},
-    "CIoU: squared": {"box": "squared"},
-    "smoothing": {"smoothing": 0.0},
-    "everything": EMPTY,
-}
+OUT = {"nothing": {}, "CIoU: squared": {"box": "squared"}}
+OUT |= {"smoothing": {"smoothing": 0.0}, "everything": EMPTY}
 trained = {}
 
 
@@ -914,9 +891,7 @@ def train_without(out):
 # :::
 
 # %%
-study = ablate(
-    train_without, base={"out": "nothing"}, vary="out", values=OUT, seeds=range(5)
-)
+study = ablate(train_without, {"out": "nothing"}, "out", OUT, seeds=range(5))
 study.table("AP")[["mean", "ci95", "n", "delta", "p"]].round(3)
 
 # %%
@@ -1006,9 +981,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from labs.data import digits
 
-figures = {
-    split: digits(split, n=n) for split, n in [("train", 4000), ("test", 1000)]
-}
+figures = {"train": digits("train", n=4000), "test": digits("test", n=1000)}
 flat = {name: avg_pool2d(d.images, 2).flatten(1) for name, d in figures.items()}
 mean, std = flat["train"].mean(), flat["train"].std()
 flat = {name: (x - mean) / std for name, x in flat.items()}
@@ -1058,17 +1031,10 @@ def train_plain(depth, name, steps=100):
 
 
 # %%
-plain_curves = []
-depths = {
-    depth: ablate(
-        train_plain,
-        {"depth": depth, "name": "Mish"},
-        "name",
-        [*ACTIVATIONS],
-        range(5),
-    )
-    for depth in (10, 30)
-}
+plain_curves, depths = [], {}
+for depth in (10, 30):
+    base = {"depth": depth, "name": "Mish"}
+    depths[depth] = ablate(train_plain, base, "name", [*ACTIVATIONS], range(5))
 
 # %%
 figure, axes = plot.new(height=2.8, columns=2)

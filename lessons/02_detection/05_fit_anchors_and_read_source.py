@@ -26,7 +26,7 @@ from labs.data.scenes import Rendered, Scenes
 
 small = {"canvas": (64, 64), "size": (10, 20)}
 train = Rendered(Scenes("train", n=500, **small))
-val = Rendered(Scenes("val", n=120, **small))
+val = Rendered(Scenes("val", n=100, **small))
 for target in [*train.targets, *val.targets]:
     target["labels"] = torch.zeros_like(target["labels"])
 train
@@ -120,7 +120,7 @@ claim(
 # Here is the YOLOv5 of this lesson {cite:p}`jocher2020yolov5`, as it lies in `labs.models.yolo_v5`. The names say which part of the source a box comes from.
 
 # %%
-from labs import diagram
+from labs import diagram, plot
 
 PARTS = {
     "images": "input",
@@ -136,10 +136,6 @@ PARTS = {
     "level 8": "head.levels.1",
 }
 wiring = diagram.trace(network, images[:1], PARTS)
-
-# %%
-from labs import plot
-
 ROWS = [
     ["images", "stem", "stage 4", "stage 8", "pool"],
     [None, None, "up", None, "narrow"],
@@ -532,10 +528,10 @@ claim(
 # ### Stop inside
 #
 # To see it happen, stop the program there. In a notebook you write `breakpoint()` into a copy of the function, or run `%debug` after an exception. In a terminal, run `python -m pdb script.py`. What you type is the same:
-# `b FILE:LINE` sets a breakpoint, `c` continues to it, `n` does one line, `s` steps into a call, `p EXPRESSION` prints, `u` and `d` move along the stack, `q` ends. A book cannot type, so this
+# `b FILE:LINE` sets a breakpoint, `c` continues to it, `n` does one line, `s` steps into a call, `p EXPRESSION` prints, `u` and `d` move along the stack, `q` ends. A book cannot type, so the folded
 # cell hands the debugger a list of commands; the paths are cut from its answers.
 
-# %%
+# %% tags=["hide-cell"]
 import io
 import pdb
 import re
@@ -626,6 +622,8 @@ claim(
 # so look at differences, not at heights.
 
 # %%
+from torch.optim.lr_scheduler import OneCycleLR
+
 from labs.ablation import ablate
 from labs.detection import Detector
 from labs.metrics import coco_map
@@ -649,10 +647,10 @@ def train_detector(anchors):
     loss = YOLOv5Criterion(shapes, STRIDES, balance=BALANCE)
     detector = Detector(network, loss, YOLOv5Postprocess(shapes, STRIDES))
     batches = train.batches(16, seed=int(torch.randint(1000, ())))
-    adam = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.01)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        adam, 0.01, total_steps=EPOCHS * len(batches), pct_start=0.15
+    adam = torch.optim.AdamW(
+        network.parameters(), 0.01, weight_decay=0.01, fused=True
     )
+    cycle = OneCycleLR(adam, 0.01, total_steps=EPOCHS * len(batches), pct_start=0.15)
     fit(network, batches, adam, EPOCHS, detector.loss, cycle)
     return detector
 
@@ -675,7 +673,7 @@ def recall_of_unanswered(detections):
 def train_and_score(anchors):
     detections = train_detector(anchors).detect(val_images)
     recall = recall_of_unanswered(detections)
-    ap50 = coco_map(detections, val.targets).AP50
+    ap50 = coco_map(detections, val.targets, ious=[0.5]).AP
     return {"AP50": ap50, "recall of the unanswered": recall}
 
 
@@ -869,7 +867,7 @@ import numpy as np
 from labs.ablation import resample
 
 
-def gain_on_new_photos(size, counts=range(2, 10)):
+def gain_on_new_photos(size, counts=(3, 5, 7, 9)):
     """Return by how much IoU covers new photographs better, mean over ``counts``."""
     _, old = drawn_from_photos("train", size)
     photo, new = drawn_from_photos("test", size)

@@ -71,7 +71,7 @@ def hidden_of(build, n):
     """Return the channels with which a block is nearest to an ELAN of 16 in size."""
     with torch.device("meta"):  # counts without drawing a weight
         target = count(elan(16, n))
-        return min(range(8, 33), key=lambda h: abs(count(build(h, n)) - target))
+        return min(range(12, 25), key=lambda h: abs(count(build(h, n)) - target))
 
 
 # %%
@@ -83,6 +83,8 @@ def matched(build, n):
 
 # %% tags=["hide-cell"]
 from itertools import islice
+
+from torch.optim.lr_scheduler import OneCycleLR
 
 from labs.criteria import YOLOv7Criterion
 from labs.detection import Detector
@@ -124,10 +126,8 @@ def train_detector(build, seed=0, layers=LAYERS, steps=STEPS, watch=None):
     detector = Detector(
         net, criterion, YOLOv5Postprocess(ANCHORS, STRIDES).to(device())
     )
-    adam = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        adam, 5e-3, total_steps=steps, pct_start=0.15
-    )
+    adam = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=1e-2, fused=True)
+    cycle = OneCycleLR(adam, 5e-3, total_steps=steps, pct_start=0.15)
     data = batches(seed, steps)
     history = fit(net, data, adam, loss=detector.loss, scheduler=cycle, watch=watch)
     return detector, history.table()["loss"]
@@ -167,8 +167,15 @@ plot.show(
 )
 
 # %%
-pair = {"chain": chained, "ELAN": stacked}
-scores = {name: found.score(val.batches(50)).AP50 for name, found in pair.items()}
+from labs.metrics import coco_map
+
+
+def ap50_of(detector):
+    found = detector.detect(val.images.float() / 255)
+    return coco_map(found, val.targets, ious=[0.5]).AP
+
+
+scores = {"chain": ap50_of(chained), "ELAN": ap50_of(stacked)}
 {name: round(score, 3) for name, score in scores.items()}
 
 # %% [markdown]
@@ -198,8 +205,6 @@ from labs import diagram
 PARTS = {"input": "input", "start": "start", "around": "around", "mix": "mix"}
 PARTS |= {f"conv {k + 1}": f"row.{k}" for k in range(4)}
 wiring = diagram.trace(elan(16, 4), torch.randn(1, CHANNELS, 6, 6), PARTS)
-
-# %%
 ROW = [f"conv {k}" for k in range(1, 5)]
 stack = [(part, "mix") for part in ("around", "start", "conv 2", "conv 4")]
 plot.show(
@@ -299,8 +304,6 @@ from labs.models.fusion import RepConv
 BRANCHES = {"3x3, norm": "wide", "1x1, norm": "narrow", "norm": "identity"}
 ENDS = {"input": "input", "sum, SiLU": "output"}
 branched = diagram.trace(RepConv(16, 16), torch.randn(1, 16, 12, 20), BRANCHES | ENDS)
-
-# %%
 three = [
     [None, "3x3, norm", None],
     ["input", "1x1, norm", "sum, SiLU"],
@@ -557,7 +560,7 @@ claim(
 # %%
 from copy import deepcopy
 
-LONGER, snapshots = budget(cpu=300, gpu=1200), {}
+LONGER, snapshots = budget(cpu=240, gpu=1200), {}
 
 
 def keep(model, step):
@@ -567,7 +570,7 @@ def keep(model, step):
 
 seed_everything(0)
 short, _ = train_detector(elan, layers=4, steps=LONGER, watch=keep)
-print(f"AP50 on unseen scenes: {short.score(val.batches(50)).AP50:.2f}")
+print(f"AP50 on unseen scenes: {ap50_of(short):.2f}")
 
 # %%
 from labs.assigners import Truths
@@ -763,9 +766,9 @@ claim(
 )
 
 # %% [markdown]
-# ## Experiment: four wirings of one row
+# ## Experiment: three wirings of one row
 #
-# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? At 24 layers it ranks the chain below ELAN, and ELAN below the residual row and CSP, which lie together. One variable changes, the block. Take four seeds, and measure the mean loss of the last 20 steps and AP50 on unseen
+# Was the symptom luck? And is agreement worth anything, measured as it is before the first step? At 24 layers it ranks the chain below ELAN, and ELAN below the residual row and CSP, which lie together. One variable changes, the block. The residual row is left out, because agreement does not tell it from CSP. Take four seeds, and measure the mean loss of the last 20 steps and AP50 on unseen
 # scenes. The symptom was seed 0 of two of the blocks, so these two runs are there already.
 #
 # :::{admonition} Predict
@@ -782,18 +785,18 @@ done = {("chain", 0): (chained, chain_loss), ("ELAN", 0): (stacked, elan_loss)}
 def run(block):
     seed = torch.initial_seed() % 1000
     detector, losses = done.get((block, seed)) or train_detector(BLOCKS[block], seed)
-    ap50 = detector.score(val.batches(50)).AP50
-    return {"loss": losses.tail(20).mean(), "AP50": ap50}
+    return {"loss": losses.tail(20).mean(), "AP50": ap50_of(detector)}
 
 
-study = ablate(run, {"block": "ELAN"}, "block", list(BLOCKS), seeds=range(4))
+ARMS = ["chain", "CSP", "ELAN"]
+study = ablate(run, {"block": "ELAN"}, "block", ARMS, seeds=range(4))
 study.table("AP50").drop(columns="failed").round(3)
 
 # %%
 frame = study.frame()
 figure, axes = plot.new(columns=2)
 for ax, metric in zip(axes, ("loss", "AP50"), strict=True):
-    for name in BLOCKS:
+    for name in ARMS:
         reached = frame.loc[frame["block"] == name, metric]
         x = [mean[name][LAYERS]] * len(reached)
         ax.plot(x, reached, "o", color=INK[name], label=name)
@@ -803,8 +806,8 @@ plot.show(
     figure,
     "The better the gradients of a block agree before training, the lower its loss "
     "and the higher its AP50.",
-    alt="Loss and AP50 of four blocks, four seeds each, against agreement: the "
-    "chain is worst, ELAN next, residual and CSP are best.",
+    alt="Loss and AP50 of three blocks, four seeds each, against agreement: the "
+    "chain is worst, ELAN next, CSP is best.",
 )
 
 # %%
@@ -812,30 +815,24 @@ print(study.verdict("AP50"))
 print(f"would find a difference of {study.detectable('AP50'):.2f}")
 
 # %% [markdown]
-# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. The last line says which difference four studies of five would find. What agreement does not rank, residual against CSP, training does not rank by much either.
+# Each dot is one training. The order is that of the agreement, and the verdicts say which steps of it are more than luck: each block is compared with ELAN. The last line says which difference four studies of five would find.
 #
-# In a row as long as this one ELAN helps, and a shortcut around every second layer helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap.
+# In a row as long as this one ELAN helps, and CSP, with a shortcut around every second layer, helps far more. This is no verdict on YOLOv7: its ELAN has four layers, where you saw no such gap.
 
 # %% tags=["nbval-check-output"]
 rows = study.table("AP50")
 told = dict(line.split(": ", 1) for line in study.verdict("AP50").splitlines())
 claim(
-    "four seeds: the chain's AP50 is told apart from that of an ELAN of 24 layers, "
-    "and is lower",
-    told["chain"].startswith("lower"),
-    measured=told,
+    "detectors with 24 layers in a row, four seeds: the mean AP50 of the chain is "
+    "below that of ELAN by more than 0.07",
+    rows["delta"]["chain"] < -0.07,
+    measured=(rows["delta"]["chain"], told["chain"]),
 )
 claim(
-    "four seeds: the AP50 of CSP is told apart from that of an ELAN of 24 layers, "
-    "and is higher",
+    "detectors with 24 layers in a row, four seeds: the AP50 of CSP is higher than "
+    "that of ELAN, told apart",
     told["CSP"].startswith("higher"),
     measured=told,
-)
-claim(
-    "the mean AP50 of a residual row is above that of an ELAN of 24 layers by more "
-    "than 0.1",
-    rows["delta"]["residual"] > 0.1,
-    measured=rows["delta"]["residual"],
 )
 
 # %% [markdown]
@@ -862,6 +859,7 @@ sizes_of
 
 
 # %%
+@cache  # one builder each, so that its channels are searched once
 def rep_row(identity):
     def build(hidden, n):
         row = (RepConv(hidden, hidden, identity) for _ in range(n))
@@ -871,6 +869,7 @@ def rep_row(identity):
 
 
 # %%
+@cache  # one builder each, so that its channels are searched once
 def rep_elan(identity):
     def build(hidden, n):
         block = elan(hidden, n)
