@@ -20,7 +20,7 @@ from labs.stamp import ROOT
 PACKED = ROOT / "book/_static/mathjax/formulas.js"
 PARTS = (
     *("startup", "core", "input/tex-base", "input/tex/extensions/ams"),
-    *("output/svg", "output/svg/fonts/tex"),
+    *("output/svg", "output/svg/fonts/tex", "a11y/assistive-mml"),
 )
 LICENCE = "/*! MathJax 3.2.2, parts of it in one file, (c) The MathJax Consortium, Apache-2.0 */\n"
 # Alphabets and styles that the book has no use for.

@@ -65,12 +65,18 @@ def with_spoken_buttons(page: str) -> str:
     )
 
 
+def with_folds_called_as_they_read(page: str) -> str:
+    """Let the fold of a cell be called by the words on it, such as "Code of this figure"."""
+    return page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+
+
 MENDS: tuple[Callable[[str], str], ...] = (
     without_empty_heads,
     with_named_branches,
     with_plain_signatures,
     with_plain_bibliography,
     with_spoken_buttons,
+    with_folds_called_as_they_read,
 )
 
 

@@ -2,7 +2,7 @@
 // entry of this page would be out of sight.
 document.addEventListener("DOMContentLoaded", () => {
   const list = document.querySelector(".bd-docs-nav")?.parentElement;
-  const here = [...(list?.querySelectorAll("a.current") ?? [])].at(-1);
+  const here = [...(list?.querySelectorAll("li.current > a") ?? [])].at(-1);
   if (!here) return;
   const KEY = "labs-sidebar-top";
   const remembered = () => { try { return Number(sessionStorage.getItem(KEY)); } catch { return 0; } };

@@ -35,6 +35,10 @@ from book._ext import access
             '<div class="sidebar-primary-item" role="navigation" aria-label="Book">\n\n'
             '<a class="navbar-brand logo" href="#">',
         ),
+        (
+            '<details><summary aria-label="Toggle hidden content">Code of this figure</summary>',
+            "<details><summary>Code of this figure</summary>",
+        ),
     ],
 )
 def test_each_fault_is_mended_and_what_is_mended_stays(page, mended):
