@@ -55,7 +55,7 @@ ONE_OF_EACH = {
 }
 AXE = """([tags, off]) => axe.run(document, {
   runOnly: tags, rules: Object.fromEntries(off.map((rule) => [rule, { enabled: false }])),
-  resultTypes: ["violations"],
+  resultTypes: ["violations"], preload: false,  // it would fetch style sheets once more
 }).then((found) =>
   found.violations.flatMap(({ id, nodes }) => nodes.map((at) => `${id}: ${at.html.slice(0, 150)}`)))
 """

@@ -37,10 +37,10 @@ GLYPH = re.compile(r'(\d+):"[^"]*",?')
 
 
 def is_kept(code: int) -> bool:
-    """Tell whether the font keeps a character: Latin, Greek, accents, spaces, SIGNS, blackboard."""
+    """Tell whether the font keeps a character: Latin, Greek, accents, spaces, braces, SIGNS."""
     # Slanted and bold letters of formulas have places of their own, from 0x1D400 on.
     letters = ((0x1D400, 0x1D467), (0x1D49C, 0x1D4CF), (0x1D538, 0x1D56B), (0x1D6A4, 0x1D755))
-    signs = ((0, 0x17F), (0x2B0, 0x3FF), (0x2000, 0x200F), (0xE000, 0xE0FF))
+    signs = ((0, 0x17F), (0x2B0, 0x3FF), (0x2000, 0x200F), (0xE000, 0xE1FF))
     wanted = (*signs, *letters)
     return any(first <= code <= last for first, last in wanted) or chr(code) in SIGNS
 

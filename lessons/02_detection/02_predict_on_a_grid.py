@@ -373,8 +373,10 @@ print(f"row {row}, column {column}; x, y = {offset.tolist()}; roots = {roots}")
 # The centre lies three quarters of a cell to the right of the cell's corner, and three quarters down. **Which of the two boxes answers?** The one that fits best at the moment, so that two boxes may specialise. Its confidence should be its
 # IoU with the object; that of every other box should be zero. The loss is a sum of squares (equation 3 of the paper):
 #
-# $$\underbrace{5\sum \bigl[(x-\hat x)^2 + (y-\hat y)^2\bigr]}_{\text{centre}} + \underbrace{5\sum \bigl[(\sqrt w-\sqrt{\hat w})^2 + (\sqrt h-\sqrt{\hat h})^2\bigr]}_{\text{size}} + \underbrace{\sum (c-\mathrm{IoU})^2}_{\text{objectness}}
-# + \underbrace{\lambda_{\text{noobj}} \sum_{\text{others}} c^2}_{\text{no object}} + \underbrace{\sum_{\text{classes}} (p-\hat p)^2}_{\text{classes}}$$
+# $$\begin{aligned}
+# &\underbrace{5\sum \bigl[(x-\hat x)^2 + (y-\hat y)^2\bigr]}_{\text{centre}} + \underbrace{5\sum \bigl[(\sqrt w-\sqrt{\hat w})^2 + (\sqrt h-\sqrt{\hat h})^2\bigr]}_{\text{size}} \\
+# &+ \underbrace{\sum (c-\mathrm{IoU})^2}_{\text{objectness}} + \underbrace{\lambda_{\text{noobj}} \sum_{\text{others}} c^2}_{\text{no object}} + \underbrace{\sum_{\text{classes}} (p-\hat p)^2}_{\text{classes}}
+# \end{aligned}$$
 #
 # Why roots? An error of four pixels is small in a wide box and large in a narrow one:
 
