@@ -817,11 +817,7 @@ for (lr, life), colour in zip(lives.items(), plot.COLOURS, strict=False):
     axes[0].plot(life["loss"], color=colour)
     axes[1].plot(100 * life["dead"], color=colour, label=f"{lr:g}")
 axes[0].axhline(log(10), color="0.5", linestyle=":")
-axes[0].set(
-    xlabel="training step",
-    ylabel="training loss (nats)",
-    title="loss",
-)
+axes[0].set(xlabel="training step", ylabel="training loss (nats)", title="loss")
 axes[1].legend(title="learning rate", loc="center right")
 axes[1].set(
     xlabel="training step",
