@@ -101,8 +101,8 @@ ax.set(xlabel="seed", ylabel="with bias - without (points)")
 ax.legend()
 plot.show(
     figure,
-    "The same change helps with one seed and harms with another; on average it does "
-    "nothing.",
+    "The same change helps with one seed and harms with another; the mean over all "
+    "seeds is far below the best of them.",
     alt="Bars of the gain in accuracy by seed: some well above zero, some well "
     "below; their mean is near zero.",
 )
@@ -124,8 +124,8 @@ claim(
 )
 
 # %% [markdown]
-# In fact the bias *cannot* do anything: batch normalisation subtracts the mean of its input, and with it every constant that was added. You
-# will see this in the gradients below. What looked like an improvement is the difference between two draws of the same lottery.
+# The mean is not zero either, and is it more than luck? You will ask that below. In fact the bias *cannot* do anything: batch normalisation
+# subtracts the mean of its input, and with it every constant that was added. You will see this in the gradients. What looked like an improvement is the difference between two draws of the same lottery.
 
 # %% [markdown]
 # ## The idea
@@ -618,8 +618,8 @@ ax.set_xticks(range(len(parts)), [part.replace(" and ", "\nand ") for part in pa
 ax.set_ylabel("validation accuracy (%)")
 plot.show(
     figure,
-    "Without batch norm the accuracy is far lower; without mirroring it stays where "
-    "it was.",
+    "Without batch norm the accuracy is far lower; without mirroring the runs lie "
+    "among those of the whole network.",
     alt="Accuracy by removed part, one dot per seed: mirroring like the reference, "
     "shortcut lower and scattered, batch norm lower still, both lowest.",
 )
@@ -858,8 +858,8 @@ ax.legend(
 ax.set(xlabel="seeds per arm", ylabel="seen (% of studies)")
 plot.show(
     figure,
-    "Small differences need many seeds: four points are seen with a few, half a "
-    "point only with dozens.",
+    "Small differences need many seeds: four points are seen with a few, one point "
+    "only with dozens, and half a point not even with eighty.",
     alt="Share of studies that see a true difference, against the seeds of an arm, "
     "a curve for each of four differences. The dotted line is 80 %.",
 )
