@@ -750,7 +750,8 @@ price = (
     outcome["no stripes"]["reader"] - outcome["no stripes"]["blind to these stripes"]
 )
 claim(
-    "blindness to the worst stripes costs less than half of what it brings under them",
+    "blindness to the worst stripes costs less than half of what it brings under "
+    "them",
     price < gain["blind to these stripes"] / 2,
     measured=(price, gain["blind to these stripes"]),
 )
