@@ -637,12 +637,13 @@ print("\n".join(fill(line, 84) for line in study.warning.splitlines()))
 # tells you what the pair is worth, and nothing about either; the whole drop could belong to one of them. Only the rows with one change can tell.
 
 # %% tags=["nbval-check-output"]
-verdict = dict(line.split(": ", 1) for line in study.verdict("accuracy").splitlines())
+change = study.table("accuracy")["delta"]
 claim(
-    "without batch norm, alone or with the shortcuts, the accuracy is lower, told "
-    "apart",
-    all(verdict[part].startswith("lower") for part in parts[3:]),
-    measured=verdict,
+    "without batch norm, alone or with the shortcuts, accuracy falls by over 15 "
+    "points "
+    "on average",
+    max(change[part] for part in parts[3:]) < -15,
+    measured=change.to_dict(),
 )
 intact = study.table("accuracy")["mean"]["nothing"]
 claim(
@@ -1013,8 +1014,9 @@ report["optimism"] = report["reported"] - report["on new pictures"]
 report.round(1) + 0.0  # no -0.0
 
 # %% [markdown]
-# Chosen by its own test set, the score is points too high: no network of this run is that good on new pictures. Chosen by other pictures, the optimism is gone: over the thirty test
-# sets, what is reported is what is true. The price of honesty is a validation set.
+# Chosen by its own test set, the score is points too high: no network of this run is that good on new pictures. Chosen by other pictures, the optimism is gone: the choice
+# knows nothing of the test set, so a set reports too much as often as too little, and the thirty sets, which together are all the pictures, report the truth on
+# average. (That zero is arithmetic, not a finding. What you can find is in the middle column: how good the chosen epoch is.) The price of honesty is a validation set.
 
 # %% tags=["nbval-check-output"]
 best_guess = coins[200].max(axis=1).mean()
@@ -1029,10 +1031,13 @@ claim(
     optimism[0] > 1,
     measured=optimism,
 )
+fresh_scores = report["on new pictures"].tolist()
 claim(
-    "the epoch chosen by a validation set is reported on the test set to 0.5 points",
-    abs(optimism[1]) < 0.5,
-    measured=optimism,
+    "on new pictures an epoch chosen by 2,000 others is as good as one chosen by "
+    "200, "
+    "or better, to 0.5 points",
+    fresh_scores[1] > fresh_scores[0] - 0.5,
+    measured=fresh_scores,
 )
 best_of_all = 100 * hits.mean(1).max().item()
 claim(
