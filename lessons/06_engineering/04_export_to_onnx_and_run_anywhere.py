@@ -953,12 +953,8 @@ scores = compare_scores(
 scores.table().round(4)
 
 # %%
-fp16, two, half = (
-    deepcopy(reader).half(),
-    test.images[:2].half(),
-    folder / "half.onnx",
-)
-to_onnx(fp16, two, half, DYNAMIC, outputs=["scores"])
+fp16, half = deepcopy(reader).half(), folder / "half.onnx"
+to_onnx(fp16, test.images[:2].half(), half, DYNAMIC, outputs=["scores"])
 half_right = score(lambda images: session(half, [CPU])(images.half())[0])
 print(f"{half_right:.4f} right in 16 bits")
 count = sum(p.numel() for p in reader.parameters())
