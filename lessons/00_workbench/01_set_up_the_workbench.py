@@ -430,9 +430,9 @@ ax.set(xlabel="what is changed", ylabel="share of other answers")
 plot.show(
     figure,
     "With nothing changed no answer changes; with only the order of sums changed, a "
-    "part of the answers does, and with another seed most of them.",
+    "part of the answers does, and with another seed about half or more.",
     alt="Bars for three changes, with one dot for each of three seeds: zero, a part, "
-    "and more than half.",
+    "and about half or more.",
 )
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 # **You need** the training loop and `cross_entropy`; `capture` from
 # [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits).
 #
-# **Time** read 25 min · debug 40 min · experiment 30 min · reproduce 15 min · hunt 20 min · exercises 40 min
+# **Time** read 40 min · debug 40 min · experiment 30 min · reproduce 15 min · hunt 20 min · exercises 40 min
 # :::
 
 # %% [markdown]
@@ -215,11 +215,8 @@ for _ in range(3):  # nobody clears w.grad
 v = torch.tensor(-1.0, requires_grad=True)
 torch.relu(v * 2.0).backward()
 uniform = cross_entropy(torch.zeros(1, 10), torch.tensor([7])).item()
-{
-    "-ln 0.1": round(uniform, 3),
-    "w.grad after each backward": deposits,
-    "v.grad": v.grad.item(),
-}
+print(f"-ln 0.1: {uniform:.3f} · w.grad after each backward: {deposits}")
+print(f"v.grad: {v.grad.item()}")
 
 # %% [markdown]
 # The first and the last number are as promised. The middle one is not: 12, then 24, then 36. `backward()` does not *set* `.grad`, it *adds* to it.
@@ -441,12 +438,11 @@ class Cut(nn.Module):
 def deep(activation, cut_at=None):
     net = nn.Sequential()
     for number in range(1, 9):
-        net.add_module(
-            f"conv{number}", nn.Conv2d(1 if number == 1 else 8, 8, 3, padding=1)
-        )
+        conv = nn.Conv2d(1 if number == 1 else 8, 8, 3, padding=1)
+        net.add_module(f"conv{number}", conv)
         net.add_module(f"act{number}", activation())
         if activation is nn.ReLU:
-            nn.init.kaiming_normal_(net[-2].weight)
+            nn.init.kaiming_normal_(conv.weight)
         if number == cut_at:
             net.add_module("cut", Cut())
     net.add_module("flat", nn.Flatten())
@@ -456,11 +452,8 @@ def deep(activation, cut_at=None):
 
 # %%
 seed_everything(0)
-deep_nets = {
-    "sound": deep(nn.ReLU),
-    "sigmoids": deep(nn.Sigmoid),
-    "cut": deep(nn.ReLU, cut_at=4),
-}
+deep_nets = {"sound": deep(nn.ReLU), "sigmoids": deep(nn.Sigmoid)}
+deep_nets["cut"] = deep(nn.ReLU, cut_at=4)
 
 # %%
 health = {}
@@ -563,16 +556,11 @@ from collections import OrderedDict
 
 
 def with_unit():
-    layers = OrderedDict(
-        conv1=nn.Conv2d(1, 16, 3, 2, padding=1, bias=False),
-        unit=Unit(),
-        relu1=nn.ReLU(),
-        conv2=nn.Conv2d(16, 16, 3, 2, padding=1),
-        relu2=nn.ReLU(),
-        flat=nn.Flatten(),
-        fc=nn.Linear(16 * 16, 10),
-    )
-    return nn.Sequential(layers).to(HERE)
+    conv1 = nn.Conv2d(1, 16, 3, 2, padding=1, bias=False)
+    conv2 = nn.Conv2d(16, 16, 3, 2, padding=1)
+    layers = {"conv1": conv1, "unit": Unit(), "relu1": nn.ReLU(), "conv2": conv2}
+    layers |= {"relu2": nn.ReLU(), "flat": nn.Flatten(), "fc": nn.Linear(256, 10)}
+    return nn.Sequential(OrderedDict(layers)).to(HERE)
 
 
 # %%
@@ -633,11 +621,13 @@ ask_debugger(
 # %%
 from labs.hooks import first_bad
 
+
+def loss_of(scores):
+    return cross_entropy(scores, y_train[:BATCH])
+
+
 seed_everything(0)
-net = with_unit()
-culprit = first_bad(
-    net, x_train[:BATCH], loss=lambda scores: cross_entropy(scores, y_train[:BATCH])
-)
+culprit = first_bad(with_unit(), x_train[:BATCH], loss=loss_of)
 culprit
 
 # %% [markdown]
@@ -671,6 +661,8 @@ f"{len(notes)} of 20 batches hold a nearly black picture"
 
 
 # %%
+from textwrap import fill
+
 from labs.numerics import stress
 
 
@@ -683,26 +675,19 @@ def from_the_formula(scores, labels):
 
 
 # %%
-float32 = [torch.float32]
-reports = {
-    "unit_length": stress(
-        lambda x: unit_length(x[None]), "elementwise", dtypes=float32
-    ),
-    "mended": stress(lambda x: mended(x[None]), "elementwise", dtypes=float32),
-    "from_the_formula": stress(from_the_formula, "logits", dtypes=float32),
-    "cross_entropy": stress(cross_entropy, "logits", dtypes=float32),
+TRIED = {
+    "unit_length": (lambda x: unit_length(x[None]), "elementwise"),
+    "mended": (lambda x: mended(x[None]), "elementwise"),
+    "from_the_formula": (from_the_formula, "logits"),
+    "cross_entropy": (cross_entropy, "logits"),
 }
+reports = {k: stress(*how, dtypes=[torch.float32]) for k, how in TRIED.items()}
 
 # %%
-rows = {
-    name: [
-        len(r.outcomes),
-        len(r.failures),
-        ", ".join({o.case: 0 for o in r.failures}),
-    ]
-    for name, r in reports.items()
-}
-pd.DataFrame(rows, index=["cases", "failures", "failing cases"]).T
+for name, report in reports.items():
+    cases = ", ".join(dict.fromkeys(o.case for o in report.failures))
+    print(f"{name}: {len(report.failures)} of {len(report.outcomes)} fail")
+    print(fill(cases, 80, initial_indent="  ", subsequent_indent="  ") or "  none")
 
 # %% [markdown]
 # `stress` names the zero vector at once, and the mended version passes. The formula fails where a score is far from the others, which is where a network that learns will
@@ -779,10 +764,8 @@ def plain(width=16):
 
 # %%
 def dead_share(net, probe=x_train[:256]):
-    with (
-        torch.no_grad(),
-        capture(net, "relu*", reduce=lambda m: m.amax((0, 2, 3))) as maps,
-    ):
+    largest = capture(net, "relu*", reduce=lambda m: m.amax((0, 2, 3)))
+    with torch.no_grad(), largest as maps:
         net(probe)
     return {name: (maps[name] == 0).float().mean().item() for name in maps}
 
@@ -817,11 +800,7 @@ for (lr, life), colour in zip(lives.items(), plot.COLOURS, strict=False):
     axes[0].plot(life["loss"], color=colour)
     axes[1].plot(100 * life["dead"], color=colour, label=f"{lr:g}")
 axes[0].axhline(log(10), color="0.5", linestyle=":")
-axes[0].set(
-    xlabel="training step",
-    ylabel="training loss (nats)",
-    title="loss",
-)
+axes[0].set(xlabel="training step", ylabel="training loss (nats)", title="loss")
 axes[1].legend(title="learning rate", loc="center right")
 axes[1].set(
     xlabel="training step",
@@ -889,10 +868,8 @@ def known_good_model():
 def bisect(run):
     right = {}
     for data, images in [("my data", run.images), ("known good data", x_train)]:
-        for model, make in [
-            ("my model", run.make),
-            ("known good model", known_good_model),
-        ]:
+        makers = {"my model": run.make, "known good model": known_good_model}
+        for model, make in makers.items():
             net, _ = train_run(run._replace(images=images, make=make))
             right[data, model] = share_right(net, x_test, y_test)
     return pd.Series(right).unstack()
@@ -941,8 +918,8 @@ claim(
 # %% [markdown]
 # ### Which question unmasks which run?
 #
-# Put the questions to all four runs. Two are new, and both come from the idea: a gradient must not depend on what was asked before, and a step must move every weight that the loss
-# depends on. For the second, walk the graph yourself, as torchviz does, and collect its leaves.
+# Put to all four runs what a function can answer with yes or no: questions 1, 3, 4 and 8, and three more that come from the idea. The first loss must be near $\ln 10$; a gradient must not depend on
+# what was asked before; and a step must move every weight that the loss depends on. For the last, walk the graph yourself, as torchviz does, and collect its leaves.
 
 
 # %%
@@ -1115,7 +1092,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The two new questions belong to it as well: *same gradient twice* next to 1, for the loop; *every leaf moves* next to 3, for the model.
+# The three new questions belong to it as well: *first loss* and *same gradient twice* next to 1, for the loop; *every leaf moves* next to 3, for the model.
 
 # %% [markdown]
 # ## Experiment: how long may a step be?
@@ -1214,8 +1191,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; both would get there with more steps. At thirty times the rate no number of steps
-# helps: the right panel shows that the units are dead. (Where a few units are dead at every rate, they were born so: next section.) So when you are in doubt, choose the smaller rate. Which of the differences do five seeds prove?
+# The rate that was found is the best of the four. At a tenth of it the network is still on its way, and at a hundredth it has hardly begun; more steps may bring both further. At thirty times the rate no number of steps
+# helps: the right panel shows that the units are dead, and a dead unit gets no gradient. (Where a few units are dead at every rate, they were born so: next section.) So when you are in doubt, choose the smaller rate. Which of the differences do five seeds prove?
 
 # %%
 print(study.verdict("accuracy"))
@@ -1409,11 +1386,8 @@ history = fit(
     locator, batch * 60, torch.optim.Adam(locator.parameters(), 0.01), loss=loss
 )
 answers = predict(locator, moved)
-{
-    "last loss": round(float(history.table()["loss"].iloc[-1]), 2),
-    "variance of the truth": round(shifts.float().var().item(), 2),
-    "variance of the answers": round(answers.var().item(), 2),
-}
+print(f"last loss {history.steps[-1]['loss']:.2f}")
+print(f"variance: truth {shifts.float().var():.2f}, answers {answers.var():.2f}")
 
 # %%
 from labs.hunts.engineering import check_regression_loss

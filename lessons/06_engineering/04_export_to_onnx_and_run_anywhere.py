@@ -11,7 +11,7 @@
 # **You need** convolutions and batch normalisation; `labs.hooks.capture` from
 # [Watch a network see digits](../01_foundations/05_watch_a_network_see_digits) helps.
 #
-# **Time** read 25 min · debug 40 min · experiment 40 min · reproduce 20 min · hunt 25 min · exercises 30 min
+# **Time** read 40 min · debug 40 min · experiment 40 min · reproduce 20 min · hunt 25 min · exercises 30 min
 # :::
 
 # %% [markdown]
@@ -91,16 +91,10 @@ from onnx.tools.update_model_dims import update_inputs_outputs_dims
 from labs.export import session, to_onnx
 
 folder = Path(tempfile.mkdtemp())
-one = to_onnx(
-    reader,
-    test.images[:1],
-    folder / "one.onnx",
-    {2: "height", 3: "width"},
-    outputs=["scores"],
-)
-labelled = update_inputs_outputs_dims(
-    onnx.load(one), {"x": ["batch", 1, "height", "width"]}, {"scores": ["batch", 10]}
-)
+sizes, one = {2: "height", 3: "width"}, folder / "one.onnx"
+to_onnx(reader, test.images[:1], one, sizes, outputs=["scores"])
+names = {"x": ["batch", 1, "height", "width"]}, {"scores": ["batch", 10]}
+labelled = update_inputs_outputs_dims(onnx.load(one), *names)
 onnx.save(labelled, folder / "labelled.onnx")
 
 # %% [markdown]
@@ -287,26 +281,17 @@ else:
 
 # %%
 zoo = nn.Sequential(
-    nn.Conv2d(1, 8, 3, bias=False),
-    nn.BatchNorm2d(8),
-    nn.SiLU(),
-    nn.MaxPool2d(2),
-    nn.GroupNorm(2, 8),
-    nn.ReLU(),
-    nn.Upsample(scale_factor=2),
-    nn.AdaptiveAvgPool2d(1),
-    nn.Flatten(),
-    nn.Linear(8, 16),
-    nn.LayerNorm(16),
-    nn.Dropout(),
-    nn.Linear(16, 10),
-).eval()
+    nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU(), nn.MaxPool2d(2),
+    nn.GroupNorm(2, 8), nn.ReLU(), nn.Upsample(scale_factor=2),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 16),
+    nn.LayerNorm(16), nn.Dropout(), nn.Linear(16, 10),
+).eval()  # fmt: skip
 zoo_file = to_onnx(zoo, test.images[:2], folder / "zoo.onnx", {0: "batch"})
 
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Which of the these layers leave no node behind? Which need more than one?
+# Which of these layers leave no node behind? Which need more than one?
 # :::
 
 # %%
@@ -854,28 +839,25 @@ round(ap(right, np.arange(100)), 4), round(official.AP, 4)
 # grey · ImageNet's mean and deviation · divided by 255 twice. Which of them will no score show?
 # :::
 
+
 # %%
-change = {
-    name: resample(
-        lambda places, j=j: ap(j, places) - ap(right, places), 100, resamples=200
-    )
-    for name, j in judged.items()
-    if name != "(none)"
-}
+def cost(name):
+    judgement = judged[name]
+    return resample(lambda p: ap(judgement, p) - ap(right, p), 100, resamples=200)
+
+
+change = {name: cost(name) for name in MISTAKES if name != "(none)"}
+spans = {name: (c.value, c.low, c.high) for name, c in change.items()}
 skew = pd.DataFrame(
-    {
-        "AP": {name: ap(j, np.arange(100)) for name, j in judged.items()},
-        "AP50": {name: coco_map(g, camera.targets).AP50 for name, g in found.items()},
-        "change of AP": {name: c.value for name, c in change.items()},
-        "from": {name: c.low for name, c in change.items()},
-        "to": {name: c.high for name, c in change.items()},
-    }
-).loc[list(MISTAKES)]
+    {"AP": {name: ap(j, np.arange(100)) for name, j in judged.items()}}
+)
+skew["AP50"] = [coco_map(found[name], camera.targets).AP50 for name in skew.index]
+skew[["change of AP", "from", "to"]] = pd.DataFrame(spans).T
 skew.round(3)
 
 # %% [markdown]
 # The last two columns are the 95 % interval over scenes. At the bottom stands what you would notice at once. The dangerous rows are above
-# it. A stretched picture costs much. The other kernel costs several points although nobody can see it, and although in signal theory
+# it. A stretched picture costs much. The other kernel costs several points, although in signal theory
 # antialiasing is the better kernel. AP50 hardly moves, so the objects are found; it must be the boxes. How much wider and higher are they
 # than the objects?
 
@@ -899,8 +881,8 @@ wider = {name: excess(found[name]) for name in three}
 pd.DataFrame(wider, index=["wider", "higher"]).T.map("{:.1%}".format)
 
 # %% [markdown]
-# Antialiasing spreads the edges, and the boxes follow. And the mistake that everybody fears? BGR for RGB costs less than two versions of a
-# detector differ: the digits have every colour, so this one never learned to trust colour. The black bars cost nothing that a hundred
+# Antialiasing spreads the edges, and the boxes follow. And the mistake that everybody fears? BGR for RGB costs next to nothing: the
+# digits have every colour, so this detector had no reason to trust colour. The black bars cost nothing that a hundred
 # scenes could show. So do not *score* the preprocessing, or not only. Compare the tensors: save one photograph with the tensor of the
 # training code, and let the deployment reproduce it to rounding.
 
@@ -971,13 +953,8 @@ scores = compare_scores(
 scores.table().round(4)
 
 # %%
-half = to_onnx(
-    deepcopy(reader).half(),
-    test.images[:2].half(),
-    folder / "half.onnx",
-    DYNAMIC,
-    outputs=["scores"],
-)
+fp16, half = deepcopy(reader).half(), folder / "half.onnx"
+to_onnx(fp16, test.images[:2].half(), half, DYNAMIC, outputs=["scores"])
 half_right = score(lambda images: session(half, [CPU])(images.half())[0])
 print(f"{half_right:.4f} right in 16 bits")
 count = sum(p.numel() for p in reader.parameters())
@@ -988,8 +965,7 @@ size = {
 pd.DataFrame(size).T.rename_axis("bits")
 
 # %% [markdown]
-# Eight bits cost next to nothing, and so do sixteen: fp16 needs no calibration, only a model and images in half precision. (On a CPU it
-# saves space and no time.) The *weights* take a quarter of the space in 8 bits. The file does not: with so few weights, the text of the
+# Eight bits cost next to nothing, and so do sixteen: fp16 needs no calibration, only a model and images in half precision. The *weights* take a quarter of the space in 8 bits. The file does not: with so few weights, the text of the
 # graph is most of it. The larger the network, the closer its file comes to a quarter.
 #
 # Now one variable changes: what calibration sees. Five seeds draw other images (or other noise); the network stays the same.
@@ -1147,14 +1123,14 @@ ax.set(
 ax.legend()
 plot.show(
     figure,
-    "Folding makes channels unequal: in most depthwise layers the largest is then "
-    "many times a small one.",
+    "Folding makes the channels of most depthwise layers more unequal; those of the "
+    "first layer are far apart with it and without.",
     alt="Ratio of the largest to a small channel by depthwise layer, on a log axis; "
     "the curve after folding is mostly several times higher.",
 )
 
 # %% [markdown]
-# In most layers folding multiplies the spread. With one scale per layer, the largest channel sets the step for all, so that a channel 20 times smaller is left with
+# In most layers folding raises the spread. With one scale per layer, the largest channel sets the step for all, so that a channel 20 times smaller is left with
 # a twentieth of the levels. (The first layer stands out in both: some of its channels are nearly dead.) Now quantise the weights with the functions of the
 # block, per layer (`per_channel=False`) and per channel.
 
@@ -1181,7 +1157,7 @@ for bits in (8, 6):
 pd.Series(results, name="accuracy").round(3)
 
 # %% [markdown]
-# At 8 bits, one scale per layer costs these weights a few points at most; at 6 bits it costs nearly everything, while one scale per channel costs next to nothing.
+# At 8 bits, one scale per layer costs these weights a few points at most; at 6 bits it costs most of what was above chance, while one scale per channel costs next to nothing.
 # Chance is 0.125.
 #
 # Then the repair without data. Between two convolutions stands only a ReLU, and $\mathrm{relu}(a x) = a\, \mathrm{relu}(x)$ for $a > 0$. So you may divide a
