@@ -247,7 +247,7 @@ class TestAnswers:
         document = page(predict(), cell(1, "", "train()"), cell(2, "3.2", "score()"), reading, more)
         assert list(answers.fold(document, TAUGHT)) == []
         before, within, after = folded(document)
-        assert before == ["train()", "score()"]
+        assert before == [answers.SWITCH, "train()", "score()"]
         assert within == ["3.2", "So it is."]
         assert after == ["More."]
 
@@ -255,7 +255,7 @@ class TestAnswers:
         document = page(predict(), cell(1, "", "train()"), cell(2, "picture", "plot.show()"))
         assert list(answers.fold(document, {1: "taught", 2: "figure"})) == []
         before, within, after = folded(document)
-        assert (before, after) == (["train()"], [])
+        assert (before, after) == ([answers.SWITCH, "train()"], [])
         assert "picture" in within[0]
         assert "plot.show()" in within[0]
 
