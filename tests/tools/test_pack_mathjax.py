@@ -32,6 +32,7 @@ def test_another_font_is_refused():
         ("𝑠", True),
         ("𝛼", True),
         ("\ue152", True),
+        ("ℎ", True),
     ],
 )
 def test_signs_are_chosen(sign, kept):
