@@ -37,6 +37,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 390, "height": 844}
 TABLET = {"width": 820, "height": 1180}
 LAPTOP = {"width": 1280, "height": 900}
+WIDTHS = [(PHONE, "light"), (PHONE, "dark"), (TABLET, "light"), (LAPTOP, "light")]
 SHEET = {"width": 672, "height": 1000}  # what the margins leave of A4
 # What moves before the reader has done anything.
 WATCH = weigh.OBSERVE
@@ -170,12 +171,7 @@ def look(site, browser):
                 "phone": see(visit.tab, "light", PHONE),
                 "scrollers": [
                     see(visit.tab, theme, size, SCROLLERS)
-                    for size, theme in [
-                        (PHONE, "light"),
-                        (PHONE, "dark"),
-                        (TABLET, "light"),
-                        (LAPTOP, "light"),
-                    ]
+                    for size, theme in (WIDTHS if page in ONE_OF_EACH else WIDTHS[:1])
                 ],
                 "fetched": visit.fetched,
                 "errors": visit.errors,

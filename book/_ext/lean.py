@@ -157,7 +157,7 @@ def _used(rules: list[Any], names: set[str]) -> Iterator[str]:
                 continue
             inside = tinycss2.parse_rule_list(rule.content, True, True)
             if kept := "".join(_used(inside, names)):
-                yield f"@{rule.at_keyword}{_css(rule.prelude)}{{{kept}}}\n"
+                yield f"@{rule.at_keyword} {_css(rule.prelude)}{{{kept}}}\n"
         elif rule.type == "at-rule" and not _is_icon_font(rule):
             yield rule.serialize() + "\n"
 

@@ -96,6 +96,7 @@ def test_rules_for_names_that_nobody_uses_are_dropped_and_no_others():
     assert 'a[href^="http"]' in kept
     assert "#gone" not in kept
     assert r".w\:x" in kept
+    assert "@media print{" in kept.replace("print {", "print{")
     assert "top:2px" in kept
     assert "top:1px" not in kept
     assert "screen" not in kept
