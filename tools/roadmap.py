@@ -206,7 +206,7 @@ def _section_of_page(section: Section) -> str:
     if not section.lines:
         return text
     rows = [[line.says.replace("|", r"\|"), line.state, _where(line)] for line in section.lines]
-    header = ["The notes say", "", "Where it is answered"]
+    header = ["The notes say", "State", "Where it is answered"]
     return f"{text}\n{_counts(section.lines)}\n\n{table(header, rows)}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-EMPTY_HEAD = re.compile(r"<th([^>]*)>(\s*|<p></p>)</th>")
+EMPTY_HEAD = re.compile(r"<th([^>]*)>\s*</th>")
 BRANCH = re.compile(
     r'(<a class="reference internal" href="[^"]*">(.*?)</a>\s*<details[^>]*>\s*)<summary>',
     re.DOTALL,

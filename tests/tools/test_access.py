@@ -9,7 +9,6 @@ from book._ext import access
     ("page", "mended"),
     [
         ("<tr><th></th><th>a</th></tr>", "<tr><td></td><th>a</th></tr>"),
-        ('<th class="head"><p></p></th>', '<td class="head"></td>'),
         ('<th colspan="2"> </th>', '<td colspan="2"></td>'),
         (
             '<a class="reference internal" href="x.html">A <code>b</code> &quot;c&quot;</a>'
