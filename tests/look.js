@@ -80,11 +80,16 @@
       .length,
     // Letters are drawn as outlines; a <text> is one that the font of formulas does not have.
     // One without an outline, spaces and signs that nobody sees apart, is a letter that was left out.
-    // Or nothing at all is drawn in its place.
+    // Or nothing at all is drawn in its place: what is read aloud says which letters there are.
     strange: [
-      ...[...article.querySelectorAll("mjx-container g:is([data-mml-node=mi], [data-mml-node=mn])")]
-        .filter((e) => !e.querySelector("use, path, text, rect"))
-        .map((e) => `nothing in ${e.closest("mjx-container").textContent.slice(0, 60)}`),
+      ...[...article.querySelectorAll("mjx-container")]
+        .filter((formula) => {
+          const said = [...formula.querySelectorAll("mjx-assistive-mml :is(mi, mn)")].filter((e) => e.textContent.trim());
+          const drawn = [...formula.querySelectorAll("g:is([data-mml-node=mi], [data-mml-node=mn])")]
+            .filter((e) => e.querySelector("use, path, text, rect"));
+          return drawn.length < said.length;
+        })
+        .map((formula) => `a letter is not drawn in ${formula.textContent.slice(0, 60)}`),
       ...[...article.querySelectorAll("mjx-container svg text")].map((e) => e.textContent),
       ...[...article.querySelectorAll("mjx-container svg path[data-c], mjx-container svg defs path")]
         .filter((e) => !/\d/.test(e.getAttribute("d") ?? "") && !/^(20|A0|200.|206.)$/.test(e.dataset.c ?? e.id.split("-").at(-1)))

@@ -15,7 +15,7 @@
       .filter((element) => element.getBoundingClientRect().right > limit)
       .map(name),
     clipped: all("pre, .output, .pst-scrollable-table-container").filter((element) => element.scrollWidth > element.clientWidth + 1).map(name),
-    folded: all("details:not(.tag_hide-input > details) > :not(summary)").filter((element) => !isShown(element)).map(name),
+    folded: all("details:not(.tag_hide-input > details) > :not(summary)").filter((element) => !isShown(element) && !element.matches("div.cell.tag_hide-input:not(:has(.cell_output))")).map(name),
     plumbing: all(".tag_hide-input > details").filter(isShown).map(name),
     chrome: [...document.body.querySelectorAll("*")]
       .filter((element) => !article.contains(element) && !element.contains(article) && isShown(element))

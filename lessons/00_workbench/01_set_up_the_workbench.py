@@ -60,7 +60,7 @@ for name, python in pythons.items():
 # Python also chooses the packages. Two things start one for you, and they choose in different ways.
 #
 # - The **terminal** looks for a program called `python`. It goes through a list of folders, the `PATH`, and takes the first that it finds.
-# - **Jupyter** starts a *kernel*. A kernel is known by a small file, `kernel.json`, that holds the full name of a Python.
+# - **Jupyter** starts a *kernel*. A kernel is known by a small file, `kernel.json`, that holds a command, which mostly begins with the full name of a Python.
 
 # %%
 from labs import plot
@@ -116,7 +116,7 @@ for path in (list(folders), list(reversed(folders))):
     print({name: first_with(name, path) for name in ("python", "magick", "conda")})
 
 # %% [markdown]
-# In the order above the project's Python is found; in reverse, the system's hides it. That is all that *activating* an environment does: it
+# In the order above the project's Python is found; in reverse, the system's hides it. That is the main thing that *activating* an environment does: it
 # puts the environment's folder first on the `PATH`. A notebook does not care, because its kernel holds a full name. No folder holds a
 # `conda`, so that command ends in an error.
 
@@ -232,8 +232,8 @@ claim(
 )
 
 # %% [markdown]
-# One file made the machine sick, and the doctor names it. Now clean up. A kernel is a small file and an environment is a large folder, so
-# removing one leaves the other.
+# Jupyter looked into your folder first and found a `python3` there, so it never reached the right kernel of that name; the second file, `old`, leads to a Python that is gone. The doctor names the part. Now clean up. A kernel is a small file and an environment is a large folder, so removing one
+# leaves the other.
 
 # %%
 import shutil
@@ -329,8 +329,7 @@ print((0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3))
 
 # %% [markdown]
 # The same three numbers, added in another order, give another sum. A training adds millions of numbers, and the order depends on the
-# processor and on how many threads share the work. You can change the order without another computer. The loss of a batch is a mean over
-# its photos, so turning round the order *within* each batch changes nothing but the order of sums.
+# processor and on how many threads share the work. You can change the order without another computer. A network learns from its photos in small groups, *batches*. How wrong it is on a batch (its *loss*) is a mean over the group, so reversing the order *within* each batch changes nothing but the order of sums.
 #
 # `train_small` trains a small network on a thousand photos of eight kinds of things. The next stage explains every line of it; here it is
 # a machine that turns a seed into answers.
@@ -387,7 +386,7 @@ def compare(changed):
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# For how many of 100 test photos will the answer change when nothing is changed, when only the order in each batch is turned round, and
+# For how many of 100 test photos will the answer change when nothing is changed, when only the order in each batch is reversed, and
 # when the seed is another one?
 # :::
 
@@ -437,8 +436,7 @@ plot.show(
 
 # %% [markdown]
 # Each dot is a seed, and each bar is their mean. With nothing changed the training repeats itself to the last answer. With another order of
-# sums, which is the same mathematics, a part of the answers changes. A difference in the last digit enters at the first step, and the steps
-# after it let it grow. Exercise 3 shows how fast. This network is small and far from perfect, so many photos lie close to the border between
+# sums, which is the same mathematics, a part of the answers changes. A difference in the last digit enters at the first step, and the steps after it let it grow. (AdamW helps it along, because it turns very small gradients into steps of normal size; another optimizer or network would give another share.) Exercise 3 shows how fast. This network is small and far from perfect, so many photos lie close to the border between
 # two answers, and a little is enough to move them across. The accuracies lie close together, so a score alone would have hidden all this.
 #
 # So the sentence to remember is: a seed fixes the random numbers, and not the sums. A result that has to be equal to the last digit needs
@@ -507,8 +505,7 @@ claim(
 # %% [markdown]
 # **We measured** the share by which each sum is wrong, in units of $\varepsilon$. Kahan's sum stays below the two of the paper at every size.
 # The plain sum loses little at first and much at the end. **Why the numbers differ:** the paper's $n\varepsilon$ is what can happen at worst. Roundings go
-# up and down, and many of them cancel, so the plain sum is far better than its bound. Errors of this kind are what the experiment let grow
-# into other answers.
+# up and down, and many of them cancel, so the plain sum is far better than its bound. Errors of this kind, though far smaller ones, are what the experiment let grow into other answers.
 
 # %% [markdown]
 # ## Bug hunt: a script without its packages

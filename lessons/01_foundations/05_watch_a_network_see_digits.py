@@ -26,7 +26,7 @@ train, test = digits("train"), digits("test")
 [train, test]
 
 # %% [markdown]
-# Every lesson trains with `fit`. Its heart is the loop that you would write yourself:
+# Most lessons train with `fit`, which does what the loop of [Write the training loop](01_write_the_training_loop) does. Its heart:
 #
 # ```python
 # for images, labels in batches:
@@ -215,7 +215,7 @@ plot.show(
 #
 # (Strictly this is a *cross-correlation*: a convolution would flip the filter. Every deep learning library leaves the flip out.)
 # The sum is the *response* of the filter. It is large where the picture looks like the filter. Take one row of a picture, and
-# filters of three weights, so that you can check each number in your head.
+# filters of three weights, so that you can check each number without a computer.
 
 # %%
 import pandas as pd
@@ -328,7 +328,7 @@ weights = reader.conv1.weight.detach()[:, 0]  # [16,7,7]
 maps.table().round(2)
 
 # %% [markdown]
-# Each row is one layer, with the range of its numbers. `conv1` returns exactly zero at half of all places: where the picture is black all around. The batch
+# Each row is one layer, with the range of its numbers; `zeros` is the share of exact zeros. `conv1` returns exactly zero at half of all places: where the picture is black all around. The batch
 # norm behind it moves these zeros up or down, and `relu1` sets to zero what is negative then.
 
 
@@ -1017,7 +1017,7 @@ right = (predict(suspect, sixteen[0]).argmax(1) == sixteen[1]).sum().item()
 print(f"{right} of 16 right, and the loss ends at {history.steps[-1]['loss']:.4f}")
 
 # %% [markdown]
-# All sixteen are right, and the loss is nowhere near zero. More steps or a larger learning rate do not help. What does the checker say?
+# All sixteen are right, and the loss is nowhere near zero. With scores 200 and 0, a sure and wrong answer should cost 200. What does the checker say?
 
 # %%
 from labs.hunts.foundations import check_digit_loss
