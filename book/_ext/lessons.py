@@ -27,6 +27,13 @@ from tools.ledger import Entry, facts, place, read
 from tools.lesson import Lesson
 
 LOGGER = logging.getLogger(__name__)
+# On the page from the start, so that nothing moves when the script (marks.js) finds it.
+MARKS = (
+    '<p class="lesson-marks pst-js-only" role="group" '
+    'aria-label="Your marks, kept in this browser">'
+    '<label><input type="checkbox" data-part="lesson"> Lesson done</label> '
+    '<label><input type="checkbox" data-part="hunt"> Bug found</label></p>'
+)
 
 
 def prepare(notebook: dict[str, Any], entry: Entry, site: Path) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def prepare(notebook: dict[str, Any], entry: Entry, site: Path) -> dict[str, Any
         cells.append(cell)
     first = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown")
     title, _, rest = "".join(cells[first]["source"]).partition("\n")
-    above = f"{{.lesson-place}}\n{place(entry)}\n\n{{.lesson-facts}}\n{facts(entry)}\n"
+    above = f"{{.lesson-place}}\n{place(entry)}\n\n{{.lesson-facts}}\n{facts(entry)}\n\n{MARKS}\n"
     cells[first] = cells[first] | {"source": f"{title}\n\n{above}{rest}"}
     return notebook | {"cells": cells}
 

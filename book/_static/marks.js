@@ -18,23 +18,12 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const show = []; // what to bring up to date when a mark changes, here or in another tab
   const lesson = nameOf(location.pathname);
-  const head = document.querySelector(".lesson-facts");
-  if (lesson && head) {
-    const group = document.createElement("p");
-    group.className = "lesson-marks";
-    group.setAttribute("role", "group");
-    group.setAttribute("aria-label", "Your marks, kept in this browser");
-    Object.entries(PARTS).forEach(([part, said]) => {
-      const label = document.createElement("label");
-      const box = document.createElement("input");
-      box.type = "checkbox";
-      const mark = `${lesson}#${part}`;
+  if (lesson) {
+    document.querySelectorAll(".lesson-marks input").forEach((box) => {
+      const mark = `${lesson}#${box.dataset.part}`;
       box.addEventListener("change", () => { if (!write(mark, box.checked)) box.checked = false; });
       show.push((marks) => { box.checked = marks.has(mark); });
-      label.append(box, ` ${said[0].toUpperCase()}${said.slice(1)}`);
-      group.append(label);
     });
-    head.after(group);
   }
 
   const map = document.querySelector(".course-map");

@@ -11,13 +11,17 @@ document.addEventListener("DOMContentLoaded", () => {
   const judge = (element) => {
     const isWider = element.scrollWidth > element.clientWidth + 1;
     if (isWider) {
-      element.tabIndex = 0;
+      if (element.tabIndex !== 0) element.tabIndex = 0;
       element.setAttribute("role", "group");
       element.setAttribute("aria-label", `${KINDS.find(([selector]) => element.matches(selector))[1]}, scrolls sideways`);
-    } else if (element.getAttribute("role") === "group") {
-      ["tabindex", "role", "aria-label"].forEach((name) => element.removeAttribute(name));
+    } else {
+      if (element.getAttribute("role") === "group") ["role", "aria-label"].forEach((name) => element.removeAttribute(name));
+      if (element.tabIndex === 0) element.removeAttribute("tabindex");
     }
   };
+  // The theme gives stops to what is a pixel too high, too, and says of none what it is.
+  new MutationObserver((changes) => changes.map(({ target }) => target).filter((element) => element.matches(ALL)).forEach(judge))
+    .observe(document.body, { subtree: true, attributeFilter: ["tabindex"] });
   // The size of a box changes with the page, and when the fold around it opens.
   const watcher = new ResizeObserver((changes) => changes.forEach(({ target }) => judge(target)));
   const watch = () => document.querySelectorAll(ALL).forEach((element) => watcher.observe(element));

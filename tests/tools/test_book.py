@@ -53,7 +53,8 @@ class TestNotebooks:
         first = {"cell_type": "markdown", "source": ["# Title\n", "\n", "words"], "metadata": {}}
         prepared = lessons.prepare({"cells": [code(), first]}, ENTRY, tmp_path)
         assert prepared["cells"][1]["source"] == (
-            "# Title\n\n{.lesson-place}\nStage 2\n\n{.lesson-facts}\n42 s\n\nwords"
+            "# Title\n\n{.lesson-place}\nStage 2\n\n{.lesson-facts}\n42 s\n\n"
+            f"{lessons.MARKS}\n\nwords"
         )
 
     @pytest.mark.parametrize(
