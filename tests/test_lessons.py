@@ -96,11 +96,7 @@ def test_every_lesson_was_measured_on_a_cpu(lesson):
 # Last executed beside other work, which the reference takes out of a record only in part. To be
 # executed alone, and to leave this list; the mean over all lessons counts again when it is empty.
 MEASURED_WHILE_BUSY = (
-    "lessons/01_foundations/06_classify_flowers_with_dirty_labels",
-    "lessons/02_detection/02_predict_on_a_grid",
-    "lessons/02_detection/03_see_at_three_scales",
     "lessons/02_detection/04_try_the_bag_of_tricks",
-    "lessons/02_detection/06_plan_the_gradient_path",
     "lessons/06_engineering/05_train_on_many_devices",
 )
 
