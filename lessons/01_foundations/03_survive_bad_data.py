@@ -761,8 +761,8 @@ def stand_ins(readable):
 
 every_row, GREY = torch.arange(len(rows)), torch.full((1, 28, 28), 0.5)
 by_chance = np.random.default_rng(0).permutation(~np.isin(every_row, list(failed)))
-luck = every_row[torch.tensor(by_chance)]
-again = torch.tensor(stand_ins(by_chance))
+luck = every_row[torch.tensor(by_chance)]  # the rows that came through
+again = torch.tensor(stand_ins(by_chance))  # the row that came for each row
 skipped = deliver("skip")
 deliveries = {
     "nothing broken": (backup, numbers, every_row, every_row),
@@ -774,8 +774,8 @@ deliveries = {
     "same class": deliver("replace"),
     "placeholder": deliver("replace", placeholder=GREY),
 }
-samples = {policy: len(one[0]) for policy, one in deliveries.items()}
-pd.Series({"stop": len(deliver("stop")[0])} | samples, name="samples").to_frame().T
+delivered = {policy: len(one[0]) for policy, one in deliveries.items()}
+pd.Series({"stop": len(deliver("stop")[0])} | delivered, name="samples").to_frame()
 
 # %% [markdown]
 # The table counts the samples that each policy delivers. *Stop* delivers what came before the first broken file, which is nothing to train on,
@@ -1026,7 +1026,7 @@ print(f"accuracy that the leak adds: {estimate:.3f} estimated, {added:.3f} measu
 print(f"what skip reports too much, without a leak: {too_much['skip']:.3f}")
 
 # %% [markdown]
-# READ-ADDED
+# Both say that the leak adds little. *Skip*, which leaks nothing, reports more too much than that, because of the shirts.
 #
 # **Why they differ.** The direction is the paper's, and the points are not. The paper counts the twins that CIFAR has, few among many
 # pictures, and trains large networks that learn their training set by heart. Here each picture of one exam has a twin, and a small network

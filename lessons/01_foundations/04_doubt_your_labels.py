@@ -692,7 +692,7 @@ plot.show(
     "right labels the test accuracy does not fall.",
     alt="Left: the share of mislabelled pictures with the true answer falls, that "
     "with the given wrong label rises. Right: test accuracy falls a little, except "
-    "with right labels, and the share of errors among the highest losses falls a lot.",
+    "with right labels, and the errors among the highest losses become far fewer.",
 )
 
 # %% tags=["nbval-check-output"]
