@@ -351,8 +351,8 @@ claim(
 
 # %%
 is_shirt = sound.labels.numpy() == SHIRT
-for name, group in [("shirts", is_shirt), ("all others", ~is_shirt)]:
-    print(f"without a label: {missing[group].mean():.0%} of the {name}")
+for name, group in [("the shirts", is_shirt), ("all others", ~is_shirt)]:
+    print(f"without a label: {missing[group].mean():.0%} of {name}")
 
 # %% [markdown]
 # The shirts it is, which look like a T-shirt, a pullover or a coat. The *missing value itself* decides, the third case. Nothing in the catalogue
@@ -460,9 +460,9 @@ print(f"by the true ones {by_truth:.3f}; test {score['test']:.3f}")
 
 # %% tags=["nbval-check-output"]
 claim(
-    "three labels in twenty wrong: by the true labels, the own validation is within "
-    "4 points of the test",
-    abs(by_truth - score["test"]) < 0.04,
+    "three labels in twenty wrong: by the true labels, the own validation is at most "
+    "2 points below the test",
+    by_truth >= score["test"] - 0.02,
     measured=(by_truth, score["test"]),
 )
 claim(
@@ -488,8 +488,8 @@ plot.show(
 )
 
 # %% [markdown]
-# First the question of the symptom: the same answers to the same pictures, judged by the true labels, are right about as often as in the test. The
-# test was not easier. Most of what was missing were right answers that the shop's labels called wrong.
+# First the question of the symptom. The same answers to the same pictures, judged by the true labels, are right even more often than in the test. So
+# the test was not easier: right answers were counted as mistakes. (The rest you know from the last lesson: this validation set has lost its shirts.)
 #
 # Above each picture stand its label and, behind the arrow, the network's answer. The upper row holds the worst of the labels that were changed
 # on purpose, the lower row the worst of those that were not. Look at the lower row, and ask of each picture which of its two names you would
