@@ -472,6 +472,13 @@ claim(
     measured=caught,
 )
 
+# %% [markdown]
+# Nearly the whole top of the list is wrong labels. And the question of the symptom has its answer. The same answers to the same pictures, judged
+# by the true labels, are right even more often than in the test. So
+# the test was not easier: right answers were counted as mistakes. (The rest you know from the last lesson: this validation set has lost its shirts.)
+#
+# Now look at the top of the list yourself.
+
 # %%
 chosen = torch.cat([suspects[wrong[suspects]][:3], suspects[~wrong[suspects]][:3]])
 guess = answers[chosen].argmax(1)
@@ -488,9 +495,6 @@ plot.show(
 )
 
 # %% [markdown]
-# First the question of the symptom. The same answers to the same pictures, judged by the true labels, are right even more often than in the test. So
-# the test was not easier: right answers were counted as mistakes. (The rest you know from the last lesson: this validation set has lost its shirts.)
-#
 # Above each picture stand its label and, behind the arrow, the network's answer. The upper row holds the worst of the labels that were changed
 # on purpose, the lower row the worst of those that were not. Look at the lower row, and ask of each picture which of its two names you would
 # give it. So read such a list with your eyes, and do not delete by a threshold.
@@ -843,7 +847,8 @@ claim(
 # right labels above or below the network's accuracy on the test, and why?
 #
 # :::{dropdown} Solution 1
-# Far below. The labels are missing mostly for shirts, which are hard to tell, and of which the network has seen few. The next cell counts. For testing, filled-in labels are worthless in any case: a network would be measured against its own opinion.
+# Far below. The labels are missing mostly for shirts, which are hard to tell, and of which the network has seen few. The next cell counts. For
+# testing, filled-in labels are worthless in any case: a network would be measured against its own opinion.
 # :::
 
 # %% tags=["hide-cell"]
