@@ -410,8 +410,8 @@ claim(
 )
 claim(
     "turning round the photos within each batch changes the trained network's answer "
-    "on at least one test photo in fifty, with every seed",
-    runs["order in a batch"].min() >= 0.02,
+    "on some test photo with each of three seeds, and on one in fifty on average",
+    runs["order in a batch"].min() > 0 and runs["order in a batch"].mean() >= 0.02,
     measured=runs["order in a batch"].tolist(),
 )
 claim(
