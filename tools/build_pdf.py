@@ -5,7 +5,8 @@
 
 Chromium prints each page of the site, with its folds open; pypdf joins them. The outline leads to
 stages, lessons and headings. A link to a page that was printed too leads there, any other to the
-published site.
+published site. The tags that Chromium writes for those who listen to the book are kept, see
+:mod:`tools.pdf_tags`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from labs.progress import bar
 from labs.stamp import ROOT
 from tools import build_site
 from tools.lesson import find
+from tools.pdf_tags import TagTree
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page as Tab
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TITLE = "Computer Vision, Debugged"
+LANGUAGE = "en"
 # A page that has not settled by then never will.
 PATIENCE_MS = 120_000
 # Continuous numbers: Chromium counts the pages of a print from where the root element says.
@@ -52,7 +55,8 @@ LOOK = """
 @page { @bottom-right { font: 8pt sans-serif; color: #55606e; } }
 html { counter-reset: page %(before)d; }
 """
-# Chromium names a place in a PDF only where a link of the same page leads to it.
+# Chromium names a place in a PDF only where a link of the same page leads to it, and describes a
+# picture only by its own text: that of a row of panels goes to the first.
 PREPARE = """
 async ({base, site, wanted}) => {
   await window.drawFormulas?.();
@@ -61,6 +65,12 @@ async ({base, site, wanted}) => {
   for (const link of document.querySelectorAll("a[href]")) {
     const here = link.href.startsWith(location.href.split("#")[0] + "#");
     if (!here && link.href.startsWith(site)) link.href = base + link.href.slice(site.length);
+  }
+  for (const row of document.querySelectorAll("[role=img][aria-label]")) {
+    const panel = row.querySelector("img");
+    if (panel) panel.alt = row.ariaLabel;
+    row.removeAttribute("role");
+    row.classList.add("labs-panels");
   }
   for (const name of wanted) {
     const link = document.createElement("a");
@@ -93,9 +103,19 @@ class Printed:
 
 @dataclass(frozen=True)
 class _Jump:
-    """Hold a link: the sheet it is on, counted from 0, its box there, and its full address."""
+    """Hold a link as it was printed.
 
+    Attributes:
+        part: The first sheet of its part, counted from 0.
+        sheet: On which it is.
+        number: Of its object in the part; 0 where it has none of its own.
+        rect: Its box on the sheet.
+        to: Its full address.
+    """
+
+    part: int
     sheet: int
+    number: int
     rect: Any
     to: str
 
@@ -202,25 +222,28 @@ def _wanted(places: Sequence[Place], site: Path) -> dict[str, set[str]]:
     return wanted
 
 
-def join(printed: Sequence[Printed], base: str) -> PdfWriter:
-    """Join printed pages into one PDF with a nested outline, and make links lead inside it.
+def join(printed: Sequence[Printed], base: str, title: str = TITLE) -> PdfWriter:
+    """Join printed pages into one tagged PDF with a nested outline, and make links lead inside it.
 
     Args:
         printed: In reading order.
         base: What the address of a page begins with, where a link does not say ``#name`` alone.
+        title: Of the whole.
     """
     writer = PdfWriter()
+    readers: dict[int, PdfReader] = {}
     spots: dict[str, tuple[int, float | None]] = {}
     jumps: list[_Jump] = []
     above: list[Any] = []  # the outline's item of each depth
     for part in printed:
         reader, start = PdfReader(io.BytesIO(part.pdf)), len(writer.pages)
+        readers[start] = reader
         address = f"{base}{part.place.page}.html"
         spots[address] = (start, None)
         for name, named in reader.named_destinations.items():
             spots[f"{address}#{name.removeprefix('/')}"] = _spot(reader, named, start)
         for sheet, page in enumerate(reader.pages, start):
-            jumps += (_Jump(sheet, rect, to) for rect, to in _links(page.annotations, address))
+            jumps += (_Jump(start, sheet, *link) for link in _links(page.annotations, address))
         writer.append(reader, import_outline=False, excluded_fields=("/Annots", "/StructParents"))
         del above[part.place.depth :]
         item = writer.add_outline_item(
@@ -231,22 +254,32 @@ def join(printed: Sequence[Printed], base: str) -> PdfWriter:
         )
         above.append(item)
         _nest(writer, reader, _below_title(reader.outline), start, item)
+    writer.compress_identical_objects()  # each page brought its own fonts
+    tags = TagTree(writer, LANGUAGE)
+    for start, reader in readers.items():
+        tags.graft(reader, start)
     for jump in jumps:
         spot = spots.get(jump.to) or spots.get(jump.to.partition("#")[0])
         if spot is None:
             link = Link(rect=jump.rect, url=jump.to)
         else:
             link = Link(rect=jump.rect, target_page_index=spot[0], fit=_fit(spot[1]))
-        writer.add_annotation(jump.sheet, link)
+        annotation = writer.add_annotation(jump.sheet, link)
+        tags.link(jump.part, jump.number, annotation)
+    tags.finish()
+    writer.add_metadata({"/Title": title, "/Author": f"The {TITLE} authors"})
+    writer.page_mode = "/UseOutlines"
     return writer
 
 
-def _links(annotations: Any, address: str) -> Iterator[tuple[Any, str]]:
-    for annotation in (found.get_object() for found in annotations or ()):
+def _links(annotations: Any, address: str) -> Iterator[tuple[int, Any, str]]:
+    for found in annotations or ():
+        annotation, number = found.get_object(), getattr(found, "idnum", 0)
         if "/Dest" in annotation:
-            yield annotation["/Rect"], f"{address}#{str(annotation['/Dest']).removeprefix('/')}"
+            name = str(annotation["/Dest"]).removeprefix("/")
+            yield number, annotation["/Rect"], f"{address}#{name}"
         elif "/URI" in (action := annotation.get("/A", {})):
-            yield annotation["/Rect"], str(action["/URI"])
+            yield number, annotation["/Rect"], str(action["/URI"])
 
 
 def _spot(reader: PdfReader, spot: Destination, start: int) -> tuple[int, float | None]:
@@ -291,11 +324,8 @@ def build(lesson: str = "", site: Path = build_site.SITE, folder: Path = build_s
     places = chosen(lesson)
     with chromium() as tab:
         printed = print_pages(tab, places, site)
-    writer = join(printed, published())
     title = f"{printed[0].title} · {TITLE}" if lesson else TITLE
-    writer.add_metadata({"/Title": title, "/Author": f"The {TITLE} authors"})
-    writer.page_mode = "/UseOutlines"
-    writer.compress_identical_objects()  # each page brought its own fonts
+    writer = join(printed, published(), title)
     path = folder / (f"{Path(places[0].page).name}.pdf" if lesson else "book.pdf")
     writer.write(path)
     return path

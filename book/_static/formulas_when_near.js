@@ -1,4 +1,5 @@
-// MathJax is the heaviest file of the book: it is fetched when a formula comes near, or the page is to be printed.
+// MathJax is the heaviest file of the book: it is fetched when a formula comes near, when the page may be printed,
+// or when the page has lain open for a while.
 (() => {
   let drawn;
   window.drawFormulas = () => {
@@ -19,6 +20,9 @@
   );
   formulas.forEach((formula) => near.observe(formula));
   matchMedia("print").addEventListener("change", window.drawFormulas);
-  // A printer does not wait: whoever touches the page may print it next.
-  for (const touch of ["pointermove", "keydown", "scroll"]) addEventListener(touch, window.drawFormulas, { once: true, passive: true });
+  addEventListener("beforeprint", window.drawFormulas);
+  // A printer does not wait: whoever touches the page may print it next, and so may who only looks at it.
+  for (const touch of ["pointermove", "pointerdown", "keydown", "scroll"]) addEventListener(touch, window.drawFormulas, { once: true, passive: true });
+  const whenIdle = window.requestIdleCallback ?? setTimeout;  // Safari has no such callback
+  if (!navigator.connection?.saveData) addEventListener("load", () => setTimeout(() => whenIdle(window.drawFormulas), 4000));
 })();
