@@ -638,14 +638,14 @@ claim(
 # The same table for a detector, where one number is not enough: AP50 asks whether an object is found, AP75 whether its box is tight, and APs is
 # the AP of small objects alone. The parts are three of a small YOLOv8: the *fine map* of stride 8, the *distribution loss* on the sides of a box,
 # and the moving *average* of the weights. Each arm needs minutes of training, so this is a recorded study: it was run once, and every seed was
-# kept. The code of one run follows its settings.
+# kept. This is the code of one run, from its first setting on.
 
 # %%
 import inspect
 
 from labs.studies.detection.parts import EXPERIMENT, SMALL, train_without
 
-print(inspect.getsource(train_without).partition("strides =")[2])
+print("    strides =" + inspect.getsource(train_without).partition("strides =")[2])
 
 # %% [markdown]
 # :::{admonition} Predict
@@ -790,7 +790,7 @@ claim(
 )
 
 # %% [markdown]
-# So the conclusions of this table would read: map and neck find the small objects; the average helps on the way, and its place is taken by the cycle at the end; the distribution loss could not be shown to help with these seeds. "HSR
+# So the conclusions of this table would read: map and neck find the small objects; the average helps on the way, and its place is taken by the cycle at the end; the distribution loss could not be shown to help with these seeds. "Our module
 # improves small objects" in a paper is a sentence of the same kind, and deserves the same questions.
 
 # %% [markdown]
