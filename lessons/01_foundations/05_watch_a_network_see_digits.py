@@ -172,9 +172,10 @@ plot.show(
 # %% tags=["nbval-check-output"]
 costs = {period: plain_score - share for period, share in scores.items()}
 claim(
-    "stripes of 2.5 pixels over the digits cost the reader less than 6 points",
-    costs[2.5] < 0.06,
-    measured=costs[2.5],
+    "of a reader of 95 % or more of the digits, stripes of 2.5 pixels cost less than "
+    "6 points",
+    plain_score > 0.95 and costs[2.5] < 0.06,
+    measured=(plain_score, costs[2.5]),
 )
 claim(
     "stripes of 6 pixels over the digits cost the reader more than 15 points",
@@ -741,18 +742,18 @@ claim(
     measured=gain["blind to these stripes"],
 )
 claim(
-    "a reader made blind to the crossed stripes gains under 5 points on the worst "
-    "ones",
-    gain["blind to crossed stripes"] < 0.05,
-    measured=gain["blind to crossed stripes"],
+    "under the worst stripes blindness to the crossed ones brings less than a third "
+    "of the 15 points or more that blindness to the worst ones brings",
+    0.15 < gain["blind to these stripes"] > 3 * gain["blind to crossed stripes"],
+    measured=gain.to_dict(),
 )
 price = (
     outcome["no stripes"]["reader"] - outcome["no stripes"]["blind to these stripes"]
 )
 claim(
-    "blindness to the worst stripes costs less than half of what it brings under "
-    "them",
-    price < gain["blind to these stripes"] / 2,
+    "blindness to the worst stripes costs less than half of the 15 points or more "
+    "that it brings under them",
+    0.15 < gain["blind to these stripes"] > 2 * price,
     measured=(price, gain["blind to these stripes"]),
 )
 
@@ -796,9 +797,10 @@ trained.groupby("kind")["points lost"].agg(["count", "mean", "max"]).round(2)
 # %% tags=["nbval-check-output"]
 most = trained["points lost"].max()
 claim(
-    "without any single first-layer filter the reader loses at most 6 points",
-    most < 6,
-    measured=most,
+    "a reader of 95 % or more of the digits loses at most 6 points without any "
+    "single first-layer filter",
+    plain_score > 0.95 and most < 6,
+    measured=(plain_score, most),
 )
 
 # %% [markdown]
@@ -882,9 +884,10 @@ plot.show(
 mean = study.frame().groupby("frozen")[list(tests)].mean()
 learned = mean.loc["nothing"] - mean.loc[["conv1", "both"]]
 claim(
-    "clean digits: learning the first filters brings less than 2 points",
-    learned["clean"]["conv1"] < 0.02,
-    measured=learned["clean"]["conv1"],
+    "clean digits: with random first filters over 90 % are read, within 2 points of "
+    "learnt ones",
+    mean["clean"]["conv1"] > 0.9 and learned["clean"]["conv1"] < 0.02,
+    measured=mean["clean"].to_dict(),
 )
 claim(
     "noisy digits: learning the first filters brings more than 5 points",
@@ -942,10 +945,10 @@ reached.round(4)
 # %% tags=["nbval-check-output"]
 cost = reached["mean"]["learned filters"] - reached["mean"]
 claim(
-    "random filters in both layers of the reader cost less than 4 points on clean "
-    "digits",
-    cost["random filters"] < 0.04,
-    measured=cost["random filters"],
+    "with random filters in both layers over 90 % of clean digits are read, less "
+    "than 4 points below learnt ones",
+    reached["mean"]["random filters"] > 0.9 and cost["random filters"] < 0.04,
+    measured=reached["mean"].to_dict(),
 )
 claim(
     "with random filters, ReLU and max pooling are worth more on clean digits than "

@@ -346,10 +346,10 @@ plot.show(
 # %% tags=["nbval-check-output"]
 shares = on_object["trained at home"] / on_object["the object covers"]
 claim(
-    "trained with one background a class: the share of heat on the object is under "
-    "1.25 times its share of the picture",
-    shares < 1.25,
-    measured=shares,
+    "one background a class, 85 % right on it: the share of heat on the object is "
+    "under 1.25 times its share of the picture",
+    swap["at home"] >= 0.85 and shares < 1.25,
+    measured=(swap["at home"], shares),
 )
 gain = on_object["mixed"] / on_object["trained at home"]
 claim(
@@ -562,11 +562,12 @@ pd.DataFrame({"heat on the object": coarse, "accuracy away": correct}).round(2)
 
 # %% tags=["nbval-check-output"]
 gap = abs(coarse["mixed"] - coarse["trained at home"])
+apart = correct["mixed"] - correct["trained at home"]
 claim(
-    "Grad-CAM on 3 by 3 maps does not tell a head with the shortcut from one "
-    "without: their shares on the object differ by under 8 points",
-    gap < 0.08,
-    measured=gap,
+    "two heads, accuracies over 10 points apart on swapped backgrounds: the heat of "
+    "Grad-CAM on 3 by 3 maps differs by under 8 points on the object",
+    apart > 0.1 and gap < 0.08,
+    measured=(apart, gap),
 )
 
 # %% [markdown]
@@ -700,9 +701,10 @@ claim(
     measured=cost["transfer"],
 )
 claim(
-    "40 % wrong labels cost the head with weight decay less than 12 points",
-    cost["transfer, weight decay"] < 0.12,
-    measured=cost["transfer, weight decay"],
+    "40 % wrong labels cost the head with weight decay less than half of what they "
+    "cost the one without",
+    cost["transfer, weight decay"] < cost["transfer"] / 2 > 0.05,
+    measured=cost.to_dict(),
 )
 claim(
     "without weight decay over 95 % of the given labels, 40 % of them wrong, are "
@@ -711,10 +713,10 @@ claim(
     measured=fits["transfer"],
 )
 claim(
-    "with weight decay under 75 % of the given labels, 40 % of them wrong, are "
-    "learnt by heart",
-    fits["transfer, weight decay"] < 0.75,
-    measured=fits["transfer, weight decay"],
+    "with weight decay 20 points less of the given labels, 40 % of them wrong, are "
+    "learnt by heart than without",
+    fits["transfer"] - fits["transfer, weight decay"] > 0.2,
+    measured=fits.to_dict(),
 )
 
 # %% [markdown]
@@ -846,15 +848,19 @@ plot.show(
 )
 
 # %% [markdown]
-# Look at suspects before you throw anything away. What do you gain by throwing away all suspects of confident learning?
+# Look at suspects before you throw anything away. What do you gain by throwing away all suspects of confident learning? Each head
+# is trained from three seeds.
 
 # %%
 kept = {"all": slice(None), "without suspects": ~sure}
 worth = {}
 for name, decay in DECAYS.items():
     for what, rows in kept.items():
-        head = train_head(z_train[rows], given.labels[rows], 8, decay)
-        worth[name, what] = hits(head, z_test, test.labels)
+        worth[name, what] = 0.0
+        for seed in range(3):
+            seed_everything(seed)
+            head = train_head(z_train[rows], given.labels[rows], 8, decay)
+            worth[name, what] += hits(head, z_test, test.labels) / 3
 worth = pd.Series(worth).unstack()
 worth.round(2)
 
@@ -865,9 +871,10 @@ worth.round(2)
 # %% tags=["nbval-check-output"]
 gains = worth["without suspects"] - worth["all"]
 claim(
-    "cleaning by cross-validation gains the head without decay at least 4 points",
-    gains["transfer"] > 0.04,
-    measured=gains["transfer"],
+    "cleaning by cross-validation gains a head without decay at least 4 points, and "
+    "then over 45 % are right",
+    gains["transfer"] > 0.04 and worth.loc["transfer", "without suspects"] > 0.45,
+    measured=worth.to_dict(),
 )
 more = gains["transfer"] - gains["transfer, weight decay"]
 claim(
@@ -952,9 +959,10 @@ claim(
     measured=fitted,
 )
 claim(
-    "random labels take less than twice the epochs of true ones to learn by heart",
-    fitted["random labels"] < 2 * fitted["true labels"],
-    measured=fitted,
+    "random labels are learnt by heart too, in less than twice the epochs of true "
+    "ones",
+    lowest >= 0.9 and fitted["random labels"] < 2 * fitted["true labels"],
+    measured=(lowest, fitted),
 )
 gap = tested["true labels"] - tested["random labels"]
 claim(

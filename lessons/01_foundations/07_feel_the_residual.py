@@ -583,14 +583,15 @@ pd.DataFrame(trained, index=BLOCKS).iloc[[0, 8, 17, 26]].round(2)
 
 # %% tags=["nbval-check-output"]
 claim(
-    "trained, 56 layers: from the last residual block the probe guesses at least 15 "
-    "points better than from the last plain one",
-    trained["residual"][-1] - trained["plain"][-1] > 0.15,
-    measured=(trained["residual"][-1], trained["plain"][-1]),
+    "56 layers: training lifts what the probe guesses from the last residual block "
+    "by 10 points, to at least 15 above the last plain one",
+    trained["residual"][-1]
+    > max(signal[True][-1] + 0.1, trained["plain"][-1] + 0.15),
+    measured=(signal[True][-1], trained["residual"][-1], trained["plain"][-1]),
 )
 claim(
-    "trained, 56 plain layers: from the last block the probe guesses worse than "
-    "from the first",
+    "56 plain layers: training does not mend them, from the last block the probe "
+    "still guesses worse than from the first",
     trained["plain"][-1] < trained["plain"][0],
     measured=(trained["plain"][0], trained["plain"][-1]),
 )
