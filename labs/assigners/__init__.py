@@ -1,6 +1,7 @@
 """Decide which prediction answers for which object: what changed most from YOLO v1 to v8."""
 
 from labs.assigners.best_anchor import BestAnchor, Matches
+from labs.assigners.bipartite import Bipartite
 from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
 from labs.assigners.multi_anchor import MultiAnchor
@@ -12,6 +13,7 @@ from labs.assigners.truths import Truths
 __all__ = [
     "Assignment",
     "BestAnchor",
+    "Bipartite",
     "GridCell",
     "Matches",
     "MultiAnchor",

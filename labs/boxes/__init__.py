@@ -8,6 +8,8 @@ from labs.boxes.anchors import (
     k_means,
     lay_onto_strides,
 )
+from labs.boxes.default_boxes import DefaultBoxes
+from labs.boxes.deltas import Deltas, Estimates
 from labs.boxes.grid import cell_centres, cell_corners
 from labs.boxes.levels import flatten_levels
 from labs.boxes.overlap import KINDS, overlap
@@ -17,6 +19,9 @@ from labs.boxes.suppression import suppress
 
 __all__ = [
     "KINDS",
+    "DefaultBoxes",
+    "Deltas",
+    "Estimates",
     "auto_anchor",
     "best_possible_recall",
     "cell_centres",

@@ -14,6 +14,8 @@ from labs.models.resnet import (
     resnet50,
     resnet_cifar,
 )
+from labs.models.ssd import SSD, SSD300_BOXES, VGGMaps, ssd300_vgg16
+from labs.models.vgg import VGG, vgg16
 from labs.models.yolo_v1 import YOLOv1
 from labs.models.yolo_v3 import V2_ANCHORS, V3_ANCHORS, YOLOv3
 from labs.models.yolo_v4 import V4_ANCHORS, YOLOv4
@@ -22,9 +24,12 @@ from labs.models.yolo_v7 import YOLOv7
 from labs.models.yolo_v8 import C2f, YOLOv8
 
 __all__ = [
+    "SSD",
+    "SSD300_BOXES",
     "V2_ANCHORS",
     "V3_ANCHORS",
     "V4_ANCHORS",
+    "VGG",
     "BasicBlock",
     "Bottleneck",
     "C2f",
@@ -34,6 +39,7 @@ __all__ = [
     "MobileNetV2",
     "RepConv",
     "ResNet",
+    "VGGMaps",
     "YOLOv1",
     "YOLOv3",
     "YOLOv4",
@@ -48,4 +54,6 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet_cifar",
+    "ssd300_vgg16",
+    "vgg16",
 ]
