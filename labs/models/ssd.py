@@ -23,6 +23,9 @@ SSD300_BOXES = DefaultBoxes(
     strides=(8, 16, 32, 64, 100, 300),
 )
 
+LEAST_SIDE = 268
+"""Pixels of which the last of the six maps of VGG still has a cell."""
+
 
 class SSD(nn.Module):
     """Convolve each map of a backbone once more, to classes and corrections of its default boxes.
@@ -126,10 +129,20 @@ class VGGMaps(nn.Module):
         for layer in [*self.to_conv7[-4:], *self.further.modules()]:
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None  # the paper's layers have no norm behind them
                 nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images [N,3,H,W] in [0,1] to six maps; H and W are at least 225 pixels."""
+        """Map images [N,3,H,W] in [0,1] to six maps.
+
+        Raises:
+            ValueError: When H or W is below 268: the fifth map has no 3x3 cells left then.
+        """
+        if min(images.shape[-2:]) < LEAST_SIDE:
+            raise ValueError(
+                f"VGGMaps: expected images of at least {LEAST_SIDE} pixels a side, got "
+                f"{images.shape[-2]}x{images.shape[-1]}; enlarge them, the paper's are 300x300"
+            )
         x = (images - images.new_tensor(self.mean)[:, None, None]) * self.gain
         x = self.to_conv4(x)
         # conv4_3 has far larger values than the rest: one length for each cell, then learnt.

@@ -46,5 +46,7 @@ class SSDPostprocess(nn.Module):
 
     def forward(self, raw: Estimates) -> list[dict[str, Tensor]]:
         """Return for each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n]."""
-        limits = (self.score_threshold, self.iou_threshold, self.max_detections)
-        return suppress(*self.candidates(raw), *limits)
+        boxes, scores = self.candidates(raw)
+        return suppress(
+            boxes, scores, self.score_threshold, self.iou_threshold, self.max_detections
+        )
