@@ -6,12 +6,15 @@ from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
 from labs.assigners.multi_anchor import MultiAnchor
 from labs.assigners.pairs import Pairs
+from labs.assigners.sampling import BalancedSampling
 from labs.assigners.sim_ota import SimOTA
 from labs.assigners.task_aligned import Assignment, TaskAligned
+from labs.assigners.thresholds import Thresholds
 from labs.assigners.truths import Truths
 
 __all__ = [
     "Assignment",
+    "BalancedSampling",
     "BestAnchor",
     "Bipartite",
     "GridCell",
@@ -21,6 +24,7 @@ __all__ = [
     "Responsible",
     "SimOTA",
     "TaskAligned",
+    "Thresholds",
     "Truths",
     "keep_largest",
 ]

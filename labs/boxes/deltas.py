@@ -13,28 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from labs.boxes.precision import widen
-
-
-class Estimates(NamedTuple):
-    """Hold what a network says at each of its P reference boxes.
-
-    Attributes:
-        deltas: Corrections of the references, [N,P,4].
-        logits: Of each reference, [N,P,K].
-        references: Anchors or default boxes, xyxy in pixels, [P,4].
-        size: Height and width of the images in pixels.
-    """
-
-    deltas: Tensor
-    logits: Tensor
-    references: Tensor
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)

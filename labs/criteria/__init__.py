@@ -1,5 +1,6 @@
 """Say how wrong a detector is: one criterion per architecture, each a sum of named terms."""
 
+from labs.criteria.faster_rcnn import FasterRCNNCriterion
 from labs.criteria.ssd import SSDCriterion, hardest
 from labs.criteria.yolo_v1 import YOLOv1Criterion
 from labs.criteria.yolo_v3 import YOLOv3Criterion
@@ -8,6 +9,7 @@ from labs.criteria.yolo_v7 import YOLOv7Criterion
 from labs.criteria.yolo_v8 import YOLOv8Criterion
 
 __all__ = [
+    "FasterRCNNCriterion",
     "SSDCriterion",
     "YOLOv1Criterion",
     "YOLOv3Criterion",

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from labs.assigners.bipartite import BACKGROUND, Bipartite
 from labs.assigners.targets import Target
 from labs.assigners.truths import Truths
-from labs.boxes.deltas import Deltas, Estimates
+from labs.boxes.deltas import Deltas
+from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
 from labs.ddp import mean_over_ranks
 

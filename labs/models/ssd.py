@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from labs.boxes.default_boxes import DefaultBoxes
-from labs.boxes.deltas import Estimates
+from labs.boxes.estimates import Estimates, answers_in_a_row
 from labs.models.settings import refuse_counts
 from labs.models.vgg import VGG
 
@@ -67,19 +67,13 @@ class SSD(nn.Module):
         """Map images [N,3,H,W] in [0,1] to corrections, logits (background first) and boxes."""
         maps = self.backbone(images)
         logits = [
-            _in_a_row(head(x), self.num_classes + 1)
+            answers_in_a_row(head(x), self.num_classes + 1)
             for head, x in zip(self.classes, maps, strict=True)
         ]
-        deltas = [_in_a_row(head(x), 4) for head, x in zip(self.boxes, maps, strict=True)]
+        deltas = [answers_in_a_row(head(x), 4) for head, x in zip(self.boxes, maps, strict=True)]
         height, width = images.shape[-2:]
         references = self.default_boxes(maps, (height, width))
         return Estimates(torch.cat(deltas, 1), torch.cat(logits, 1), references, (height, width))
-
-
-def _in_a_row(level: Tensor, numbers: int) -> Tensor:
-    """Give each box its own numbers, row by row, cell by cell: [N,A*K,H,W] to [N,H*W*A,K]."""
-    boxes = level.unflatten(1, (-1, numbers))  # [N,A,K,H,W]
-    return boxes.permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 class VGGMaps(nn.Module):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from labs.boxes.deltas import Deltas, Estimates
+from labs.boxes.deltas import Deltas
+from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
 from labs.boxes.suppression import suppress
 
