@@ -89,7 +89,8 @@ def _softened(
 ) -> tuple[Tensor, Tensor]:
     """Return which boxes stay, the highest score first, and all scores, lowered."""
     fit = overlap(boxes[:, None], boxes) * (labels[:, None] == labels)
-    scores, waiting, kept = scores.clone(), torch.ones_like(labels, dtype=torch.bool), []
+    scores, waiting = scores.clone(), torch.ones_like(labels, dtype=torch.bool)
+    kept: list[int] = []
     while len(kept) < most and waiting.any():
         best = int(scores.masked_fill(~waiting, -1).argmax())
         if scores[best] <= threshold:

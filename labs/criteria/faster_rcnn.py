@@ -109,7 +109,7 @@ def proposal_losses(
         settings: How to match, sample and compare.
     """
     logits, deltas = widen(estimates.logits[..., 0]), widen(estimates.deltas)
-    matched, sampled, aims = [], [], []
+    matched, aims = [], []
     for image in range(len(logits)):
         boxes = truths.boxes[truths.image == image]
         match = settings.match_anchors(boxes, estimates.references)
@@ -143,7 +143,7 @@ def draw(proposals: Sequence[Tensor], truths: Truths, match: Matcher, sample: Sa
     regions, labels, boxes = [], [], []
     for image, given in enumerate(proposals):
         mine = truths.image == image
-        known, names = truths.boxes[mine], truths.labels[mine]
+        known, names = truths.boxes[mine].to(given), truths.labels[mine]
         given = torch.cat([given, known])
         matched = match(known, given)
         chosen = sample(matched)
