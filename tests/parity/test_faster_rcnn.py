@@ -206,6 +206,8 @@ def narrow():
     for layer in (network.proposals.objectness, network.head.classes, network.head.boxes):
         nn.init.normal_(layer.weight, std=0.3)
     nn.init.normal_(network.proposals.boxes.weight, std=0.1)
+    for layer in network.backbone.pyramid.smooth:
+        layer.weight.data /= 200  # frozen norms that never learnt let the maps grow
     network.proposals.before, network.proposals.after = (400, 200), (200, 100)
     return network.eval()
 
