@@ -5,6 +5,7 @@ import torch
 
 from labs.models import (
     DigitNet,
+    faster_rcnn_resnet50,
     resnet18,
     resnet34,
     resnet50,
@@ -28,6 +29,12 @@ def count(build):
         # Table 2 of the paper gives 138 million.
         pytest.param(vgg16, 138_357_544, id="VGG-16"),
         pytest.param(lambda: ssd300_vgg16(90), 35_641_826, id="SSD300"),
+        pytest.param(lambda: faster_rcnn_resnet50(90), 41_755_286, id="Faster R-CNN"),
+        pytest.param(
+            lambda: faster_rcnn_resnet50(90, frozen_norms=False),
+            41_808_406,
+            id="Faster R-CNN whose norms learn",
+        ),
         # Table 6 of the paper gives 0.27M, 0.46M, 0.66M, 0.85M and 1.7M.
         pytest.param(lambda: resnet_cifar(20), 269_722, id="CIFAR ResNet-20"),
         pytest.param(lambda: resnet_cifar(32), 464_154, id="CIFAR ResNet-32"),

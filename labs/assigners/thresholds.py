@@ -10,7 +10,7 @@ from torch import Tensor
 from labs.assigners.bipartite import BACKGROUND
 from labs.boxes import overlap
 
-IGNORED = -2
+_IGNORED = -2
 """In place of the index of an object: the reference neither answers for one nor is background."""
 
 
@@ -56,7 +56,7 @@ class Thresholds:
         fit = overlap(boxes[:, None], references)  # [n,P]
         best, nearest = fit.max(0)
         found = torch.where(best < self.low, BACKGROUND, nearest)
-        found = torch.where((best >= self.low) & (best < self.high), IGNORED, found)
+        found = torch.where((best >= self.low) & (best < self.high), _IGNORED, found)
         if self.rescue and len(references):
             most = fit.amax(1, keepdim=True)
             rescued = ((fit == most) & (most > 0)).any(0)

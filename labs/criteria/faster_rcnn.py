@@ -17,13 +17,11 @@ from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
 from labs.ddp import mean_over_ranks
-from labs.models.faster_rcnn import RoIEstimates, TwoStages, rois_of
+from labs.models.faster_rcnn import RCNN_DELTAS, RoIEstimates, TwoStages, rois_of
 
 Matcher = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Tensor], Tensor]
-RCNN_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
-"""How the second stage writes corrections."""
-BETA = 1 / 9
+_BETA = 1 / 9
 """Where the smooth L1 loss turns from a square into a line."""
 
 
@@ -64,7 +62,7 @@ class FasterRCNNCriterion:
     sample_proposals: Sampler = field(default_factory=lambda: BalancedSampling(512, 0.25))
     proposal_deltas: Deltas = field(default_factory=Deltas)
     deltas: Deltas = RCNN_DELTAS
-    beta: float = BETA
+    beta: float = _BETA
 
     def __call__(self, raw: TwoStages, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Compare what both stages say with targets; the second is asked here.
@@ -160,7 +158,7 @@ def draw(proposals: Sequence[Tensor], truths: Truths, match: Matcher, sample: Sa
 
 
 def region_losses(
-    said: RoIEstimates, drawn: Drawn, deltas: Deltas, beta: float = BETA
+    said: RoIEstimates, drawn: Drawn, deltas: Deltas, beta: float = _BETA
 ) -> dict[str, Tensor]:
     """Return the losses of the second stage: ``class`` and ``box``.
 

@@ -16,9 +16,7 @@ from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
 from labs.ddp import mean_over_ranks
-
-SSD_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
-"""How SSD writes corrections; its program calls the inverses variances."""
+from labs.models.ssd import SSD_DELTAS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from labs.boxes import AnchorGrid, Estimates
+from labs.boxes import AnchorGrid, Deltas, Estimates
 from labs.models.feature_pyramid import FeaturePyramid, ResNetMaps
 from labs.models.frozen_norm import freeze_norms
 from labs.models.region_proposals import Proposals, RegionProposals
@@ -21,9 +21,11 @@ from labs.models.resnet import ResNet, resnet50
 from labs.models.roi_features import RoIFeatures
 from labs.models.settings import refuse_counts
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-FPN_STRIDES = (4, 8, 16, 32)
+RCNN_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
+"""How the second stage writes corrections."""
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_FPN_STRIDES = (4, 8, 16, 32)
 
 
 class RoIEstimates(NamedTuple):
@@ -122,8 +124,8 @@ class FasterRCNN(nn.Module):
         pooling: RoIFeatures,
         head: RoIHead,
         num_classes: int,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = _IMAGENET_MEAN,
+        std: Sequence[float] = _IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.num_classes, self.mean, self.std = num_classes, tuple(mean), tuple(std)
@@ -188,7 +190,7 @@ def _on_a_pyramid(resnet: ResNet, num_classes: int, aligned: bool) -> FasterRCNN
     return FasterRCNN(
         backbone,
         RegionProposals(256, anchors),
-        RoIFeatures(FPN_STRIDES, aligned=aligned),
+        RoIFeatures(_FPN_STRIDES, aligned=aligned),
         RoIHead(TwoLayers(256), 1024, num_classes),
         num_classes,
     )

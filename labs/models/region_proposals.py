@@ -14,7 +14,7 @@ from torch.nn.functional import relu
 
 from labs.boxes import AnchorGrid, Deltas, Estimates, answers_in_a_row, strongest, widen
 
-LEAST_SIDE = 1e-3
+_LEAST_SIDE = 1e-3
 """Pixels; a proposal cut off at the edge of the image may be thinner, and then is none."""
 
 
@@ -109,7 +109,7 @@ class RegionProposals(nn.Module):
         boxes, scores = boxes.take_along_dim(place[..., None], 1), scores.take_along_dim(place, 1)
         # Boxes of two images, or of two levels, are no rivals.
         group = group + torch.arange(len(group), device=group.device)[:, None] * len(counts)
-        large = (boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE).all(-1).flatten()
+        large = (boxes[..., 2:] - boxes[..., :2] >= _LEAST_SIDE).all(-1).flatten()
         alive = large.nonzero()[:, 0]
         rivals = boxes.flatten(0, 1)[alive], scores.flatten()[alive], group.flatten()[alive]
         kept = alive[strongest(*rivals, self.iou_threshold)]

@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-CANONICAL = (224.0, 4)
+_CANONICAL = (224.0, 4)
 """A region of so many pixels a side belongs on this level, whose stride is 2 to its power."""
 
 
@@ -25,7 +25,7 @@ def level_of(boxes: Tensor, strides: Sequence[int]) -> Tensor:
         boxes: xyxy in pixels, [R,4].
         strides: Pixels per cell of each map, powers of two, finest first.
     """
-    size, level = CANONICAL
+    size, level = _CANONICAL
     side = (boxes[:, 2:] - boxes[:, :2]).prod(-1).clamp(min=0).sqrt()
     # The small number keeps a region of just 224 pixels where it belongs.
     wanted = (level + (side / size).log2() + 1e-6).floor()

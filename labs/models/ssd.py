@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from labs.boxes.default_boxes import DefaultBoxes
+from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates, answers_in_a_row
 from labs.models.settings import refuse_counts
 from labs.models.vgg import VGG
@@ -23,7 +24,9 @@ SSD300_BOXES = DefaultBoxes(
     strides=(8, 16, 32, 64, 100, 300),
 )
 
-LEAST_SIDE = 268
+SSD_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
+"""How SSD writes corrections; its program calls the inverses variances."""
+_LEAST_SIDE = 268
 """Pixels of which the last of the six maps of VGG still has a cell."""
 
 
@@ -132,9 +135,9 @@ class VGGMaps(nn.Module):
         Raises:
             ValueError: When H or W is below 268: the fifth map has no 3x3 cells left then.
         """
-        if min(images.shape[-2:]) < LEAST_SIDE:
+        if min(images.shape[-2:]) < _LEAST_SIDE:
             raise ValueError(
-                f"VGGMaps: expected images of at least {LEAST_SIDE} pixels a side, got "
+                f"VGGMaps: expected images of at least {_LEAST_SIDE} pixels a side, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; enlarge them, the paper's are 300x300"
             )
         x = (images - images.new_tensor(self.mean)[:, None, None]) * self.gain

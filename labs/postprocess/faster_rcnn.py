@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from labs.boxes.deltas import Deltas
 from labs.boxes.precision import widen
 from labs.boxes.suppression import suppress
-from labs.models.faster_rcnn import RoIEstimates, TwoStages, rois_of
+from labs.models.faster_rcnn import RCNN_DELTAS, RoIEstimates, TwoStages, rois_of
 
 
 class FasterRCNNPostprocess(nn.Module):
@@ -27,7 +27,7 @@ class FasterRCNNPostprocess(nn.Module):
     def __init__(
         self,
         num_classes: int = 80,
-        deltas: Deltas = Deltas((10.0, 10.0, 5.0, 5.0)),  # noqa: B008  # frozen
+        deltas: Deltas = RCNN_DELTAS,
         *,
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
@@ -46,7 +46,7 @@ class FasterRCNNPostprocess(nn.Module):
         fills up the proposals has the score 0.
         """
         said = raw.judge(rois_of(list(raw.proposals.boxes)))
-        return decoded(said, said.logits, raw, self.deltas)
+        return _decoded(said, said.logits, raw, self.deltas)
 
     def forward(self, raw: TwoStages) -> list[dict[str, Tensor]]:
         """Return for each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n]."""
@@ -61,7 +61,7 @@ class FasterRCNNPostprocess(nn.Module):
         )
 
 
-def decoded(
+def _decoded(
     said: RoIEstimates, logits: Tensor, raw: TwoStages, deltas: Deltas
 ) -> tuple[Tensor, Tensor]:
     """Return the corrected boxes, cut at the edges, and the scores of the classes, image by image.

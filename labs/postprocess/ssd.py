@@ -8,6 +8,7 @@ from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
 from labs.boxes.suppression import suppress
+from labs.models.ssd import SSD_DELTAS
 
 
 class SSDPostprocess(nn.Module):
@@ -26,7 +27,7 @@ class SSDPostprocess(nn.Module):
     def __init__(
         self,
         num_classes: int = 80,
-        deltas: Deltas = Deltas((10.0, 10.0, 5.0, 5.0)),  # noqa: B008  # frozen
+        deltas: Deltas = SSD_DELTAS,
         *,
         score_threshold: float = 0.01,
         iou_threshold: float = 0.45,
