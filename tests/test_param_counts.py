@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from labs.models import DigitNet, resnet18, resnet34, resnet50, resnet_cifar
+from labs.models import (
+    DigitNet,
+    faster_rcnn_resnet50,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet_cifar,
+    ssd300_vgg16,
+    vgg16,
+)
 
 
 def count(build):
@@ -17,6 +26,15 @@ def count(build):
         pytest.param(resnet18, 11_689_512, id="ResNet-18"),
         pytest.param(resnet34, 21_797_672, id="ResNet-34"),
         pytest.param(resnet50, 25_557_032, id="ResNet-50"),
+        # Table 2 of the paper gives 138 million.
+        pytest.param(vgg16, 138_357_544, id="VGG-16"),
+        pytest.param(lambda: ssd300_vgg16(90), 35_641_826, id="SSD300"),
+        pytest.param(lambda: faster_rcnn_resnet50(90), 41_755_286, id="Faster R-CNN"),
+        pytest.param(
+            lambda: faster_rcnn_resnet50(90, frozen_norms=False),
+            41_808_406,
+            id="Faster R-CNN whose norms learn",
+        ),
         # Table 6 of the paper gives 0.27M, 0.46M, 0.66M, 0.85M and 1.7M.
         pytest.param(lambda: resnet_cifar(20), 269_722, id="CIFAR ResNet-20"),
         pytest.param(lambda: resnet_cifar(32), 464_154, id="CIFAR ResNet-32"),

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from labs.boxes.overlap import overlap
+
 
 def suppress(
     boxes: Tensor,
@@ -14,6 +16,7 @@ def suppress(
     iou_threshold: float = 0.6,
     max_detections: int = 100,
     max_candidates: int = 3000,
+    sigma: float | None = None,
 ) -> list[dict[str, Tensor]]:
     """Turn candidates into detections: drop the weak, then the weaker of two that overlap.
 
@@ -21,12 +24,16 @@ def suppress(
     other.
 
     Args:
-        boxes: Candidates of each image, xyxy in pixels, [N,P,4].
+        boxes: Candidates of each image, xyxy in pixels, [N,P,4], or of each class, [N,P,C,4].
         scores: Of each candidate and class, in [0, 1], [N,P,C].
         score_threshold: Only higher scores count. Low for measuring mAP, about 0.3 for looking.
         iou_threshold: Overlap above which two boxes of a class claim the same object.
         max_detections: Most detections of an image.
         max_candidates: Most candidates that are compared; the best scores are taken.
+        sigma: With a number nothing is dropped for its overlap, and ``iou_threshold`` is not used:
+            the score of a box is lowered by ``exp(-iou ** 2 / sigma)`` for each stronger one
+            (Soft-NMS, Bodla et al. 2017, https://arxiv.org/abs/1704.04503; 0.5 there). ``None``
+            drops it.
 
     Returns:
         For each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n], int64, and
@@ -44,23 +51,55 @@ def suppress(
         if len(score) > max_candidates:
             score, best = score.topk(max_candidates)
             place, label = place[best], label[best]
-        candidates = image_boxes[place]
-        keep = _strongest(candidates, score, label, iou_threshold)[:max_detections]
+        candidates = image_boxes[place] if image_boxes.ndim == 2 else image_boxes[place, label]
+        if sigma is None:
+            keep = strongest(candidates, score, label, iou_threshold)[:max_detections]
+        else:
+            limits = score_threshold, max_detections
+            keep, score = _softened(candidates, score, label, sigma, *limits)
         kept = {"boxes": candidates, "scores": score, "labels": label, "places": place}
         results.append({name: values[keep] for name, values in kept.items()})
     return results
 
 
-def _strongest(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """Return which boxes stay, [n] of int64, the highest score first."""
+def strongest(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Return which boxes no stronger one of their group overlaps: [k] of int64, the best first.
+
+    Args:
+        boxes: xyxy in pixels, [n,4].
+        scores: [n].
+        groups: Such as the class of each, int64, [n]; boxes of two groups are never compared.
+        iou_threshold: Overlap above which the weaker of two goes.
+
+    Raises:
+        ValueError: When a box is not finite.
+    """
     if not len(boxes):
-        return labels
+        return groups
     if not boxes.isfinite().all():
         _refuse("boxes", ~boxes.isfinite(), "finite")
     # torchvision keeps the classes apart by moving each by the largest coordinate. That fails
     # below 0, so start at 0, and it rounds small boxes away, so calculate in float64.
     apart = boxes.double() - boxes.min()
-    return batched_nms(apart, scores.double(), labels, iou_threshold)
+    return batched_nms(apart, scores.double(), groups, iou_threshold)
+
+
+def _softened(
+    boxes: Tensor, scores: Tensor, labels: Tensor, sigma: float, threshold: float, most: int
+) -> tuple[Tensor, Tensor]:
+    """Return which boxes stay, the highest score first, and all scores, lowered."""
+    fit = overlap(boxes[:, None], boxes) * (labels[:, None] == labels)
+    scores, waiting = scores.clone(), torch.ones_like(labels, dtype=torch.bool)
+    kept: list[int] = []
+    while len(kept) < most and waiting.any():
+        best = int(scores.masked_fill(~waiting, -1).argmax())
+        if scores[best] <= threshold:
+            break
+        kept.append(best)
+        waiting[best] = False
+        fade = (-fit[best].square() / sigma).exp()
+        scores = torch.where(waiting, scores * fade, scores)
+    return labels.new_tensor(kept), scores
 
 
 def _refuse(what: str, bad: Tensor, expected: str) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from labs.models.faster_rcnn import FasterRCNN
 from labs.models.mobilenet import MobileNetV2
-from labs.models.published import darknet, yolo_v5, yolo_v7, yolo_v8
+from labs.models.published import darknet, faster_rcnn, ssd, yolo_v5, yolo_v7, yolo_v8
 from labs.models.published.layout import Layout
 from labs.models.published.reading import named_tensors
 from labs.models.published.torchvision import same_names
 from labs.models.resnet import ResNet
+from labs.models.ssd import SSD
+from labs.models.vgg import VGG
 from labs.models.yolo_v3 import YOLOv3
 from labs.models.yolo_v4 import YOLOv4
 from labs.models.yolo_v5 import YOLOv5
@@ -24,12 +27,19 @@ from labs.models.yolo_v8 import YOLOv8
 from labs.near_miss import did_you_mean
 
 LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
-    "torchvision": {ResNet: same_names, MobileNetV2: same_names},
+    "torchvision": {
+        ResNet: same_names,
+        MobileNetV2: same_names,
+        VGG: same_names,
+        SSD: ssd.layout,
+        FasterRCNN: faster_rcnn.layout,
+    },
     "darknet": {YOLOv3: darknet.layout_v3, YOLOv4: darknet.layout_v4},
     "ultralytics": {YOLOv5: yolo_v5.layout, YOLOv7: yolo_v7.layout, YOLOv8: yolo_v8.layout},
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
+_WITHOUT_NORMS = (VGG, SSD, FasterRCNN)  # as they are trained
 _SHOWN = 6  # of what does not fit, in an error
 _COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
@@ -140,7 +150,7 @@ def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def _refuse_fused(model: nn.Module) -> None:
-    if not _norms(model):
+    if not _norms(model) and not isinstance(model, _WITHOUT_NORMS):
         raise ValueError(
             f"load_published: expected a {type(model).__name__} as it is trained, got one without "
             "batch norms: load first, and fuse then"

@@ -1,0 +1,43 @@
+"""Name the entries of Faster R-CNN on a pyramid as torchvision does."""
+
+from __future__ import annotations
+
+from labs.models.faster_rcnn import FasterRCNN
+from labs.models.feature_pyramid import FeaturePyramid
+from labs.models.published.layout import Layout
+
+_ROWS = {
+    "backbone.body.conv1.": "backbone.body.stem.0.",
+    "backbone.body.bn1.": "backbone.body.stem.1.",
+    **{f"backbone.body.layer{i + 1}.": f"backbone.body.stages.{i}." for i in range(4)},
+    **{f"backbone.fpn.inner_blocks.{i}.0.": f"backbone.pyramid.lateral.{i}." for i in range(4)},
+    **{f"backbone.fpn.layer_blocks.{i}.0.": f"backbone.pyramid.smooth.{i}." for i in range(4)},
+    "rpn.head.conv.0.0.": "proposals.conv.",
+    "rpn.head.cls_logits.": "proposals.objectness.",
+    "rpn.head.bbox_pred.": "proposals.boxes.",
+    "roi_heads.box_head.": "head.body.",
+    "roi_heads.box_predictor.cls_score.": "head.classes.",
+    "roi_heads.box_predictor.bbox_pred.": "head.boxes.",
+}
+
+
+def layout(network: FasterRCNN) -> Layout:
+    """Return the published name of each entry, and ours.
+
+    torchvision's published weights count with an eps of 0 in their frozen norms.
+
+    Raises:
+        ValueError: When the network does not stand on a pyramid.
+    """
+    if not isinstance(getattr(network.backbone, "pyramid", None), FeaturePyramid):
+        raise ValueError(
+            "load_published: expected a FasterRCNN on a pyramid, whose weights are published, got "
+            "one on a single map; build it with pyramid=True"
+        )
+    names = {}
+    for ours in network.state_dict():
+        for theirs, here in _ROWS.items():
+            if ours.startswith(here):
+                names[theirs + ours.removeprefix(here)] = ours
+                break
+    return Layout(names, eps=1e-5)
