@@ -759,8 +759,8 @@ claim(
 from labs.data.scenes import collate
 from labs.recipes import detectors as minis
 
-scenes = Scenes("train", 16)
-batch = collate([scenes[index] for index in range(16)])
+scenes = Scenes("train", 8)
+batch = collate([scenes[index] for index in range(8)])
 kind = {"box": "ciou", "ignore": 0.7, "smoothing": 0.1}
 v4_loss = YOLOv3Criterion(minis.ANCHORS, minis.STRIDES, **kind)
 
@@ -787,7 +787,7 @@ def inspect(name, seed):
         sum(v4_loss(net(batch[0]), batch[1]).values()).backward()
     ratio = gradient_health(net).table().set_index("parameter")["ratio"]
     for place, layer in enumerate(layers):
-        out, conv = maps[layer], layer.removesuffix("act") + "conv"  # [16,C,H,W]
+        out, conv = maps[layer], layer.removesuffix("act") + "conv"  # [8,C,H,W]
         yield {
             "activation": name,
             "seed": seed,
