@@ -1179,7 +1179,7 @@ for weight in mended.graph.initializer:
 onnx.save(mended, folder / "mended.onnx")
 (
     check(folder / "mended.onnx").ok,
-    share_right(session(folder / "mended.onnx", [CPU])(images)[0]),
+    share_right(session(folder / "mended.onnx", [CPU])(images)[0], labels),
 )
 
 # %% [markdown]
