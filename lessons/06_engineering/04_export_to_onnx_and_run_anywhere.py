@@ -581,7 +581,7 @@ parts.loc[chosen, ["part", "status", "seen", "mend"]]
 # Install `onnxruntime-gpu` or `onnxruntime`, never both: they overwrite each other's files. Where the majors agree, `session` loads the libraries that PyTorch
 # brought, so you need no system-wide CUDA. On a machine without a GPU there is nothing to mend.
 #
-# Now time them on a single image. `contenders` names every way to run the model; one that cannot run becomes a row with its reason.
+# Now time them on a single image. `contenders` names every way to run the model; one that cannot run becomes a row without a time, with its reason.
 # `torch.compile` needs a C++ compiler and half a minute here, so this cell leaves it out. Take it in when you measure your own model.
 
 # %%
@@ -590,7 +590,7 @@ from labs.export import benchmark, contenders
 ways = contenders(reader, good)
 ways = {name: way for name, way in ways.items() if name != "torch compiled"}
 single = benchmark(ways, test.images[:1], rounds=50).table().set_index("name")
-single[["median_ms", "ratio", "why_not"]].fillna("").round(3)
+single[["median_ms", "ratio", "why_not"]].round(3)
 
 # %% [markdown]
 # The column `ratio` compares each with the first in the same round, so that a busy machine disturbs all alike. The file takes less than half the time: a
