@@ -79,8 +79,9 @@ fresh: $(VENV)/.book  ## name the lessons whose outputs are stale; execute nothi
 
 lab: $(VENV)/.all  ## open the lessons in JupyterLab (ALL=1 lists their .py too)
 	@$(PY) -m tools.start_page
+	@$(PY) -m tools.lab_citations
 	@$(PY) -m jupyter trust lessons/*/*.ipynb >/dev/null  # or its figures stay hidden until it is run
-	@LABS_CLAIMS=warn $(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons/start.md --LabApp.app_settings_dir=tools/jupyterlab $(if $(ALL),,--config=tools/jupyterlab/one_entry.json)
+	@LABS_CLAIMS=warn $(PY) -m jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/lessons/start.md --LabApp.app_settings_dir=tools/jupyterlab --LabApp.extra_labextensions_path=_build/labextensions $(if $(ALL),,--config=tools/jupyterlab/one_entry.json)
 
 lessons: $(VENV)/.all  ## execute the lessons that are stale (LESSON=name for one, FORCE=1: fresh ones too)
 	@$(PY) -m tools.execute $(LESSON) $(if $(FORCE),--force) --jobs $(JOBS)

@@ -80,14 +80,15 @@ def _role(name: str, said: str) -> str:
     shown = re.sub(r"\s*<[^>]+>$", "", said)
     if not name.startswith("cite"):
         return shown
-    cited = [_cited(key.strip()) for key in said.split(",")]
+    named = [cited(key.strip()) for key in said.split(",")]
     if name == "cite:t":
-        return ", ".join(f"{names} ({year})" for names, year in cited)
-    return "(" + "; ".join(f"{names}, {year}" for names, year in cited) + ")"
+        return ", ".join(f"{names} ({year})" for names, year in named)
+    return "(" + "; ".join(f"{names}, {year}" for names, year in named) + ")"
 
 
-def _cited(key: str) -> tuple[str, str]:
-    entry = _bibliography()[key]
+def cited(key: str) -> tuple[str, str]:
+    """Return the names and the year of what stands under a key in the bibliography."""
+    entry = bibliography()[key]
     names = [_surname(person) for person in entry.persons["author"]]
     said = names[0] if len(names) == 1 else " and ".join(names)
     return (said if len(names) < 3 else f"{names[0]} et al."), entry.fields["year"]
@@ -99,7 +100,8 @@ def _surname(person: Person) -> str:
 
 
 @cache
-def _bibliography() -> Mapping[str, Any]:
+def bibliography() -> Mapping[str, Any]:
+    """Return the entries of ``references.bib`` by key."""
     entries: Mapping[str, Any] = parse_file(ROOT / "references.bib").entries
     return entries
 

@@ -155,13 +155,7 @@ plot.show(
 # The last field is the one that nobody writes down: which machine, which library, how many threads. Does it matter? Add three numbers by hand, in two orders.
 
 # %%
-import pandas as pd
-
-sums = {
-    "(0.1 + 0.2) + 0.3": (0.1 + 0.2) + 0.3,
-    "0.1 + (0.2 + 0.3)": 0.1 + (0.2 + 0.3),
-}
-pd.Series({how: repr(value) for how, value in sums.items()}, name="result").to_frame()
+(0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)
 
 # %% [markdown]
 # Each addition rounds, so the order of additions is part of the result. A different number of threads, another library version or another chip adds up the same
@@ -255,18 +249,18 @@ claim(
 )
 
 # %% [markdown]
-# All bits agree: the settings are complete. The code is not: the record holds two functions, and the network and the loop of `labs` came from this process. For a real test, start a fresh one from the commit. Is it also safe against a crash? Cut the file off after every possible number of bytes, and read what is left. Then let another process kill itself the hard way
+# All bits agree: the settings are complete. The code is not: the record holds two functions, and the network and the loop of `labs` came from this process. For a real test, start a fresh one from the commit.
+#
+# Is the record also safe against a crash? The next check cuts the file off after every possible number of bytes, and reads what is left. Then it lets another process kill itself the hard way
 # (`SIGKILL`, which no program can catch) right after a header and three rows.
 
-# %%
-content = path.read_text()
-torn = [read(content[:cut]) for cut in range(len(content) + 1)]
-
-# %%
+# %% tags=["nbval-check-output"]
 import signal
 import subprocess
 import sys
 
+content = path.read_text()
+torn = [read(content[:cut]) for cut in range(len(content) + 1)]
 victim = f"""
 import json, os
 from pathlib import Path
@@ -278,8 +272,6 @@ for step in range(9):
 """
 subprocess.run([sys.executable, "-c", victim], check=False)
 survived = read((folder / "killed.jsonl").read_text())[1]
-
-# %% tags=["nbval-check-output"]
 claim(
     "a log cut at any byte can be read, and holds the first rows of the run",
     all(part == rows[: len(part)] for _, part in torn),
@@ -365,9 +357,9 @@ with start(head["config"]) as run:
 tracked = run.id
 
 # %% [markdown]
-# Nothing was printed, and nothing can be seen in a browser. **A record that you cannot read back is not a record.** In this version W&B has no documented Python reader for its offline file, but the format is simple: a log of [protocol buffer](https://protobuf.dev) messages, whose definitions come with the package. Another process writes it, and the last message says that the run has ended: wait for it.
+# Nothing was printed, and nothing can be seen in a browser. **A record that you cannot read back is not a record.** In this version W&B has no documented Python reader for its offline file, but the format is simple: a log of [protocol buffer](https://protobuf.dev) messages, whose definitions come with the package. `read_wandb`, which is folded, reads it. Another process writes the file, so the function waits for the message that says that the run has ended.
 
-# %% tags=["wandb-reader"]
+# %% tags=["wandb-reader", "hide-input"]
 import json
 import struct
 import time
@@ -532,6 +524,8 @@ def watched_run(draw):
 
 
 # %%
+import pandas as pd
+
 logs = {draw: watched_run(draw) for draw in range(5)}
 sparse = pd.DataFrame(
     {"draw": draw, "step": row["sparse/step"], "loss": row["sparse/loss"]}
@@ -685,13 +679,6 @@ print(f"it would find, with 80 % power: a difference of {smallest:.2f}")
 
 # %%
 runs = [read_wandb(folder, run_id) for run_id in group]
-from_wandb = pd.DataFrame(
-    {"rate": c["rate"], "seed": c["seed"], "accuracy": r[-1]["accuracy"]}
-    for c, of, r in runs
-    if of == "rates"
-)
-
-# %%
 figure, ax = plot.new(height=3)
 curves = pd.DataFrame(
     {"rate": c["rate"], "step": row["_step"], "loss": row["loss"]}
@@ -713,6 +700,11 @@ plot.show(
 # With the slowest rate the loss has not levelled off: sixty steps are too few to judge it. With the fastest it jumps in the first steps, and has not come back after sixty. None of this was in memory when it was drawn.
 
 # %% tags=["nbval-check-output"]
+from_wandb = pd.DataFrame(
+    {"rate": c["rate"], "seed": c["seed"], "accuracy": r[-1]["accuracy"]}
+    for c, of, r in runs
+    if of == "rates"
+)
 columns = ["rate", "seed", "accuracy"]
 in_memory = study.frame()[columns].to_numpy().tolist()
 claim(
