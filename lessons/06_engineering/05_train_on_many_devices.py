@@ -62,7 +62,7 @@ def train_on(devices=1, rule="unchanged", lr=0.02):
     """Train a network; return which test images it gets right."""
     net = make_net().to(device())
     peak = lr * {"unchanged": 1, "twice linear": 2 * devices}.get(rule, devices)
-    sgd = torch.optim.SGD(net.parameters(), lr=peak, momentum=0.9)
+    sgd = torch.optim.SGD(net.parameters(), lr=peak, momentum=0.9, fused=True)
     steps = EPOCHS * len(x_train) // (PER_DEVICE * devices)
     warm = steps // 4 if rule == "linear + warm-up" else 0
 
