@@ -1063,10 +1063,10 @@ claim(
 )
 warmed = table.loc["linear + warm-up"]
 claim(
-    "eight devices, scaled rate, four epochs: a warm-up moves the mean accuracy by "
-    "under 3 points",
-    abs(warmed["delta"]) < 0.03,
-    measured=(warmed["delta"], warmed["p"]),
+    "eight devices, scaled rate, four epochs: a warm-up moves a mean accuracy over "
+    "80 % by under 3 points",
+    table.loc["linear", "mean"] > 0.8 and abs(warmed["delta"]) < 0.03,
+    measured=(table.loc["linear", "mean"], warmed["delta"], warmed["p"]),
 )
 
 # %% [markdown]
@@ -1385,17 +1385,19 @@ rates.table("accuracy")[["mean", "std", "n"]].round(3)
 mean = growing.table("accuracy")["mean"]
 lost = (by_seed[1] - by_seed[4]).abs().max()
 claim(
-    "four devices, scaled rate: no seed is more than 3 points from one device",
-    lost < 0.03,
-    measured=lost,
+    "four devices, scaled rate: no seed is more than 3 points from one device, whose "
+    "mean is over 90 %",
+    mean[1] > 0.9 and lost < 0.03,
+    measured=(mean[1], lost),
 )
 
 # %% tags=["nbval-check-output"]
 eight = mean[1] - study.table("accuracy")["mean"]["linear"]
 claim(
-    "eight devices, scaled rate: within 4 points of one device on average",
-    abs(eight) < 0.04,
-    measured=eight,
+    "eight devices, scaled rate: within 4 points of one device on average, which is "
+    "over 90 %",
+    mean[1] > 0.9 and abs(eight) < 0.04,
+    measured=(mean[1], eight),
 )
 
 # %% tags=["nbval-check-output"]
