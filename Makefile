@@ -71,7 +71,7 @@ pdf: $(VENV)/.pdf  ## print the site to _build/book.pdf, with Chromium (LESSON=n
 test: $(VENV)/.all  ## check everything: style, types, tests, and every lesson executed
 	$(call timed,style,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call timed,types,$(BIN)/mypy)
-	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --durations 20 tests)
+	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20 tests)
 	$(call timed,lessons,$(NBVAL) --nbval-cell-timeout 600 -n $(JOBS) --dist loadfile --durations 20)
 
 fresh: $(VENV)/.book  ## name the lessons whose outputs are stale; execute nothing
@@ -96,7 +96,7 @@ gpu: $(VENV)/.all  ## check what only a GPU shows, and every lesson with its lar
 	$(call timed,lessons,$(NBVAL) --nbval-cell-timeout 1800 --durations 50 --junitxml nbval.xml)
 
 alone:  ## check labs alone, with any Python and PyTorch (PY=python JOBS=auto)
-	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --durations 20 -m "not browser" --ignore tests/test_lessons.py --ignore tests/tools tests)
+	$(call timed,tests,$(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20 -m "not browser" --ignore tests/test_lessons.py --ignore tests/tools tests)
 
 idle: $(VENV)/.all  ## plant large faults and see which claims stay green (IDLE="'learning off' --table")
 	@$(PY) -m tools.idle $(IDLE) --jobs $(JOBS)

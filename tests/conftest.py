@@ -5,6 +5,8 @@ import threading
 
 from hypothesis import HealthCheck, settings
 
+from tests.order import place
+
 # Hypothesis fails a test whose examples take long, by default: a busy machine is no fault.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -14,3 +16,13 @@ settings.load_profile("patient")
 ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 if ignored and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Start with the files that take long; each keeps the order of its own tests."""
+
+    def of(item):
+        inside = item.path.is_relative_to(config.rootpath)
+        return place(item.path.relative_to(config.rootpath).as_posix() if inside else "")
+
+    items.sort(key=of)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 CHECKED = "nbval-check-output"  # the tests compare the output of these cells, so claims stand there
@@ -43,9 +44,14 @@ def is_folded(source: str, tags: Iterable[str] = ()) -> bool:
 
 def calls(source: str) -> Iterator[str]:
     """Yield the dotted name of everything that the cell calls."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
+    yield from _calls(source)
+
+
+# Each cell of a lesson is asked about again for every folded cell above it: read it once.
+@lru_cache(maxsize=1024)
+def _calls(source: str) -> tuple[str, ...]:
+    nodes = ast.walk(ast.parse(source))
+    return tuple(ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call))
 
 
 def what_hides(cells: Sequence[Any]) -> Iterator[str]:
@@ -72,11 +78,18 @@ def _used_where_seen(cells: Sequence[Any]) -> set[str]:
     bound: set[str] = set()
     for cell in cells:
         seen = not is_folded(cell.source, cell.metadata.get("tags", []))
-        for statement in ast.parse(cell.source).body:
+        for read, binds in _names(cell.source):
             if seen:
-                used |= _read(statement) - bound
-            bound |= _bound(statement)
+                used |= read - bound
+            bound |= binds
     return used
+
+
+@lru_cache(maxsize=1024)
+def _names(source: str) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+    """Return for each statement of a cell which names it reads, and which it binds."""
+    body = ast.parse(source).body
+    return tuple((frozenset(_read(one)), frozenset(_bound(one))) for one in body)
 
 
 def defined(source: str) -> set[str]:

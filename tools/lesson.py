@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,11 @@ class Lesson:
         return ROOT / f"{self.name}.ipynb"
 
     def read_source(self) -> Any:
-        """Read the source as a notebook without outputs."""
-        return jupytext.read(self.source)
+        """Read the source as a notebook without outputs, which the caller may change."""
+        return deepcopy(_source(self.source.read_text(encoding="utf-8")))
 
     def read_notebook(self) -> Any:
-        """Read the executed notebook.
+        """Read the executed notebook, which the caller may change.
 
         Raises:
             FileNotFoundError: When the lesson was never executed, with the command that does it.
@@ -45,7 +47,7 @@ class Lesson:
             raise FileNotFoundError(
                 f"{self.name}.ipynb is missing: make lessons LESSON={self.name}"
             )
-        return nbformat.read(self.notebook, as_version=4)
+        return deepcopy(_notebook(self.notebook.read_text(encoding="utf-8")))
 
     def stale(self) -> list[str]:
         """Name what changed since the outputs were computed: cells, modules, or records."""
@@ -85,6 +87,18 @@ def find(chosen: str = "") -> list[Lesson]:
 def current_stamp(lesson: Lesson) -> dict[str, str]:
     """Compute the stamp that outputs made now from the lesson's source would carry."""
     return stamp([cell.source for cell in lesson.read_source().cells if cell.cell_type == "code"])
+
+
+# Parsing and validating takes a tenth of a second and more, and one process reads a lesson often.
+# What is kept belongs to a text and not to a file, so an edited lesson is parsed again.
+@lru_cache(maxsize=64)
+def _source(text: str) -> Any:
+    return jupytext.reads(text, fmt="py")
+
+
+@lru_cache(maxsize=64)
+def _notebook(text: str) -> Any:
+    return nbformat.reads(text, as_version=4)
 
 
 def _essence(cell: Any) -> tuple[str, str, tuple[str, ...]]:

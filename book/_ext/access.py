@@ -1,7 +1,7 @@
 """Mend what the theme, pandas and Sphinx write that a screen reader cannot make sense of.
 
 Each function here takes the HTML of a page and mends one thing; axe-core, in
-``tests/test_site.py``, says whether it is enough.
+``tests/site``, says whether it is enough.
 """
 
 from __future__ import annotations

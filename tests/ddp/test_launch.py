@@ -61,7 +61,7 @@ def test_the_guilty_rank_is_named_and_no_process_is_left(how, blocked, message):
 
 def hang_of(worker, args, said):
     """Launch what never ends, with more time as long as that is too little to get there."""
-    for timeout in (15, 60, HANG):
+    for timeout in (8, 30, 120, HANG):
         with pytest.raises(RankFailed) as failed:
             launch(worker, 2, args, timeout=timeout)
         if said in str(failed.value):

@@ -3,7 +3,7 @@ import torch
 
 from labs.ddp import gradient_parity
 from labs.train import cross_entropy
-from tests.ddp import sharing
+from tests.ddp import networks, sharing
 from tests.models import DrawsNoise, FrozenBackbone, TwoConvs, UnusedBranch
 
 
@@ -12,7 +12,7 @@ def images(n, size=32, channels=3):
     return torch.rand(n, channels, size, size, generator=generator), torch.arange(n) % 2
 
 
-@pytest.mark.parametrize("make_model", [sharing.small_mobilenet, sharing.frozen_resnet])
+@pytest.mark.parametrize("make_model", [networks.small_mobilenet, networks.frozen_resnet])
 def test_torchvision_networks_have_the_gradients_of_one_process(make_model):
     parity = gradient_parity(make_model, cross_entropy, images(6))
     assert parity.max_abs_diff <= 1e-6

@@ -34,15 +34,38 @@ def test_gathering_alone_gives_the_rows_themselves_and_counts_them():
         gather_exact(rows, 4)
 
 
-def test_three_ranks_gather_every_row_once_and_in_order():
-    sizes = range(9)
-    for found in launch(sharing.gathered, 3, (sizes,)):
-        for n, pairs in zip(sizes, found, strict=True):
+SIZES = range(9)
+GIVEN = [[0.0, 1.0], [2.0, 5.0], [4.0, 0.0]]
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    """Return what each of two ranks found, by the name of the task."""
+    tasks = {
+        "gathers_too_much": (sharing.gathers_too_much,),
+        "accumulated": (sharing.accumulated, 13, 3, 3),
+        "runs_out": (sharing.runs_out,),
+    }
+    return launch(sharing.together, 2, (tasks,))
+
+
+@pytest.fixture(scope="module")
+def three_ranks():
+    """Return what each of three ranks found, by the name of the task."""
+    tasks = {"gathered": (sharing.gathered, SIZES), "means": (sharing.means, GIVEN)}
+    return launch(sharing.together, 3, (tasks,))
+
+
+def test_three_ranks_gather_every_row_once_and_in_order(three_ranks):
+    assert len(three_ranks) == 3
+    for found in three_ranks:
+        for n, pairs in zip(SIZES, found["gathered"], strict=True):
             assert pairs.tolist() == [[i, i * i] for i in range(n)]
 
 
-def test_a_wrong_number_of_rows_is_told_to_every_rank():
-    for message in launch(sharing.gathers_too_much, 2):
+def test_a_wrong_number_of_rows_is_told_to_every_rank(two_ranks):
+    assert len(two_ranks) == 2
+    for message in (found["gathers_too_much"] for found in two_ranks):
         assert "expected [2, 1] rows from ranks 0 to 1 for n=3" in message
         assert "got [2, 2]" in message
 
@@ -72,16 +95,15 @@ def test_batches_are_grouped_and_the_last_group_may_be_short():
     assert [micro.samples for micro in micros] == [8, 8, 8, 8, 2]
 
 
-def test_uneven_shards_accumulate_to_the_gradient_of_the_whole_batch():
+def test_uneven_shards_accumulate_to_the_gradient_of_the_whole_batch(two_ranks):
     """Rank 0 has 7 samples in batches of 3, 3 and 1; rank 1 has 6 in 3 and 3."""
-    ranks = launch(sharing.accumulated, 2, (13, 3, 3))
-    for (step,), synced in ranks:
+    for (step,), synced in (found["accumulated"] for found in two_ranks):
         torch.testing.assert_close(step, whole(13), atol=1e-6, rtol=0)
         assert synced == [False] * (len(synced) - 1) + [True]
 
 
-def test_a_rank_that_runs_out_of_batches_is_told_to_every_rank():
-    for message in launch(sharing.runs_out, 2):
+def test_a_rank_that_runs_out_of_batches_is_told_to_every_rank(two_ranks):
+    for message in (found["runs_out"] for found in two_ranks):
         assert "the ranks have [2, 0] samples in this step" in message
 
 
@@ -98,10 +120,9 @@ def test_what_cannot_be_accumulated_is_refused(batches, steps, message):
         next(accumulate(TwoConvs(), batches, steps))
 
 
-def test_the_mean_over_ranks_is_the_mean_and_changes_nothing_else():
-    given = [[0.0, 1.0], [2.0, 5.0], [4.0, 0.0]]
-    for kept, mean, grad in launch(sharing.means, 3, (given,)):
+def test_the_mean_over_ranks_is_the_mean_and_changes_nothing_else(three_ranks):
+    for rank, (kept, mean, grad) in enumerate(found["means"] for found in three_ranks):
         assert mean == [2.0, 2.0]
-        assert kept in given
+        assert kept == GIVEN[rank]
         assert not grad
-    assert sharing.means(0, given) == ([0.0, 1.0], [0.0, 1.0], False)
+    assert sharing.means(0, GIVEN) == ([0.0, 1.0], [0.0, 1.0], False)

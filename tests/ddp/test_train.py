@@ -13,8 +13,9 @@ from labs.ddp import Place, launch
 from labs.ddp_train import Run, Settings, build, loop, take_step, train
 from labs.ddp_train.__main__ import main
 from labs.models import DigitNet
-from tests.ddp import sharing
-from tests.ddp.sharing import ALONE, settings_of
+from tests.ddp import training
+from tests.ddp.sharing import together
+from tests.ddp.training import ALONE, settings_of
 from tests.waiting import HANG, until
 
 ROOT = Path(__file__).parents[2]
@@ -156,20 +157,39 @@ def test_the_moving_average_warms_up_to_its_decay():
     assert averaged(0.999, range(100))[-1] == pytest.approx(99 - 10, abs=2)
 
 
-def test_every_micro_batch_of_every_step_drops_out_other_features():
-    alone = sharing.masks(0, settings_of(epochs=2, accumulate=2))
+@pytest.fixture(scope="module")
+def uninterrupted_in(tmp_path_factory):
+    """Name a folder for the checkpoint of two ranks that nothing disturbed."""
+    return tmp_path_factory.mktemp("uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(uninterrupted_in):
+    """Return what each of two ranks found, by the name of the task."""
+    tasks = {
+        "whole_run": (training.whole_run, LONG, uninterrupted_in, 0),
+        "masks": (training.masks, settings_of(epochs=2)),
+        "short_run": (training.short_run, settings_of(lr=1e-3, accumulate=2)),
+        "measured on 501": (training.measured, 501),
+        "measured on 1": (training.measured, 1),
+    }
+    return launch(together, 2, (tasks,))
+
+
+def test_every_micro_batch_of_every_step_drops_out_other_features(two_ranks):
+    alone = training.masks(0, settings_of(epochs=2, accumulate=2))
     assert len(alone) == 8
     assert len(alone.unique(dim=0)) == 8
-    assert torch.equal(alone, sharing.masks(0, settings_of(epochs=2, accumulate=2)))
-    other = sharing.masks(0, settings_of(epochs=2, accumulate=2, seed=9))
+    assert torch.equal(alone, training.masks(0, settings_of(epochs=2, accumulate=2)))
+    other = training.masks(0, settings_of(epochs=2, accumulate=2, seed=9))
     assert len(torch.cat([alone, other]).unique(dim=0)) == 16
-    ranks = torch.cat(launch(sharing.masks, 2, (settings_of(epochs=2),)))
+    ranks = torch.cat([found["masks"] for found in two_ranks])
     assert len(ranks.unique(dim=0)) == 8
 
 
 def test_a_resumed_run_goes_on_with_the_masks_that_it_would_have_drawn(tmp_path, monkeypatch):
     settings = settings_of(epochs=2, accumulate=2)
-    whole = sharing.masks(0, settings)
+    whole = training.masks(0, settings)
     real = loop.take_step
 
     def cut(run: Run, rate, clip):
@@ -179,10 +199,10 @@ def test_a_resumed_run_goes_on_with_the_masks_that_it_would_have_drawn(tmp_path,
 
     monkeypatch.setattr(loop, "take_step", cut)
     with pytest.raises(KeyboardInterrupt):
-        sharing.masks(0, settings, tmp_path)
+        training.masks(0, settings, tmp_path)
     monkeypatch.setattr(loop, "take_step", real)
     torch.manual_seed(123)  # another process is in another state
-    assert torch.equal(sharing.masks(0, settings, tmp_path, resume=True), whole[2:])
+    assert torch.equal(training.masks(0, settings, tmp_path, resume=True), whole[2:])
 
 
 def test_ctrl_c_ends_a_run_after_the_step_and_twice_at_once(tmp_path, monkeypatch):
@@ -209,18 +229,19 @@ def test_ctrl_c_ends_a_run_after_the_step_and_twice_at_once(tmp_path, monkeypatc
     assert_same(state(tmp_path / "1"), state(tmp_path / "whole"))
 
 
-def test_two_ranks_that_accumulate_train_as_one_process_does():
-    weights, loss = sharing.short_run(0, settings_of(lr=1e-3))
-    for found, mean in launch(sharing.short_run, 2, (settings_of(lr=1e-3, accumulate=2),)):
+def test_two_ranks_that_accumulate_train_as_one_process_does(two_ranks):
+    weights, loss = training.short_run(0, settings_of(lr=1e-3))
+    assert len(two_ranks) == 2
+    for found, mean in (found["short_run"] for found in two_ranks):
         torch.testing.assert_close(found, weights, atol=1e-6, rtol=0)
         assert mean == pytest.approx(loss, abs=1e-6)
 
 
-def test_the_accuracy_of_the_same_weights_does_not_depend_on_the_ranks():
-    alone = sharing.measured(0, 501)
+def test_the_accuracy_of_the_same_weights_does_not_depend_on_the_ranks(two_ranks):
+    alone = training.measured(0, 501)
     assert alone[1] == [0.0]  # the mean of rank 0
-    assert launch(sharing.measured, 2, (501,)) == [alone, alone]
-    assert launch(sharing.measured, 2, (1,)) == [sharing.measured(0, 1)] * 2
+    assert [found["measured on 501"] for found in two_ranks] == [alone, alone]
+    assert [found["measured on 1"] for found in two_ranks] == [training.measured(0, 1)] * 2
 
 
 @pytest.mark.parametrize(
@@ -252,11 +273,9 @@ def test_on_a_gpu_batch_norm_is_synchronised_and_the_loss_scaled():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(two_ranks, uninterrupted_in):
     """Return the checkpoint of two ranks that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    launch(sharing.whole_run, 2, (LONG, folder, 0))
-    return state(folder)
+    return state(uninterrupted_in)
 
 
 def torchrun(folder, *options, trainer="labs.ddp_train", **others):
