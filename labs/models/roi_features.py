@@ -12,6 +12,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from labs.boxes import widen
+
 _CANONICAL = (224.0, 4)
 """A region of so many pixels a side belongs on this level, whose stride is 2 to its power."""
 
@@ -74,6 +76,6 @@ class RoIFeatures(nn.Module):
         return out
 
     def _cut(self, one: Tensor, rois: Tensor, stride: int) -> Tensor:
-        size = (self.size, self.size)
-        sampled = roi_align(one, rois.to(one.dtype), size, 1 / stride, self.samples, self.aligned)
-        return sampled.to(one.dtype)
+        wide, size = widen(one), (self.size, self.size)  # half precision has no half pixels
+        rois = rois.to(wide.dtype)
+        return roi_align(wide, rois, size, 1 / stride, self.samples, self.aligned).to(one.dtype)
