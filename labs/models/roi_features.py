@@ -50,9 +50,9 @@ class RoIFeatures(nn.Module):
         self, strides: Sequence[int], size: int = 7, samples: int = 2, aligned: bool = True
     ) -> None:
         super().__init__()
-        wrong = [stride for stride in strides if stride < 1 or stride & (stride - 1)]
-        steps = [b // a for a, b in pairwise(strides)]
-        if not strides or wrong or any(step != 2 for step in steps):
+        powers = [2**k for k in range(31)]
+        wrong = [stride for stride in strides if stride not in powers]
+        if not strides or wrong or any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(
                 "RoIFeatures: expected strides that are powers of two, each twice the one before, "
                 f"got {tuple(strides)}"
