@@ -60,10 +60,17 @@ class TwoStages(NamedTuple):
     judge: Callable[[Tensor], RoIEstimates]
 
 
-def rois_of(boxes: Sequence[Tensor]) -> Tensor:
-    """Write down for the boxes of each image which image they are of: R boxes become [R,5]."""
-    parts = [torch.cat([b.new_full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)]
-    return torch.cat(parts)
+def rois_of(boxes: Tensor | Sequence[Tensor]) -> Tensor:
+    """Write down before each box which image of the batch it is of: R boxes become [R,5].
+
+    Args:
+        boxes: As many of every image, [N,K,4], or those of each image, [n,4].
+    """
+    if isinstance(boxes, Tensor):
+        image = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+        image = image.expand(-1, boxes.shape[1], 1).to(boxes.dtype)
+        return torch.cat([image, boxes], -1).flatten(0, 1)
+    return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])
 
 
 class RoIHead(nn.Module):

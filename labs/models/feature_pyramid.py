@@ -64,7 +64,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, channels: Sequence[int], width: int = 256, extra: int = 1) -> None:
         super().__init__()
         counts = {f"channels[{i}]": n for i, n in enumerate(channels)}
-        refuse_counts("FeaturePyramid", counts | {"width": width})
+        refuse_counts("FeaturePyramid", counts | {"width": width, "number of maps": len(channels)})
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
         self.extra = extra

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
+from torchvision.ops import nms
 
 from labs.boxes import AnchorGrid, Deltas, Estimates, answers_in_a_row, strongest, widen
 
@@ -106,15 +107,33 @@ class RegionProposals(nn.Module):
             levels.append(torch.full_like(best, level))
             start += count
         place, group = torch.cat(chosen, 1), torch.cat(levels, 1)
-        boxes, scores = boxes.take_along_dim(place[..., None], 1), scores.take_along_dim(place, 1)
+        boxes, scores = _picked(boxes, place), scores.gather(1, place)
         # Boxes of two images, or of two levels, are no rivals.
         group = group + torch.arange(len(group), device=group.device)[:, None] * len(counts)
-        large = (boxes[..., 2:] - boxes[..., :2] >= _LEAST_SIDE).all(-1).flatten()
-        alive = large.nonzero()[:, 0]
-        rivals = boxes.flatten(0, 1)[alive], scores.flatten()[alive], group.flatten()[alive]
-        kept = alive[strongest(*rivals, self.iou_threshold)]
-        found = torch.zeros_like(large).index_fill_(0, kept, True).view_as(scores)
-        scores = scores.masked_fill(~found, -torch.inf)
+        large = (boxes[..., 2:] - boxes[..., :2] >= _LEAST_SIDE).all(-1)
+        scores = scores.masked_fill(~large, -torch.inf)  # the last to be compared
+        choose = _strongest_as_exported if torch.compiler.is_exporting() else strongest
+        rivals = boxes.flatten(0, 1), scores.flatten(), group.flatten()
+        kept = torch.zeros_like(large).flatten()
+        kept = kept.index_fill(0, choose(*rivals, self.iou_threshold), True).view_as(large)
+        scores = scores.masked_fill(~kept, -torch.inf)
         scores, place = scores.topk(min(self.after[mode], scores.shape[1]))
-        boxes = boxes.take_along_dim(place[..., None], 1)
+        boxes = _picked(boxes, place)
         return Proposals(boxes, scores.sigmoid(), scores > -torch.inf)
+
+
+def _picked(boxes: Tensor, place: Tensor) -> Tensor:
+    """Return the boxes [N,K,4] at some places [N,K] of each image."""
+    return boxes.gather(1, place[..., None].expand(-1, -1, 4))
+
+
+def _strongest_as_exported(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float
+) -> Tensor:
+    """Return what :func:`labs.boxes.strongest` does, without a branch that depends on values.
+
+    ONNX compares in float32. Groups are moved apart by the size of the image, so that of very
+    large batches and images hundredths of a pixel are lost.
+    """
+    apart = boxes.max() + 1
+    return nms(boxes.float() + groups[:, None] * apart.float(), scores.float(), iou_threshold)

@@ -12,6 +12,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from labs.boxes import widen
+
 _CANONICAL = (224.0, 4)
 """A region of so many pixels a side belongs on this level, whose stride is 2 to its power."""
 
@@ -48,9 +50,9 @@ class RoIFeatures(nn.Module):
         self, strides: Sequence[int], size: int = 7, samples: int = 2, aligned: bool = True
     ) -> None:
         super().__init__()
-        wrong = [stride for stride in strides if stride < 1 or stride & (stride - 1)]
-        steps = [b // a for a, b in pairwise(strides)]
-        if not strides or wrong or any(step != 2 for step in steps):
+        powers = [2**k for k in range(31)]
+        wrong = [stride for stride in strides if stride not in powers]
+        if not strides or wrong or any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(
                 "RoIFeatures: expected strides that are powers of two, each twice the one before, "
                 f"got {tuple(strides)}"
@@ -74,6 +76,6 @@ class RoIFeatures(nn.Module):
         return out
 
     def _cut(self, one: Tensor, rois: Tensor, stride: int) -> Tensor:
-        size = (self.size, self.size)
-        sampled = roi_align(one, rois.to(one.dtype), size, 1 / stride, self.samples, self.aligned)
-        return sampled.to(one.dtype)
+        wide, size = widen(one), (self.size, self.size)  # half precision has no half pixels
+        rois = rois.to(wide.dtype)
+        return roi_align(wide, rois, size, 1 / stride, self.samples, self.aligned).to(one.dtype)

@@ -45,7 +45,7 @@ class FasterRCNNPostprocess(nn.Module):
         The boxes are [N,R,C,4] where each class has its own correction, else [N,R,4]. What only
         fills up the proposals has the score 0.
         """
-        said = raw.judge(rois_of(list(raw.proposals.boxes)))
+        said = raw.judge(rois_of(raw.proposals.boxes))
         return _decoded(said, said.logits, raw, self.deltas)
 
     def forward(self, raw: TwoStages) -> list[dict[str, Tensor]]:

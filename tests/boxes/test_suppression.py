@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torchvision.ops import nms
@@ -142,3 +144,43 @@ def test_an_overlap_of_just_the_threshold_suppresses_nothing():
     scores = torch.tensor([[[0.9], [0.8]]])
     assert len(suppress(boxes, scores, iou_threshold=0.5)[0]["boxes"]) == 2
     assert len(suppress(boxes, scores, iou_threshold=0.4999)[0]["boxes"]) == 1
+
+
+def test_each_class_may_have_boxes_of_its_own():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 0, 30, 10]], [[1, 0, 11, 10], [40, 0, 50, 10]]])
+    scores = torch.tensor([[0.9, 0.6], [0.8, 0.7]])
+    (found,) = suppress(boxes[None], scores[None])
+    # Of the first class the second candidate overlaps the first; of the second class they do not.
+    assert found["boxes"].tolist() == [[0, 0, 10, 10], [40, 0, 50, 10], [20, 0, 30, 10]]
+    assert found["labels"].tolist() == [0, 1, 1]
+    assert found["places"].tolist() == [0, 1, 0]
+
+
+class TestSoft:
+    """Soft-NMS, Bodla et al. 2017: scores fade by exp(-iou ** 2 / sigma)."""
+
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [20, 0, 30, 10]])
+    scores = torch.tensor([[0.9], [0.8], [0.7]])
+
+    def found(self, scores=None, **settings):
+        scores = self.scores if scores is None else scores
+        (one,) = suppress(self.boxes[None], scores[None], sigma=0.5, **settings)
+        return one
+
+    def test_what_overlaps_fades_and_comes_later(self):
+        one = self.found()
+        assert one["places"].tolist() == [0, 2, 1]
+        faded = 0.8 * math.exp(-(0.5**2) / 0.5)
+        assert one["scores"].tolist() == pytest.approx([0.9, 0.7, faded])
+
+    def test_what_fades_below_the_threshold_is_dropped(self):
+        assert self.found(score_threshold=0.5)["places"].tolist() == [0, 2]
+
+    def test_other_classes_do_not_fade(self):
+        apart = torch.tensor([[0.9, 0.0], [0.0, 0.8], [0.7, 0.0]])
+        assert self.found(apart)["scores"].tolist() == pytest.approx([0.9, 0.8, 0.7])
+
+    def test_it_stops_at_the_most_detections_and_takes_none(self):
+        assert self.found(max_detections=2)["places"].tolist() == [0, 2]
+        (none,) = suppress(torch.zeros(1, 0, 4), torch.zeros(1, 0, 3), sigma=0.5)
+        assert none["boxes"].shape == (0, 4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.metrics import coco_map
-from tests.criteria import anchored, yolo_v1, yolo_v3, yolo_v8
+from tests.criteria import anchored, faster_rcnn, ssd, yolo_v1, yolo_v3, yolo_v8
 from tests.criteria.version import CLASSES, SIZE
 
 VERSIONS = {
@@ -16,6 +16,9 @@ VERSIONS = {
     "v7": anchored.yolo_v7(),
     "v8": yolo_v8.version(masks=False),
     "v8 with masks": yolo_v8.version(masks=True),
+    "SSD": ssd.ssd(),
+    "Faster R-CNN": faster_rcnn.faster_rcnn(),
+    "Faster R-CNN, one correction": faster_rcnn.faster_rcnn(each_class=False),
 }
 
 

@@ -106,9 +106,21 @@ def criterion(version: Version, device: torch.device) -> Any:
     return values
 
 
+def held(raw: Any, device: torch.device) -> Any:
+    """Return a raw output, or a part of one, whose tensors lie on a device."""
+    if isinstance(raw, Tensor):
+        return raw.to(device)
+    if isinstance(raw, tuple):
+        parts = [held(part, device) for part in raw]
+        return type(raw)(*parts) if hasattr(raw, "_fields") else tuple(parts)
+    if callable(raw):  # the second stage, which is told on the CPU
+        return lambda rois: held(raw(rois.to(CPU)), device)
+    return raw
+
+
 def postprocess(version: Version, device: torch.device) -> Any:
     """Decode and suppress on the device what the network is sure of."""
-    raw = tuple(level.to(device) for level in version.encode(TARGETS, SIZE, SIZE))
+    raw = held(version.encode(TARGETS, SIZE, SIZE), device)
     found = deepcopy(version.postprocess).to(device)(raw)
     assert sum(len(one["boxes"]) for one in found) >= 4
     assert {part.device.type for one in found for part in one.values()} == {device.type}
