@@ -12,6 +12,8 @@ LONGEST = (
     "tests/recipes/test_recipes.py",
     "tests/ddp/test_launch.py",
     "tests/test_api_examples.py",
+    "tests/parity/test_faster_rcnn.py",
+    "tests/parity/test_ssd.py",
     "tests/site/test_folds.py",
     "tests/parity/test_planted.py",
     "tests/tools/test_idle.py",
