@@ -15,7 +15,7 @@ from labs.models import faster_rcnn_resnet50, load_published
 from labs.postprocess import FasterRCNNPostprocess
 
 CLASSES = 5
-SIZE = (160, 256)
+SIZE = (128, 192)
 
 
 def target(boxes, labels):
@@ -23,8 +23,8 @@ def target(boxes, labels):
 
 
 TARGETS = [
-    target([[10.3, 20.7, 120.1, 150.6], [150.2, 30.1, 250.7, 155.3]], [3, 0]),
-    target([[30.3, 40.9, 90.7, 80.1]], [1]),
+    target([[10.3, 15.7, 90.1, 112.6], [112.2, 22.1, 187.7, 116.3]], [3, 0]),
+    target([[22.3, 30.9, 67.7, 60.1]], [1]),
     target([], []),
 ]
 TERMS = {

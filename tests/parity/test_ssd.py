@@ -50,10 +50,9 @@ def moments(model):
     return model.transform.image_mean, model.transform.image_std
 
 
-@pytest.mark.parametrize(("batch", "size"), [(1, (300, 300)), (3, (268, 301))])
-def test_outputs_are_equal(batch, size):
+def test_outputs_are_equal():
     ours, theirs = twins()
-    images = pictures(batch, size)
+    images = pictures(2, (268, 301))
     with torch.no_grad():
         found, expected = ours(images), plain(theirs, images)
     torch.testing.assert_close(found.deltas, expected[0], rtol=1e-9, atol=1e-9)
