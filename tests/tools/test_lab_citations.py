@@ -8,7 +8,7 @@ import pytest
 from jupyterlab_server.config import get_federated_extensions
 
 from labs.stamp import ROOT
-from tests.test_site import browser as browser  # the fixture of the site's tests
+from tests.site.conftest import browser as browser  # the fixture of the site's tests
 from tools import lab_citations
 from tools.lesson import find
 
