@@ -1,8 +1,12 @@
 """Let no test depend on how fast the machine is, nor on how the tests were started."""
 
+import os
+import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.order import place
@@ -26,3 +30,30 @@ def pytest_collection_modifyitems(config, items):
         return place(item.path.relative_to(config.rootpath).as_posix() if inside else "")
 
     items.sort(key=of)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        message = "no Chromium here: apt install chromium"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def apart():
+    """Return a function that calls another on a thread of its own.
+
+    A thread can drive one Playwright at a time, and the browser above is open to the end.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()

@@ -901,7 +901,8 @@ claim(
     measured=(gap["skip"], skip["leak"]),
 )
 claim(
-    "with no file broken, the own validation is within 2.5 points of a test over 75 %",
+    "with no file broken, the own validation is within 2.5 points of a test over "
+    "75 %",
     base["test"] > 0.75 and abs(gap["nothing broken"]) < 0.025,
     measured=(base["test"], gap["nothing broken"]),
 )

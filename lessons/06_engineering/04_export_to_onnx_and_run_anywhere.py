@@ -534,7 +534,8 @@ claim(
 )
 moved = abs(before - after)
 claim(
-    "a wrong eps in one of three norms moves an accuracy over 90 % by at most a point",
+    "a wrong eps in one of three norms moves an accuracy over 90 % by at most a "
+    "point",
     before > 0.9 and moved < 0.01,
     measured=(before, moved),
 )

@@ -1,7 +1,5 @@
 """Render the book once, and look at each page once, from the disk, as without a network."""
 
-import os
-import shutil
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -14,7 +12,6 @@ from tests.site.pages import ONE_OF_EACH
 from tests.site.visit import LAPTOP, PHONE, SCROLLERS, SIDEBAR, TABLET, Visit, see
 from tools import build_site
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = [(PHONE, "light"), (PHONE, "dark"), (TABLET, "light"), (LAPTOP, "light")]
 # Every rule that axe-core knows up to level AA, those on trial too. Whether text stands out from
 # its ground is measured below on every page in both themes, twenty times faster: axe-core is asked
@@ -41,20 +38,6 @@ def site():
             complaints = build_site.render()
             assert not complaints, complaints
     return build_site.SITE
-
-
-@pytest.fixture(scope="session")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        message = "no Chromium here: apt install chromium"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ LONG = "<p style='break-before: page'>second sheet</p>"
 class TestPrinted:
     @pytest.fixture(scope="class")
     @staticmethod
-    def book(tmp_path_factory):
+    def book(apart, tmp_path_factory):
         site = tmp_path_factory.mktemp("site")
         pages = {
             "home": ('A "book"', '<a href="stage/one.html#deep">there</a>' + LONG),
@@ -35,9 +35,13 @@ class TestPrinted:
             (site / f"{name}.html").write_text(PAGE.format(title=title, body=body))
         places = [Place("home", 0), Place("stage", 0), Place("stage/one", 1), Place("last", 0)]
         path = site / "book.pdf"
-        try:
+
+        def write():
             with chromium() as tab:
                 join(print_pages(tab, places, site), published()).write(path)
+
+        try:
+            apart(write)
         except FileNotFoundError as error:
             pytest.skip(str(error))
         return PdfReader(path)
@@ -93,11 +97,11 @@ def test_all_pages_are_printed_or_the_one_lesson_that_was_named():
         chosen("nothing")
 
 
-def test_without_chromium_it_says_what_to_install(monkeypatch, tmp_path, capsys):
+def test_without_chromium_it_says_what_to_install(apart, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path))
     monkeypatch.setattr(build_pdf, "BROWSERS", ("no-such-browser",))
     monkeypatch.setattr(build_pdf.build_site, "is_fresh", lambda: True)
-    assert main() == 1
+    assert apart(main) == 1
     assert capsys.readouterr().err == (
         "build_pdf: expected one of no-such-browser to print with, found none: "
         "apt install chromium, or python -m playwright install chromium\n"

@@ -8,7 +8,6 @@ import pytest
 from jupyterlab_server.config import get_federated_extensions
 
 from labs.stamp import ROOT
-from tests.site.conftest import browser as browser  # the fixture of the site's tests
 from tools import lab_citations
 from tools.lesson import find
 

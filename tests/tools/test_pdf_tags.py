@@ -105,14 +105,18 @@ def listen(printed):
 class TestPrinted:
     @pytest.fixture(scope="class")
     @staticmethod
-    def printed(tmp_path_factory):
+    def printed(apart, tmp_path_factory):
         site = tmp_path_factory.mktemp("site")
         for name, body in {"first": FIRST, "second": SECOND}.items():
             page = PAGE.format(title=f"The {name}", body=body)
             (site / f"{name}.html").write_text(page)
-        try:
+
+        def both():
             with chromium() as tab:
                 return print_pages(tab, [Place("first", 0), Place("second", 0)], site)
+
+        try:
+            return apart(both)
         except FileNotFoundError as error:
             pytest.skip(str(error))
 
