@@ -45,7 +45,7 @@ class Visit:
         self.tab.route("**/*", self._let_through)
         self.tab.on("console", self._note)
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.tab.on("requestfailed", lambda request: self.errors.append(f"no {request.url}"))
+        self.tab.on("requestfailed", self._miss)
 
     def _let_through(self, route):
         if not route.request.url.startswith(("data:", "blob:")):
@@ -55,6 +55,10 @@ class Visit:
         else:
             self.fetched.append(route.request.url)
             route.abort()
+
+    def _miss(self, request):
+        if request.failure != "net::ERR_ABORTED":  # a page that is left fetches no further
+            self.errors.append(f"no {request.url}")
 
     def _note(self, message):
         if message.type == "error":
