@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from labs.boxes.grid import cell_corners
+from labs.boxes.references import lay, refuse_other_levels
 
 
 @dataclass(frozen=True)
 class AnchorGrid:
     """Give every cell of a level one anchor of each of its sizes and of each ratio.
 
-    Anchors may reach over the edge of the image. The ratio changes first from anchor to anchor of
-    a cell in torchvision's order: all sizes of the first ratio, then all of the second.
+    Anchors may reach over the edge of the image. Of a cell come first all sizes of
+    the first ratio, then all of the second, as in torchvision.
 
     Attributes:
         sizes: Square roots of the areas in pixels, of each level.
@@ -64,10 +65,7 @@ class AnchorGrid:
         Raises:
             ValueError: When there is another number of maps.
         """
-        if len(maps) != len(self.sizes):
-            raise ValueError(
-                f"AnchorGrid: expected {len(self.sizes)} maps, one per level, got {len(maps)}"
-            )
+        refuse_other_levels("AnchorGrid", maps, len(self.sizes))
         return torch.cat([self._level(index, one, size) for index, one in enumerate(maps)])
 
     def _level(self, index: int, one: Tensor, size: tuple[int, int]) -> Tensor:
@@ -75,8 +73,5 @@ class AnchorGrid:
         like = one.new_empty(0, dtype=torch.float32)
         step = like.new_tensor([size[1] // columns, size[0] // rows])  # whole pixels
         centres = (cell_corners(rows, columns, like) + self.offset) * step
-        half = self.shapes(index).to(like) / 2
-        if self.rounded:
-            half = half.round()
-        centres = centres[:, :, None]  # [H,W,1,2], and half the shapes are [A,2]
-        return torch.cat([centres - half, centres + half], -1).reshape(-1, 4)
+        shapes = self.shapes(index).to(like)
+        return lay(centres, (shapes / 2).round() * 2 if self.rounded else shapes)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labs.boxes.grid import cell_centres
+from labs.boxes.references import lay, refuse_other_levels
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,8 @@ class DefaultBoxes:
         Raises:
             ValueError: When there is another number of maps.
         """
-        if len(maps) != len(self.ratios):
-            raise ValueError(
-                f"DefaultBoxes: expected {len(self.ratios)} maps, one per level, got {len(maps)}"
-            )
-        levels = [self._level(index, one, size) for index, one in enumerate(maps)]
-        return torch.cat(levels)
+        refuse_other_levels("DefaultBoxes", maps, len(self.ratios))
+        return torch.cat([self._level(index, one, size) for index, one in enumerate(maps)])
 
     def _level(self, index: int, one: Tensor, size: tuple[int, int]) -> Tensor:
         rows, columns = one.shape[-2:]
@@ -87,6 +84,4 @@ class DefaultBoxes:
             step = (self.strides[index],) * 2
         like = one.new_empty(0, dtype=torch.float32)
         centres = cell_centres(rows, columns, like) * like.new_tensor(step)
-        shapes = like.new_tensor(self.shapes(index)) * like.new_tensor((width, height))
-        centres, half = centres[:, :, None], shapes / 2  # [H,W,1,2] and [A,2]
-        return torch.cat([centres - half, centres + half], -1).reshape(-1, 4)
+        return lay(centres, like.new_tensor(self.shapes(index)) * like.new_tensor((width, height)))

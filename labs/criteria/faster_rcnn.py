@@ -16,6 +16,7 @@ from labs.assigners.truths import Truths
 from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
+from labs.criteria.estimates import truths_of
 from labs.ddp import mean_over_ranks
 from labs.models.faster_rcnn import RCNN_DELTAS, RoIEstimates, TwoStages, rois_of
 
@@ -75,23 +76,11 @@ class FasterRCNNCriterion:
         Raises:
             ValueError: When outputs, settings and targets do not belong together.
         """
-        truths = truths_of(raw, targets, self.num_classes, type(self).__name__)
+        truths = truths_of(raw.estimates, targets, self.num_classes, type(self).__name__)
         terms = proposal_losses(raw.estimates, truths, self)
         given = [boxes[found] for boxes, found in zip(*raw.proposals[::2], strict=True)]
         drawn = draw(given, truths, self.match_proposals, self.sample_proposals)
         return terms | region_losses(raw.judge(drawn.rois), drawn, self.deltas, self.beta)
-
-
-def truths_of(raw: TwoStages, targets: Sequence[Target], num_classes: int, who: str) -> Truths:
-    """Return the objects of the batch in float32; refuse targets that cannot belong to it."""
-    images = len(raw.estimates.deltas)
-    if images != len(targets) or not targets:
-        raise ValueError(
-            f"{who}: expected one target per image, and at least one, got estimates of {images} "
-            f"images and {len(targets)} targets; an image without objects has boxes [0,4] and "
-            "labels [0]"
-        )
-    return Truths.of(targets, raw.estimates.references, num_classes, raw.estimates.size, who)
 
 
 def proposal_losses(

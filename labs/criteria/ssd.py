@@ -15,6 +15,7 @@ from labs.assigners.truths import Truths
 from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
 from labs.boxes.precision import widen
+from labs.criteria.estimates import truths_of
 from labs.ddp import mean_over_ranks
 from labs.models.ssd import SSD_DELTAS
 
@@ -84,13 +85,7 @@ class SSDCriterion:
                 f"{who}: expected {self.num_classes} + 1 logits of each box, background first, got "
                 f"{raw.logits.shape[-1]}; give the network and its criterion the same classes"
             )
-        if len(raw.logits) != len(targets) or not targets:
-            raise ValueError(
-                f"{who}: expected one target per image, and at least one, got estimates of "
-                f"{len(raw.logits)} images and {len(targets)} targets; an image without objects "
-                "has boxes [0,4] and labels [0]"
-            )
-        return Truths.of(targets, raw.references, self.num_classes, raw.size, who)
+        return truths_of(raw, targets, self.num_classes, who)
 
 
 def hardest(loss: Tensor, positive: Tensor, ratio: float, least: int = 0) -> Tensor:

@@ -25,7 +25,6 @@ RCNN_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
 """How the second stage writes corrections."""
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_FPN_STRIDES = (4, 8, 16, 32)
 
 
 class RoIEstimates(NamedTuple):
@@ -197,7 +196,7 @@ def _on_a_pyramid(resnet: ResNet, num_classes: int, aligned: bool) -> FasterRCNN
     return FasterRCNN(
         backbone,
         RegionProposals(256, anchors),
-        RoIFeatures(_FPN_STRIDES, aligned=aligned),
+        RoIFeatures(body.strides, aligned=aligned),
         RoIHead(TwoLayers(256), 1024, num_classes),
         num_classes,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torchvision.ops import nms
+from torchvision.ops import clip_boxes_to_image, nms
 
 from labs.boxes import AnchorGrid, Deltas, Estimates, answers_in_a_row, strongest, widen
 
@@ -97,9 +97,8 @@ class RegionProposals(nn.Module):
             counts: How many of them each level has.
         """
         mode = 0 if self.training else 1  # now, not when it was built
-        height, width = estimates.size
         boxes = self.deltas.decode(estimates.deltas, estimates.references)
-        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        boxes = clip_boxes_to_image(boxes, estimates.size)
         scores, start, chosen, levels = widen(estimates.logits[..., 0]), 0, [], []
         for level, count in enumerate(counts):
             best = scores[:, start : start + count].topk(min(self.before[mode], count))[1] + start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from labs.boxes.deltas import Deltas
 from labs.boxes.precision import widen
@@ -72,9 +73,8 @@ def _decoded(
         raw: What the regions were proposed from.
         deltas: How corrections are written.
     """
-    height, width = raw.estimates.size
     boxes = deltas.decode(said.deltas, said.rois[:, None, 1:])
-    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    boxes = clip_boxes_to_image(boxes, raw.estimates.size)
     boxes = boxes[:, 1:] if boxes.shape[1] > 1 else boxes[:, 0]
     scores = widen(logits).softmax(-1)[:, 1:]
     found = raw.proposals.found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from labs.boxes.deltas import Deltas
 from labs.boxes.estimates import Estimates
@@ -40,11 +41,8 @@ class SSDPostprocess(nn.Module):
 
     def candidates(self, raw: Estimates) -> tuple[Tensor, Tensor]:
         """Return boxes [N,P,4], xyxy in pixels, and scores [N,P,C] in [0, 1]; exportable."""
-        height, width = raw.size
         boxes = self.deltas.decode(raw.deltas, raw.references)
-        limit = boxes.new_tensor([width, height, width, height])
-        boxes = boxes.clamp(min=0).minimum(limit)
-        return boxes, widen(raw.logits).softmax(-1)[..., 1:]
+        return clip_boxes_to_image(boxes, raw.size), widen(raw.logits).softmax(-1)[..., 1:]
 
     def forward(self, raw: Estimates) -> list[dict[str, Tensor]]:
         """Return for each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labs.models.faster_rcnn import FasterRCNN
 from labs.models.feature_pyramid import FeaturePyramid
-from labs.models.published.layout import Layout
+from labs.models.published.layout import Layout, translate
 
 _ROWS = {
     "backbone.body.conv1.": "backbone.body.stem.0.",
@@ -34,10 +34,4 @@ def layout(network: FasterRCNN) -> Layout:
             "load_published: expected a FasterRCNN on a pyramid, whose weights are published, got "
             "one on a single map; build it with pyramid=True"
         )
-    names = {}
-    for ours in network.state_dict():
-        for theirs, here in _ROWS.items():
-            if ours.startswith(here):
-                names[theirs + ours.removeprefix(here)] = ours
-                break
-    return Layout(names, eps=1e-5)
+    return Layout(translate(network, _ROWS), eps=1e-5)

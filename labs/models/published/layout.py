@@ -55,6 +55,22 @@ def spell(network: nn.Module, rows: Mapping[str, str], inner: Inner) -> dict[str
     return names
 
 
+def translate(network: nn.Module, rows: Mapping[str, str]) -> dict[str, str]:
+    """Return the published name of each entry of the state dict that a row covers, and ours.
+
+    Args:
+        network: Of this book.
+        rows: How the names of entries begin there, and here; the first row that fits counts.
+    """
+    names = {}
+    for ours in network.state_dict():
+        for theirs, here in rows.items():
+            if ours.startswith(here):
+                names[theirs + ours.removeprefix(here)] = ours
+                break
+    return names
+
+
 def refuse_other_strides(network: nn.Module, strides: Sequence[int]) -> None:
     """Raise ValueError unless the levels are those of the published network."""
     if tuple(strides) != (8, 16, 32):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from labs.models.published.layout import Layout
+from labs.models.published.layout import Layout, translate
 from labs.models.ssd import SSD, VGGMaps
 
 _ROWS = {
+    "backbone.scale_weight": "backbone.scale",
     "backbone.features.": "backbone.to_conv4.",
     "backbone.extra.0.7.1.": "backbone.to_conv7.8.",  # conv6
     "backbone.extra.0.7.3.": "backbone.to_conv7.10.",  # conv7
@@ -27,10 +28,4 @@ def layout(network: SSD) -> Layout:
             "load_published: expected an SSD on VGGMaps, whose weights are published, got one on "
             f"{type(network.backbone).__name__}"
         )
-    names = {"backbone.scale_weight": "backbone.scale"}
-    for ours in network.state_dict():
-        for theirs, here in _ROWS.items():
-            if ours.startswith(here):
-                names[theirs + ours.removeprefix(here)] = ours
-                break
-    return Layout(names, eps=1e-5)
+    return Layout(translate(network, _ROWS), eps=1e-5)
