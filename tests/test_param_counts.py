@@ -5,6 +5,7 @@ import torch
 
 from labs.models import (
     DigitNet,
+    cascade_rcnn_resnet50,
     faster_rcnn_resnet50,
     resnet18,
     resnet34,
@@ -34,6 +35,13 @@ def count(build):
             lambda: faster_rcnn_resnet50(90, frozen_norms=False),
             41_808_406,
             id="Faster R-CNN whose norms learn",
+        ),
+        # As MMDetection's has; the paper gives none.
+        pytest.param(cascade_rcnn_resnet50, 69_341_646, id="Cascade R-CNN"),
+        pytest.param(
+            lambda: cascade_rcnn_resnet50(frozen_norms=False),
+            69_394_766,
+            id="Cascade R-CNN whose norms learn",
         ),
         # Table 6 of the paper gives 0.27M, 0.46M, 0.66M, 0.85M and 1.7M.
         pytest.param(lambda: resnet_cifar(20), 269_722, id="CIFAR ResNet-20"),

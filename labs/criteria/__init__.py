@@ -1,5 +1,6 @@
 """Say how wrong a detector is: one criterion per architecture, each a sum of named terms."""
 
+from labs.criteria.cascade_rcnn import CascadeRCNNCriterion, CascadeStage
 from labs.criteria.faster_rcnn import FasterRCNNCriterion
 from labs.criteria.ssd import SSDCriterion, hardest
 from labs.criteria.yolo_v1 import YOLOv1Criterion
@@ -9,6 +10,8 @@ from labs.criteria.yolo_v7 import YOLOv7Criterion
 from labs.criteria.yolo_v8 import YOLOv8Criterion
 
 __all__ = [
+    "CascadeRCNNCriterion",
+    "CascadeStage",
     "FasterRCNNCriterion",
     "SSDCriterion",
     "YOLOv1Criterion",

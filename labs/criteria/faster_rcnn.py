@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +20,11 @@ from labs.boxes.precision import widen
 from labs.criteria.estimates import truths_of
 from labs.ddp import mean_over_ranks
 from labs.models.faster_rcnn import RCNN_DELTAS, RoIEstimates, TwoStages, rois_of
+from labs.models.region_proposals import Proposals
 
 Matcher = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Tensor], Tensor]
-_BETA = 1 / 9
+BETA = 1 / 9
 """Where the smooth L1 loss turns from a square into a line."""
 
 
@@ -34,11 +36,37 @@ class Drawn:
         rois: Which image of the batch, and xyxy in pixels, [S,5].
         labels: Class of each, int64, 0 for background, [S].
         boxes: Of the object that each answers for, [S,4]; of background, its own.
+        added: Which of them nobody proposed, because they are the objects, bool, [S].
     """
 
     rois: Tensor
     labels: Tensor
     boxes: Tensor
+    added: Tensor
+
+
+class FirstStage(Protocol):
+    """Describe settings that say how the first stage learns."""
+
+    @property
+    def match_anchors(self) -> Matcher:
+        """Say which anchor answers for which object."""
+        ...
+
+    @property
+    def sample_anchors(self) -> Sampler:
+        """Say which anchors of an image count."""
+        ...
+
+    @property
+    def proposal_deltas(self) -> Deltas:
+        """Say how corrections are written."""
+        ...
+
+    @property
+    def beta(self) -> float:
+        """Say where the smooth L1 loss turns from a square into a line."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +91,7 @@ class FasterRCNNCriterion:
     sample_proposals: Sampler = field(default_factory=lambda: BalancedSampling(512, 0.25))
     proposal_deltas: Deltas = field(default_factory=Deltas)
     deltas: Deltas = RCNN_DELTAS
-    beta: float = _BETA
+    beta: float = BETA
 
     def __call__(self, raw: TwoStages, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Compare what both stages say with targets; the second is asked here.
@@ -78,13 +106,13 @@ class FasterRCNNCriterion:
         """
         truths = truths_of(raw.estimates, targets, self.num_classes, type(self).__name__)
         terms = proposal_losses(raw.estimates, truths, self)
-        given = [boxes[found] for boxes, found in zip(*raw.proposals[::2], strict=True)]
+        given = proposed(raw.proposals)
         drawn = draw(given, truths, self.match_proposals, self.sample_proposals)
         return terms | region_losses(raw.judge(drawn.rois), drawn, self.deltas, self.beta)
 
 
 def proposal_losses(
-    estimates: Estimates, truths: Truths, settings: FasterRCNNCriterion
+    estimates: Estimates, truths: Truths, settings: FirstStage
 ) -> dict[str, Tensor]:
     """Return the losses of the first stage: ``objectness`` and ``proposal box``.
 
@@ -115,6 +143,11 @@ def proposal_losses(
     return {"objectness": loss / total, "proposal box": box / total}
 
 
+def proposed(proposals: Proposals) -> list[Tensor]:
+    """Return the proposals of each image, xyxy in pixels, [n,4], without what fills up."""
+    return [boxes[found] for boxes, found in zip(proposals.boxes, proposals.found, strict=True)]
+
+
 @torch.no_grad()
 def draw(proposals: Sequence[Tensor], truths: Truths, match: Matcher, sample: Sampler) -> Drawn:
     """Choose the regions of each image that the second stage learns from.
@@ -127,10 +160,11 @@ def draw(proposals: Sequence[Tensor], truths: Truths, match: Matcher, sample: Sa
         match: Which proposal answers for which object.
         sample: Which proposals of an image count.
     """
-    regions, labels, boxes = [], [], []
+    regions, labels, boxes, added = [], [], [], []
     for image, given in enumerate(proposals):
         mine = truths.image == image
         known, names = truths.boxes[mine].to(given), truths.labels[mine]
+        new = torch.arange(len(given) + len(known), device=given.device) >= len(given)
         given = torch.cat([given, known])
         matched = match(known, given)
         chosen = sample(matched)
@@ -143,11 +177,12 @@ def draw(proposals: Sequence[Tensor], truths: Truths, match: Matcher, sample: Sa
         regions.append(given)
         labels.append(label)
         boxes.append(aim)
-    return Drawn(rois_of(regions), torch.cat(labels), torch.cat(boxes))
+        added.append(new[chosen])
+    return Drawn(rois_of(regions), torch.cat(labels), torch.cat(boxes), torch.cat(added))
 
 
 def region_losses(
-    said: RoIEstimates, drawn: Drawn, deltas: Deltas, beta: float = _BETA
+    said: RoIEstimates, drawn: Drawn, deltas: Deltas, beta: float = BETA
 ) -> dict[str, Tensor]:
     """Return the losses of the second stage: ``class`` and ``box``.
 

@@ -1,5 +1,6 @@
 """Read the networks of the book: one file per architecture, written to be read."""
 
+from labs.models.cascade_rcnn import Cascade, CascadeRCNN, cascade_rcnn_resnet50, corrected
 from labs.models.digitnet import DigitNet
 from labs.models.faster_rcnn import (
     FasterRCNN,
@@ -46,6 +47,8 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "C2f",
+    "Cascade",
+    "CascadeRCNN",
     "DigitNet",
     "FasterRCNN",
     "FeaturePyramid",
@@ -69,6 +72,8 @@ __all__ = [
     "YOLOv5",
     "YOLOv7",
     "YOLOv8",
+    "cascade_rcnn_resnet50",
+    "corrected",
     "faster_rcnn_resnet50",
     "freeze_norms",
     "fuse",

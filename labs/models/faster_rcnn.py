@@ -7,7 +7,7 @@ https://arxiv.org/abs/1612.03144.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ from labs.models.settings import refuse_counts
 
 RCNN_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
 """How the second stage writes corrections."""
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class RoIEstimates(NamedTuple):
@@ -130,8 +130,8 @@ class FasterRCNN(nn.Module):
         pooling: RoIFeatures,
         head: RoIHead,
         num_classes: int,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.num_classes, self.mean, self.std = num_classes, tuple(mean), tuple(std)
@@ -140,15 +140,29 @@ class FasterRCNN(nn.Module):
 
     def forward(self, images: Tensor) -> TwoStages:
         """Map images [N,3,H,W] in [0,1] to estimates and proposals of regions, to be judged."""
-        mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
-        maps = self.backbone((images - mean) / std)
-        height, width = images.shape[-2:]
-        estimates, proposals = self.proposals(maps, (height, width))
+        maps, estimates, proposals = propose(self, images)
 
         def judge(rois: Tensor) -> RoIEstimates:
             return self.head(self.pooling(maps, rois), rois)
 
         return TwoStages(estimates, proposals, judge)
+
+
+class Proposes(Protocol):
+    """Describe a network of which the first stage is that of Faster R-CNN."""
+
+    backbone: nn.Module
+    proposals: RegionProposals
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def propose(network: Proposes, images: Tensor) -> tuple[list[Tensor], Estimates, Proposals]:
+    """Standardise images [N,3,H,W] in [0,1]; return the maps, and what the first stage says."""
+    mean, std = (images.new_tensor(v)[:, None, None] for v in (network.mean, network.std))
+    maps = network.backbone((images - mean) / std)
+    height, width = images.shape[-2:]
+    return maps, *network.proposals(maps, (height, width))
 
 
 def faster_rcnn_resnet50(

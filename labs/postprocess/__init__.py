@@ -1,5 +1,6 @@
 """Turn raw outputs into detections: candidates first, which can be exported, then suppression."""
 
+from labs.postprocess.cascade_rcnn import CascadeRCNNPostprocess
 from labs.postprocess.faster_rcnn import FasterRCNNPostprocess
 from labs.postprocess.single_image import SingleImage
 from labs.postprocess.ssd import SSDPostprocess
@@ -9,6 +10,7 @@ from labs.postprocess.yolo_v5 import YOLOv5Postprocess
 from labs.postprocess.yolo_v8 import YOLOv8Postprocess
 
 __all__ = [
+    "CascadeRCNNPostprocess",
     "FasterRCNNPostprocess",
     "SSDPostprocess",
     "SingleImage",

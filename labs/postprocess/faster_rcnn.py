@@ -8,6 +8,7 @@ from torchvision.ops import clip_boxes_to_image
 from labs.boxes.deltas import Deltas
 from labs.boxes.precision import widen
 from labs.boxes.suppression import suppress
+from labs.models.cascade_rcnn import Cascade
 from labs.models.faster_rcnn import RCNN_DELTAS, RoIEstimates, TwoStages, rois_of
 
 
@@ -47,7 +48,7 @@ class FasterRCNNPostprocess(nn.Module):
         fills up the proposals has the score 0.
         """
         said = raw.judge(rois_of(raw.proposals.boxes))
-        return _decoded(said, said.logits, raw, self.deltas)
+        return decoded(said, said.logits, raw, self.deltas)
 
     def forward(self, raw: TwoStages) -> list[dict[str, Tensor]]:
         """Return for each image ``boxes`` [n,4], ``scores`` [n], highest first, ``labels`` [n]."""
@@ -62,8 +63,8 @@ class FasterRCNNPostprocess(nn.Module):
         )
 
 
-def _decoded(
-    said: RoIEstimates, logits: Tensor, raw: TwoStages, deltas: Deltas
+def decoded(
+    said: RoIEstimates, logits: Tensor, raw: TwoStages | Cascade, deltas: Deltas
 ) -> tuple[Tensor, Tensor]:
     """Return the corrected boxes, cut at the edges, and the scores of the classes, image by image.
 

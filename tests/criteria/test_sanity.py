@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.metrics import coco_map
-from tests.criteria import anchored, faster_rcnn, ssd, yolo_v1, yolo_v3, yolo_v8
+from tests.criteria import anchored, cascade_rcnn, faster_rcnn, ssd, yolo_v1, yolo_v3, yolo_v8
 from tests.criteria.version import CLASSES, SIZE
 
 VERSIONS = {
@@ -19,6 +19,8 @@ VERSIONS = {
     "SSD": ssd.ssd(),
     "Faster R-CNN": faster_rcnn.faster_rcnn(),
     "Faster R-CNN, one correction": faster_rcnn.faster_rcnn(each_class=False),
+    "Cascade R-CNN": cascade_rcnn.cascade_rcnn(),
+    "Cascade R-CNN, gradients shared": cascade_rcnn.cascade_rcnn(shared=True),
 }
 
 
