@@ -13,7 +13,8 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 from labs.assigners import BalancedSampling
 from labs.criteria import CascadeRCNNCriterion
 from labs.criteria.cascade_rcnn import CASCADE_STAGES
-from labs.models import cascade_rcnn_resnet50
+from labs.models import cascade_rcnn_resnet50, load_published
+from labs.models.published import cascade_rcnn
 from labs.postprocess import CascadeRCNNPostprocess
 
 CLASSES, SIZE = 4, (128, 192)
@@ -254,3 +255,31 @@ def test_other_numbers_of_stages_are_refused():
         CascadeRCNNCriterion(CLASSES, stages=CASCADE_STAGES[:2])(raw, TARGETS)
     with pytest.raises(ValueError, match="got 1 for 3"):
         CascadeRCNNPostprocess(CLASSES, [CASCADE_STAGES[0].deltas])(raw)
+
+
+def test_weights_of_mmdetection_go_where_they_belong():
+    network = cascade_rcnn_resnet50(CLASSES, width=8)
+    shapes = {
+        "backbone.layer3.5.bn2.running_var": network.backbone.body.stages[2][5].bn2.running_var,
+        "neck.lateral_convs.3.conv.bias": network.backbone.pyramid.lateral[3].bias,
+        "rpn_head.rpn_reg.weight": network.proposals.boxes.weight,
+        "roi_head.bbox_head.2.shared_fcs.1.weight": network.heads[2].body.fc7.weight,
+        "roi_head.bbox_head.1.fc_reg.bias": network.heads[1].boxes.bias,
+        "roi_head.bbox_head.0.fc_cls.bias": network.heads[0].classes.bias,
+    }
+    names = cascade_rcnn.layout(network).names
+    assert len(names) == 311  # of MMDetection 3.3.0, without the counts of batches
+    own = network.state_dict()
+    file = {theirs: torch.rand_like(own[ours]) for theirs, ours in names.items()}
+    file |= {
+        n.replace("running_var", "num_batches_tracked"): torch.tensor(9)
+        for n in names
+        if n.endswith("running_var")
+    }
+    loaded = load_published(network, file, "mmdetection")
+    assert len(loaded.extras) == 53
+    for theirs, ours_now in shapes.items():
+        expected = file[theirs]
+        if "fc_cls" in theirs:  # background stands last there, and first here
+            expected = torch.cat([expected[-1:], expected[:-1]])
+        assert torch.equal(ours_now, expected), theirs

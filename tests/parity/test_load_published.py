@@ -205,7 +205,7 @@ def test_bins_that_are_others_are_refused():
         (
             resnet18,
             "torchvison",
-            r"layout of torchvision, darknet, ultralytics, got 'torchvison'; d",
+            r"layout of torchvision, darknet, mmdetection, ultralytics, got 'torchvison'; d",
         ),
         (small, "darknet", r"\(YOLOv3, YOLOv4\), got ResNet; its layout is 'torchvision'"),
         (DigitNet, "torchvision", r"\(ResNet, MobileNetV2, VGG, SSD, FasterRCNN\), got DigitNet$"),

@@ -19,6 +19,8 @@ class Layout:
         names: Published name, and ours; every entry of the network occurs once.
         eps: Of the batch norms that the weights were learnt with.
         flattened: Published names of what has one axis of length 1 more there, the first.
+        background_last: Published names of what has a row for each class, and that of background
+            last; here it is the first.
         extras: What a file may hold besides, and what it is.
         fixed: Extras with the one value that the network here counts on.
     """
@@ -26,6 +28,7 @@ class Layout:
     names: Mapping[str, str]
     eps: float
     flattened: frozenset[str] = frozenset()
+    background_last: frozenset[str] = frozenset()
     extras: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from labs.models.cascade_rcnn import CascadeRCNN
 from labs.models.faster_rcnn import FasterRCNN
 from labs.models.mobilenet import MobileNetV2
-from labs.models.published import darknet, faster_rcnn, ssd, yolo_v5, yolo_v7, yolo_v8
+from labs.models.published import cascade_rcnn, darknet, faster_rcnn, ssd, yolo_v5, yolo_v7, yolo_v8
 from labs.models.published.layout import Layout
 from labs.models.published.reading import named_tensors
 from labs.models.published.torchvision import same_names
@@ -35,11 +36,12 @@ LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
         FasterRCNN: faster_rcnn.layout,
     },
     "darknet": {YOLOv3: darknet.layout_v3, YOLOv4: darknet.layout_v4},
+    "mmdetection": {CascadeRCNN: cascade_rcnn.layout},
     "ultralytics": {YOLOv5: yolo_v5.layout, YOLOv7: yolo_v7.layout, YOLOv8: yolo_v8.layout},
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
-_WITHOUT_NORMS = (VGG, SSD, FasterRCNN)  # as they are trained
+_WITHOUT_NORMS = (VGG, SSD, FasterRCNN, CascadeRCNN)  # as they are trained
 _SHOWN = 6  # of what does not fit, in an error
 _COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
@@ -86,7 +88,8 @@ def load_published(
         state_dict: Tensors by name, or the path of a file that holds them, which is read without
             running code. For ``"darknet"`` the path of a ``.weights`` file, its content, or its
             numbers after the header as one flat tensor.
-        layout: By which names: ``"torchvision"``, ``"darknet"`` or ``"ultralytics"``.
+        layout: By which names: ``"torchvision"``, ``"darknet"``, ``"ultralytics"`` or
+            ``"mmdetection"``.
 
     Returns:
         Which entry went where, and what the file held besides.
@@ -107,10 +110,7 @@ def load_published(
         entries = darknet.split(state_dict, wanted, model)
     else:
         entries = named_tensors(state_dict)  # type: ignore[arg-type]  # it refuses what is else
-    entries = {
-        name: value[0] if name in wanted.flattened and value.shape[:1] == (1,) else value
-        for name, value in entries.items()
-    }
+    entries = {name: _as_here(name, value, wanted) for name, value in entries.items()}
     if wrong := _what_is_wrong(model.state_dict(), entries, wanted):
         raise ValueError(
             f"load_published: expected the entries of this {type(model).__name__} as {layout} "
@@ -123,6 +123,13 @@ def load_published(
     )
     extras = {name: entries[name] for name in wanted.extras if name in entries}
     return Loaded(loaded, extras, wanted.extras)
+
+
+def _as_here(name: str, value: Tensor, wanted: Layout) -> Tensor:
+    """Bring an entry into the form that it has here, where it is of a form to be brought."""
+    if name in wanted.flattened and value.shape[:1] == (1,):
+        return value[0]
+    return value.roll(1, 0) if name in wanted.background_last and value.ndim else value
 
 
 def _layout(model: nn.Module, layout: str) -> Layout:
