@@ -26,7 +26,7 @@ from labs.data import photos, scan_images
 from labs.data.scenes import Scenes
 from labs.hooks import capture
 from labs.repro import seed_everything, versions
-from tools import bench_detection
+from tools import bench_detection, bench_twins
 from tools.timing import Pair, Rate, pair, rate
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     """Run every benchmark and print one line for each."""
     seed_everything(0)
     print(versions().table().to_string(index=False, header=False), "\n")
-    for name, bench in (BENCHES | bench_detection.BENCHES).items():
+    for name, bench in (BENCHES | bench_detection.BENCHES | bench_twins.BENCHES).items():
         print(bench().line(name), flush=True)
 
 
