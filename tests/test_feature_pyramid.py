@@ -71,3 +71,12 @@ def test_a_norm_alone_is_replaced_by_what_is_returned():
 def test_a_pyramid_of_nothing_is_refused(channels):
     with pytest.raises(ValueError, match="FeaturePyramid: expected"):
         FeaturePyramid(channels)
+
+
+def test_the_eps_of_norms_frozen_before_or_now_can_be_given():
+    x, norm = torch.rand(1, 3, 4, 4), nn.BatchNorm2d(3)
+    norm.running_var.fill_(1e-6)  # small enough for eps to count
+    kept, bare = freeze_norms(copy.deepcopy(norm)), freeze_norms(copy.deepcopy(norm), eps=0.0)
+    torch.testing.assert_close(kept(x), norm.eval()(x))
+    torch.testing.assert_close(bare(x), x / 1e-3)
+    torch.testing.assert_close(freeze_norms(nn.Sequential(kept), eps=0.0)(x), x / 1e-3)

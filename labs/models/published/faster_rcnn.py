@@ -24,7 +24,8 @@ _ROWS = {
 def layout(network: FasterRCNN) -> Layout:
     """Return the published name of each entry, and ours.
 
-    torchvision's published weights count with an eps of 0 in their frozen norms.
+    torchvision's file of COCO counts with an eps of 0 in its frozen norms: call
+    ``freeze_norms(network, eps=0.0)`` before or after.
 
     Raises:
         ValueError: When the network does not stand on a pyramid.
