@@ -11,6 +11,7 @@ and the Markdown made for it takes its place before the page is parsed, so its h
 - ``{lesson-ledger}``: every lesson with its measurements and claims.
 - ``{lesson-figure} LESSON N``: the N-th figure of a lesson, with a link to it.
 - ``{lesson-hunt} LESSON``: the planted cell of a lesson and what the checker says of it.
+- ``{side-by-side}``: the shipped detectors, measured on the same scenes.
 - ``{symptoms}``: what people report, by where it shows, with the section that answers it.
 - ``{course-map}``: the stages and their lessons, with what each needs and how long it takes.
 - ``{roadmap}``: every line of the notes that the book grew from, with what answers it.
@@ -33,7 +34,7 @@ from sphinx.application import Sphinx
 
 from book._ext import figures
 from labs.stamp import ROOT
-from tools import roadmap, symptoms
+from tools import roadmap, side_by_side, symptoms
 from tools.course_map import course_map
 from tools.ledger import entries, hours, ledger_page, read, stage_table, table
 from tools.lesson import Lesson
@@ -133,6 +134,7 @@ WRITERS: dict[str, Callable[[str, Path], str]] = {
     "symptoms": lambda *_: symptoms.page(symptoms.read()),
     "course-map": lambda *_: course_map(),
     "roadmap": lambda *_: roadmap.page(roadmap.read()),
+    "side-by-side": lambda *_: side_by_side.page(side_by_side.read()),
 }
 BLOCK = re.compile(rf"^```\{{({'|'.join(WRITERS)})\}} *(.*)\n```$", re.MULTILINE)
 
