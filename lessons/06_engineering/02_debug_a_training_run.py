@@ -1079,7 +1079,7 @@ print(study.verdict("accuracy"))
 print(study.verdict("dead units"))
 
 # %% [markdown]
-# The first three lines are about accuracy, the last three about dead units. Every other rate costs accuracy, and only thirty times the rate kills units.
+# The first three lines are about accuracy, the last three about dead units. A hundredth of the rate and thirty times the rate cost most of the accuracy. A tenth costs the least, and its p is the largest of the three: of these differences it is the one that other seeds may not confirm. Only thirty times the rate kills units.
 
 # %% tags=["nbval-check-output"]
 told, accuracies = (
@@ -1087,9 +1087,8 @@ told, accuracies = (
     study.table("accuracy")["mean"],
 )
 claim(
-    "100 steps: a hundredth, a tenth and thirty times the rate found all read less "
-    "than it, n = 5",
-    all(": lower by" in line for line in told),
+    "100 steps: a hundredth and thirty times the rate found read less than it, n = 5",
+    ": lower by" in told[0] and ": lower by" in told[2],
     measured=told,
 )
 claim(
