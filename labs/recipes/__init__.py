@@ -21,6 +21,7 @@ from labs.recipes.detectors import (
 )
 from labs.recipes.task import TEST, VAL, detection_task, held_out, measure
 from labs.recipes.trained import SHIPPED, Trained, load, trained
+from labs.recipes.two_stage import mini_cascade_rcnn, mini_faster_rcnn
 from labs.recipes.weights import compact, read, write
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "held_out",
     "load",
     "measure",
+    "mini_cascade_rcnn",
+    "mini_faster_rcnn",
     "mini_yolo_v1",
     "mini_yolo_v3",
     "mini_yolo_v4",
