@@ -66,7 +66,7 @@ def command(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     words = ["python", "-m", "labs.recipes", chosen["name"]]
     for key, value in chosen.items():
         if key != "name" and key not in WHERE and value != defaults[key]:
-            option = f"--{key.replace('_', '-')}"
+            option = f"--{'from' if key == 'start' else key.replace('_', '-')}"
             if value is True:
                 words += [option]
             else:

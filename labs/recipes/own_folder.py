@@ -87,7 +87,7 @@ def run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
         save_every=chosen["save_every"],
         resume=chosen["resume"],
         progress=True,
-        told=(lambda start: print(start, flush=True)) if place.first else None,
+        told=lambda line: print(line, flush=True) if place.first else None,
     )
     if not place.first:
         return
@@ -99,13 +99,13 @@ def run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
         print(f"wrote {out}: {out.stat().st_size / 1e6:.2f} MB")
         report = report or out.with_name(f"{out.stem}-report")
     if report:
-        write_report(tuned, report, how_to_use(out) if out else "")
+        write_report(tuned, report, _how_to_use(out) if out else "")
         print(f"wrote {report}: report.txt, curves.png, errors.png and worst.png")
     if out:
-        print(how_to_use(out))
+        print(_how_to_use(out))
 
 
-def how_to_use(out: Path) -> str:
+def _how_to_use(out: Path) -> str:
     """Return the lines that run the written detector on a picture."""
     return "\n".join(
         [

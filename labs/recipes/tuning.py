@@ -83,7 +83,7 @@ def tune(
     save_every: int = 0,
     resume: bool = False,
     progress: bool = False,
-    told: Callable[[Start], None] | None = None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Tuned:
     """Train a detector on own pictures; after each epoch the validation pictures judge it.
 
@@ -100,7 +100,7 @@ def tune(
         save_every: Save after so many batches, too.
         resume: Go on from the checkpoint.
         progress: Show a bar per epoch where somebody watches a terminal.
-        told: Is told before the training what was carried over.
+        told: Is told what was carried over, and when the backbone begins to learn.
 
     Raises:
         ValueError: When a setting is out of range, or the weights to start from do not fit.
@@ -112,8 +112,8 @@ def tune(
     seed_everything(settings.seed)  # before the first weight is drawn
     detector = DETECTORS[name](**arguments)
     carried = carry_over(detector, name, arguments, pictures.classes, start) if start else None
-    if carried and told:
-        told(carried)
+    if carried:
+        told(repr(carried))
     facts = {
         "name": name,
         "data": pictures.digest,
@@ -142,10 +142,15 @@ def tune(
         )
         folder = checkpoint / "frozen" if checkpoint and frozen else checkpoint
         _freeze(network, frozen)
+        if freeze:
+            told(f"the backbone {'stays as it is' if frozen else 'learns from here on'}")
         run = train(
             replace(settings, epochs=epochs), place, folder, save_every, resume, task, progress
         )
-        scores += [{**score, "epoch": before + k} for k, score in enumerate(run.scores, start=1)]
+        scores += [
+            {**score, "epoch": before + score["epoch"], "step": steps + score["step"]}
+            for score in run.scores
+        ]
         steps += run.step
         with torch.no_grad():  # the averaged weights are where the thaw begins
             network.load_state_dict(run.best_guess.state_dict())
