@@ -16,6 +16,7 @@ import labs.recipes
 from labs.ddp import Place, join
 from labs.ddp_train import Settings, add_options, how_to_go_on, settings_of, train
 from labs.ddp_train.__main__ import INTERRUPTED
+from labs.recipes import own_folder
 from labs.recipes.detectors import DETECTORS
 from labs.recipes.task import TEST, detection_task, held_out, measure
 from labs.recipes.trained import unknown
@@ -23,7 +24,7 @@ from labs.recipes.weights import compact, fill, write
 from labs.repro import seed_everything, versions
 
 DEFAULT = Settings(epochs=10, batch_size=16, lr=2e-3, warm_up=0.1, clip=10.0, ema=0.99)
-WHERE = ("checkpoint", "save_every", "resume", "out")  # change nothing that is learnt
+WHERE = ("checkpoint", "save_every", "resume", "out", "report")  # change nothing that is learnt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenes", type=int, default=2000, help="training scenes in an epoch; none comes twice")
     add("--data-seed", type=int, default=0, help="of the training scenes")
     add("--out", type=Path, help="write the weights to this .safetensors file")
+    own_folder.add_options(parser)
     return parser
 
 
@@ -50,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             _refuse(chosen)
             made_with = {key: parser.get_default(key) for key in chosen}
-            _run(chosen, place, command(chosen, made_with))
-        except (ValueError, FileExistsError) as error:
+            run = own_folder.run if chosen["data"] else _run
+            run(chosen, place, command(chosen, made_with))
+        except (ValueError, FileExistsError, FileNotFoundError) as error:
             sys.exit(f"labs.recipes: {error}")
         except KeyboardInterrupt:
             print(f"\nlabs.recipes: {how_to_go_on(chosen)}", file=sys.stderr)
@@ -63,8 +66,11 @@ def command(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     words = ["python", "-m", "labs.recipes", chosen["name"]]
     for key, value in chosen.items():
         if key != "name" and key not in WHERE and value != defaults[key]:
-            option = f"--{key.replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
+            option = f"--{'from' if key == 'start' else key.replace('_', '-')}"
+            if value is True:
+                words += [option]
+            else:
+                words += [option, *map(str, value if isinstance(value, list) else [value])]
     return shlex.join([*words, "--out", chosen["out"].name if chosen["out"] else "FILE"])
 
 
@@ -100,6 +106,7 @@ def _run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
 
 def _refuse(chosen: Mapping[str, Any]) -> None:
     """Refuse now what would else be found out after the training."""
+    own_folder.refuse(chosen)
     if chosen["name"] not in DETECTORS:
         raise ValueError(unknown("detector", chosen["name"], DETECTORS))
     out = chosen["out"]

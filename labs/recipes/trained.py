@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
+from labs.data.augment import letterbox, unletterbox
 from labs.data.shipped import read_asset
-from labs.detection import Detector
+from labs.detection import Detector, Prediction
 from labs.near_miss import did_you_mean
 from labs.recipes.detectors import DETECTORS
 from labs.recipes.weights import fill, read
@@ -22,6 +25,7 @@ SHIPPED: dict[str, str] = {
     "yolo_v8": "2b8d93e6cd0f7c1f9fd6397794d29a3116c23c825baaa9a6fa48a5d9c7384635",
 }
 """The checkpoints that ship with the book, ``NAME.safetensors``, each with its SHA-256."""
+_SCENE = 128  # px: the side of the scenes of digits
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +38,7 @@ class Trained:
         classes: The name of label i is ``classes[i]``.
         metrics: What the run measured on the test scenes: ``AP``, ``AP50``, ``AP75``, ``AR``.
         recipe: How it was made: ``command``, ``versions``, ``seed``, ``steps``, ``processes``, and
-            the ``test`` scenes.
+            the ``test`` scenes; of one that learnt from own pictures also ``image_size``.
     """
 
     detector: Detector
@@ -46,6 +50,34 @@ class Trained:
     def table(self) -> pd.DataFrame:
         """Return one row per metric, with columns ``metric`` and ``value``."""
         return pd.DataFrame(self.metrics.items(), columns=["metric", "value"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return height and width of the pictures that it was trained on."""
+        side = self.recipe.get("image_size", _SCENE)
+        return side, side
+
+    def find(self, image: Tensor, score: float = 0.25) -> Prediction:
+        """Return what is found in a picture of any size, in pixels of the picture.
+
+        Args:
+            image: [3,H,W] in [0, 1], such as :func:`labs.data.pictures.read_tensor` gives it.
+            score: The lowest score that is returned, in [0, 1].
+
+        Raises:
+            ValueError: When there is not one picture of three channels.
+        """
+        if image.ndim != 3 or len(image) != 3:
+            raise ValueError(
+                f"Trained.find: expected a picture [3,H,W], got {list(image.shape)}; for a batch "
+                "of pictures of one size call .detector.detect"
+            )
+        none = {"boxes": image.new_zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+        small, _ = letterbox((image, none), self.image_size)
+        (found,) = self.detector.detect(small[None])
+        found = {name: rows[found["scores"] >= score] for name, rows in found.items()}
+        h, w = image.shape[1:]
+        return {**found, "boxes": unletterbox(found["boxes"], (h, w), self.image_size)}
 
     def __repr__(self) -> str:
         figures = ", ".join(f"{name}={value:.3f}" for name, value in self.metrics.items())

@@ -16,10 +16,22 @@ lists it. Left out are boxes without area, outlines of fewer than three points b
 of YOLO that are there twice, and its text files without a picture. A size that is missing or 0 is
 that of the picture. Without a notice, because nothing is lost: a byte order mark is passed over,
 and a box that reaches at most a pixel (in YOLO's files 0.5 % of the picture) beyond it is clipped.
+
+With ``strict=False`` errors of single pictures are not raised: the picture is left out whole, and
+``.faults`` lists them.
 """
 
 from labs.data.folders.coco import CocoFolder, coco_folder
 from labs.data.folders.voc import VOC_CLASSES, VocFolder
+from labs.data.folders.writing import to_yolo
 from labs.data.folders.yolo import YoloFolder, yolo_folder
 
-__all__ = ["VOC_CLASSES", "CocoFolder", "VocFolder", "YoloFolder", "coco_folder", "yolo_folder"]
+__all__ = [
+    "VOC_CLASSES",
+    "CocoFolder",
+    "VocFolder",
+    "YoloFolder",
+    "coco_folder",
+    "to_yolo",
+    "yolo_folder",
+]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labs.data.folders.faults import Faults
 from labs.data.folders.fields import (
     Row,
     identity,
@@ -67,9 +68,13 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         annotations: The JSON file.
         split: A name for this part of the data.
         masks: Whether truths have masks; without them ``segmentation`` is not looked at.
+        strict: Raise the first error. Otherwise pictures whose size or annotations are damaged are
+            left out, and ``faults`` tells of each; a file that is damaged as a whole still raises.
 
     Attributes:
         classes: The class names, in the order of their category ids.
+        paths: The picture of each index.
+        faults: The errors that were not raised, one line each.
         notices: What was repaired or left out, one line each.
 
     Raises:
@@ -81,7 +86,12 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
     """
 
     def __init__(
-        self, images: str | Path, annotations: str | Path, split: str, masks: bool = True
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        split: str,
+        masks: bool = True,
+        strict: bool = True,
     ) -> None:
         self.images, self.annotations = Path(images), Path(annotations)
         self.split, self.masks = split, masks
@@ -91,13 +101,15 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
             ("annotations", "categories", "images"),
             "take an instances file (a test set has no annotations)",
         )
-        notices = Notices()
+        notices, faults = Notices(), Faults(strict)
         ids, self.classes = self._categories(content["categories"])
         self._label = {key: k for k, key in enumerate(ids)}
-        self._images = self._checked_images(content["images"], notices)
+        self._images = self._checked_images(content["images"], notices, faults)
         self._notes: dict[int | str, list[_Note]] = {key: [] for key in self._images}
-        self._keys = list(self._images)
-        self._read_notes(content["annotations"], notices)
+        self._read_notes(content["annotations"], notices, faults)
+        self._keys = [key for key in self._images if key not in faults]
+        self.paths = tuple(self._images[key].path for key in self._keys)
+        self.faults = faults.lines()
         self.notices = notices.lines()
         notices.warn(self.annotations)
 
@@ -111,24 +123,37 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         found.sort(key=lambda pair: pair[0])
         return [key for key, _ in found], tuple(name for _, name in found)
 
-    def _checked_images(self, rows: list[Row], notices: Notices) -> dict[int | str, _Image]:
+    def _checked_images(
+        self, rows: list[Row], notices: Notices, faults: Faults
+    ) -> dict[int | str, _Image]:
         found: list[tuple[int | str, _Image]] = []
+        keys: list[int | str] = []
         for place, row in enumerate(rows):
             key = identity(row, "id", f"{self.annotations}, images[{place}]")
+            keys.append(key)
             where = f"{self.annotations}, image {shown(key)}"
-            path = inside(self.images, text(row, "file_name", where), where)
-            found.append((key, _Image(path, _size(row, path, where, notices))))
-        refuse_twice([key for key, _ in found], "id of an image", self.annotations)
+            with faults.of(key):
+                path = inside(self.images, text(row, "file_name", where), where)
+                found.append((key, _Image(path, _size(row, path, where, notices))))
+        refuse_twice(keys, "id of an image", self.annotations)
         return dict(sorted(found, key=lambda pair: pair[0]))
 
-    def _read_notes(self, rows: list[Row], notices: Notices) -> None:
+    def _read_notes(self, rows: list[Row], notices: Notices, faults: Faults) -> None:
         ids, fractions, boxes = [], [], 0
         for place, row in enumerate(rows):
             name = f"annotations[{place}]"
             if row.get("id") is not None:
                 ids.append(identity(row, "id", f"{self.annotations}, {name}"))
                 name = f"annotation {shown(ids[-1])}"
-            key, note = self._checked(row, f"{self.annotations}, {name}", notices)
+            where = f"{self.annotations}, {name}"
+            key = identity(row, "image_id", where)
+            if key in faults and key not in self._images:
+                continue  # of a picture that is left out already
+            note = None
+            with faults.of(key):
+                note = self._checked(row, key, where, notices)
+            if key in faults:
+                continue
             if note is None:
                 notices.add("box without area left out", name)
                 continue
@@ -144,8 +169,8 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
                 "the picture in all of them; multiply by its width and height"
             )
 
-    def _checked(self, row: Row, where: str, notices: Notices) -> tuple[int | str, _Note | None]:
-        key, category = identity(row, "image_id", where), identity(row, "category_id", where)
+    def _checked(self, row: Row, key: int | str, where: str, notices: Notices) -> _Note | None:
+        category = identity(row, "category_id", where)
         if key not in self._images:
             raise ValueError(f"{where}: expected the id of an image, got {shown(key)}")
         if category not in self._label:
@@ -157,11 +182,11 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         x, y, w, h = numbers(row, "bbox", 4, where)
         corners = checked_box([x, y, x + w, y + h], size, where)
         if corners is None:
-            return key, None
+            return None
         crowd, area = _flag(row, "iscrowd", where), _area(row, w * h, where)
         code = row.get("segmentation")
         checked = checked_code(code, size, where, notices) if self.masks else None
-        return key, _Note(corners, self._label[category], crowd, area, checked)
+        return _Note(corners, self._label[category], crowd, area, checked)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -183,7 +208,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         return picture, target
 
     def __repr__(self) -> str:
-        count = sum(map(len, self._notes.values()))
+        count = sum(len(self._notes[key]) for key in self._keys)
         return f"CocoFolder({len(self)} of {self.split!r}, {count} objects in {self.images})"
 
 

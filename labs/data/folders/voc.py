@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labs.data.folders.faults import Faults
 from labs.data.folders.fields import is_number, read_text
 from labs.data.folders.notices import Notices
 from labs.data.folders.pictures import (
@@ -49,9 +50,14 @@ class VocFolder(Dataset[tuple[Tensor, Target]]):
         folder: The folder.
         split: The name of a list in ``ImageSets/Main``.
         classes: The names that occur; a label is an index into them.
+        names: The pictures, for a folder without such a list; ``split`` is only a name then.
+        strict: Raise the first error. Otherwise pictures with a damaged annotation are left out,
+            and ``faults`` tells of each.
 
     Attributes:
         names: The picture of each index.
+        paths: Its file.
+        faults: The errors that were not raised, one line each.
         notices: What was repaired or left out, one line each.
 
     Raises:
@@ -61,20 +67,27 @@ class VocFolder(Dataset[tuple[Tensor, Target]]):
     """
 
     def __init__(
-        self, folder: str | Path, split: str, classes: Sequence[str] = VOC_CLASSES
+        self,
+        folder: str | Path,
+        split: str,
+        classes: Sequence[str] = VOC_CLASSES,
+        names: Sequence[str] | None = None,
+        strict: bool = True,
     ) -> None:
         self.folder, self.split, self.classes = Path(folder), split, tuple(classes)
-        lists = self.folder / "ImageSets" / "Main"
-        file = lists / f"{split}.txt"
-        if not file.is_file():
-            known = sorted(path.stem for path in lists.glob("*.txt"))
-            raise FileNotFoundError(
-                f"VocFolder: expected {file}, got none; splits there: {', '.join(known) or 'none'}"
-                f"{did_you_mean(split, known)}"
-            )
-        self.names = _names(file)
-        notices = Notices()
-        self._read = [self._annotation(name, notices) for name in self.names]
+        file = self.folder / "ImageSets" / "Main" / f"{split}.txt"
+        if names is None:
+            names = _names(file)
+        else:
+            file = self.folder / "Annotations"
+        notices, faults = Notices(), Faults(strict)
+        self._read = []
+        for name in names:
+            with faults.of(name):
+                self._read.append(self._annotation(name, notices))
+        self.names = tuple(name for name in names if name not in faults)
+        self.paths = tuple(self._picture(name) for name in self.names)
+        self.faults = faults.lines()
         self._refuse_fractions(file)
         self.notices = notices.lines()
         notices.warn(file)
@@ -158,6 +171,12 @@ def read_voc(
 
 def _names(file: Path) -> tuple[str, ...]:
     """Return the names of a list, in which ``NAME 1`` and ``NAME -1`` are of one class's list."""
+    if not file.is_file():
+        known = sorted(path.stem for path in file.parent.glob("*.txt"))
+        raise FileNotFoundError(
+            f"VocFolder: expected {file}, got none; splits there: {', '.join(known) or 'none'}"
+            f"{did_you_mean(file.stem, known)}"
+        )
     lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
     for name, count in Counter(names).items():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labs.data.folders.faults import Faults
 from labs.data.folders.fields import is_number, read_text
 from labs.data.folders.masks import Code, to_masks
 from labs.data.folders.notices import Notices
@@ -47,11 +48,14 @@ class YoloFolder(Dataset[tuple[Tensor, Target]]):
         classes: The class names, such as those in ``data.yaml``; by default the lines of a
             ``classes.txt`` in ``labels`` or a folder above it.
         masks: Whether truths have masks. Every row must be an outline then.
+        strict: Raise the first error. Otherwise pictures with a damaged text file are left out,
+            and ``faults`` tells of each.
 
     Attributes:
         classes: The class names; a label is an index into them.
         paths: The picture of each index.
         unlabelled: The pictures without a text file.
+        faults: The errors that were not raised, one line each.
         notices: What was repaired or left out, one line each.
 
     Raises:
@@ -70,26 +74,30 @@ class YoloFolder(Dataset[tuple[Tensor, Target]]):
         split: str,
         classes: Sequence[str] | None = None,
         masks: bool = False,
+        strict: bool = True,
     ) -> None:
         self.images, self.labels = Path(images), Path(labels)
         self.split, self.masks = split, masks
         for folder in (self.images, self.labels):
             _refuse_missing(folder)
         self.classes = _checked_classes(_read_classes(self.labels) if classes is None else classes)
-        self.paths = _pictures(self.images)
-        files = [
-            self.labels / path.relative_to(self.images).with_suffix(".txt") for path in self.paths
-        ]
-        _refuse_shared(self.paths, files)
+        paths = _pictures(self.images)
+        files = [self.labels / path.relative_to(self.images).with_suffix(".txt") for path in paths]
+        _refuse_shared(paths, files)
         _refuse_no_labels(self.labels, files)
         self.unlabelled = tuple(
-            path for path, file in zip(self.paths, files, strict=True) if not file.is_file()
+            path for path, file in zip(paths, files, strict=True) if not file.is_file()
         )
-        notices = Notices()
+        notices, faults = Notices(), Faults(strict)
         for file in sorted(set(self.labels.rglob("*.txt")) - set(files)):
             if file.name != _CLASSES:
                 notices.add("text file without a picture left out", file.name)
-        self._things = [self._read(file, notices) if file.is_file() else [] for file in files]
+        self._things: list[list[_Thing]] = []
+        for path, file in zip(paths, files, strict=True):
+            with faults.of(path):
+                self._things.append(self._read(file, notices) if file.is_file() else [])
+        self.paths = tuple(path for path in paths if path not in faults)
+        self.faults = faults.lines()
         self.notices = notices.lines()
         notices.warn(self.labels)
 
