@@ -22,6 +22,7 @@ from labs.postprocess import (
     YOLOv5Postprocess,
     YOLOv8Postprocess,
 )
+from labs.recipes.single_shot import mini_ssd
 
 STRIDES = (8, 16)
 ANCHORS = (((7, 33), (15, 31), (21, 27)), ((30, 31), (25, 40), (37, 42)))
@@ -127,5 +128,6 @@ DETECTORS: dict[str, Builder] = {
     "yolo_v5": mini_yolo_v5,
     "yolo_v7": mini_yolo_v7,
     "yolo_v8": mini_yolo_v8,
+    "ssd": mini_ssd,
 }
 """What ``python -m labs.recipes NAME`` can train."""
