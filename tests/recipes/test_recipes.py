@@ -289,8 +289,8 @@ def test_every_shipped_checkpoint_is_small_documented_and_as_good_as_it_says():
 
 def test_photographs_of_one_class_train_and_are_judged_as_such(tmp_path):
     path = tmp_path / "it.safetensors"
-    options = ["--things", "photos", "--one-class", "--steps", "2", "--scenes", "32"]
-    main(["faster_rcnn", *options, "--limit", "8", "--out", str(path)])
+    options = ["--things", "photos", "--one-class", "--steps", "2", "--batch-size", "4"]
+    main(["faster_rcnn", *options, "--scenes", "8", "--limit", "8", "--out", str(path)])
     made = trained(path)
     assert made.classes == ("thing",)
     assert made.recipe["test"] == {**TEST, "n": 8, "things": "photos", "one_class": True}
