@@ -13,12 +13,13 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.errors import record
 
 import labs.recipes
+from labs.data.scenes.things import KINDS
 from labs.ddp import Place, join
 from labs.ddp_train import Settings, add_options, how_to_go_on, settings_of, train
 from labs.ddp_train.__main__ import INTERRUPTED
 from labs.recipes import own_folder
 from labs.recipes.detectors import DETECTORS
-from labs.recipes.task import TEST, detection_task, held_out, measure
+from labs.recipes.task import DIGITS, TEST, detection_task, held_out, measure
 from labs.recipes.trained import unknown
 from labs.recipes.weights import compact, fill, write
 from labs.repro import seed_everything, versions
@@ -38,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenes", type=int, default=2000, help="training scenes in an epoch; none comes twice")
     add("--data-seed", type=int, default=0, help="of the training scenes")
+    add("--things", default=DIGITS["things"], help=f"what scenes hold: {', '.join(KINDS)}")
+    add("--one-class", action="store_true", help="call all things the same: find, and name nothing")
     add("--out", type=Path, help="write the weights to this .safetensors file")
     own_folder.add_options(parser)
     return parser
@@ -76,11 +79,14 @@ def command(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
 
 def _run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
     settings, name = settings_of(chosen), chosen["name"]
-    test = held_out(TEST, settings.limit)
+    kind = {key: chosen[key] for key in DIGITS}
+    judged = dict(TEST) | ({} if kind == DIGITS else kind)
+    test = held_out(judged, settings.limit)
     arguments = {"num_classes": len(test.classes)}
     seed_everything(settings.seed)  # before the first weight is drawn
     detector = DETECTORS[name](**arguments)
-    task = detection_task(detector, chosen["scenes"], chosen["data_seed"], settings.limit)
+    world = chosen["scenes"], chosen["data_seed"], settings.limit, kind
+    task = detection_task(detector, *world)
     saving = chosen["checkpoint"], chosen["save_every"], chosen["resume"]
     run = train(settings, place, *saving, task, progress=True)
     # What the file says is measured with what the file holds: rounded weights.
@@ -97,7 +103,7 @@ def _run(chosen: Mapping[str, Any], place: Place, made_by: str) -> None:
             "seed": settings.seed,
             "steps": run.step,
             "processes": place.world_size,
-            "test": dict(TEST) | {"n": len(test)},
+            "test": judged | {"n": len(test)},
         }
         header = {"detector": name, "arguments": arguments, "classes": test.classes}
         write(chosen["out"], weights, header | {"metrics": metrics, "recipe": recipe})
@@ -109,6 +115,8 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
     own_folder.refuse(chosen)
     if chosen["name"] not in DETECTORS:
         raise ValueError(unknown("detector", chosen["name"], DETECTORS))
+    if chosen["things"] not in KINDS:
+        raise ValueError(unknown("kind of --things", chosen["things"], KINDS))
     out = chosen["out"]
     if out and (out.suffix != ".safetensors" or not out.parent.is_dir()):
         raise ValueError(f"--out: expected FOLDER/NAME.safetensors, FOLDER there, got {out}")

@@ -23,6 +23,7 @@ from labs.postprocess import (
     YOLOv5Postprocess,
     YOLOv8Postprocess,
 )
+from labs.recipes.single_shot import mini_ssd
 from labs.recipes.two_stage import mini_cascade_rcnn, mini_faster_rcnn
 
 STRIDES = (8, 16)
@@ -132,6 +133,7 @@ DETECTORS: dict[str, Builder] = {
     "yolo_v5": mini_yolo_v5,
     "yolo_v7": mini_yolo_v7,
     "yolo_v8": mini_yolo_v8,
+    "ssd": mini_ssd,
     "faster_rcnn": mini_faster_rcnn,
     "cascade_rcnn": mini_cascade_rcnn,
 }

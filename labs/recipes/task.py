@@ -21,14 +21,39 @@ TEST: Mapping[str, Any] = {"split": "test", "n": 500, "seed": 0}
 """The scenes that decide what is claimed about a checkpoint."""
 VAL: Mapping[str, Any] = {"split": "val", "n": 200, "seed": 0}
 """The scenes that each epoch is scored on."""
+DIGITS: Mapping[str, Any] = {"things": "digits", "one_class": False}
+"""What scenes hold when nothing else is asked for."""
+THING = "thing"
+"""What everything is called where there is one class."""
 _BATCH = 64  # images that are judged at a time
+
+
+class _OneClass:
+    """Call all objects of scenes the same."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes, self.split = scenes, scenes.split
+        self.classes: tuple[str, ...] = (THING,)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, truth = self.scenes[index]
+        assert isinstance(truth, dict)  # single pictures
+        return image, {**truth, "labels": torch.zeros_like(truth["labels"])}
+
+
+def _scenes(split: str, n: int, seed: int, kind: Mapping[str, Any]) -> Scenes | _OneClass:
+    scenes = Scenes(split, n, seed, things=(kind["things"],))
+    return _OneClass(scenes) if kind["one_class"] else scenes
 
 
 @dataclass(frozen=True)
 class _Stretch:
     """Cut the ``n`` scenes from ``start`` out of a data set, with boxes and labels alone."""
 
-    scenes: Scenes
+    scenes: Scenes | _OneClass
     start: int
     n: int
 
@@ -42,9 +67,13 @@ class _Stretch:
 
 
 def detection_task(
-    detector: Detector, scenes: int, data_seed: int = 0, limit: int | None = None
+    detector: Detector,
+    scenes: int,
+    data_seed: int = 0,
+    limit: int | None = None,
+    kind: Mapping[str, Any] = DIGITS,
 ) -> Task:
-    """Return the task to train a detector on digits in scenes; no epoch repeats a scene.
+    """Return the task to train a detector on objects in scenes; no epoch repeats a scene.
 
     After each epoch it is scored on the same scenes of the validation split.
 
@@ -53,9 +82,11 @@ def detection_task(
         scenes: How many make an epoch.
         data_seed: Of the training scenes.
         limit: Use at most so many scenes in an epoch, and for scoring.
+        kind: What the objects are, ``things`` and ``one_class`` as of :func:`held_out`.
     """
     each = scenes if limit is None else min(scenes, limit)
-    world, judged = Scenes("train", _ENDLESS, data_seed), held_out(VAL, limit)
+    world = _scenes("train", _ENDLESS, data_seed, kind)
+    judged = held_out({**VAL, **kind}, limit)
 
     def score(network: nn.Module, place: Place) -> dict[str, float]:
         found = measure(replace(detector, network=network), judged, place)
@@ -68,14 +99,20 @@ def detection_task(
         detector.loss,
         score,
         collate,
-        {"scenes": each, "data_seed": data_seed},
+        {"scenes": each, "data_seed": data_seed} | ({} if kind == DIGITS else dict(kind)),
     )
 
 
 def held_out(which: Mapping[str, Any], limit: int | None = None) -> Rendered:
-    """Draw the scenes of :data:`TEST` or :data:`VAL`, or the first ``limit`` of them."""
+    """Draw the scenes of :data:`TEST` or :data:`VAL`, or the first ``limit`` of them.
+
+    Args:
+        which: ``split``, ``n`` and ``seed``; besides them ``things``, what the objects are, and
+            ``one_class``, whether all are called the same, :data:`THING`; digits if not given.
+        limit: At most so many.
+    """
     n = which["n"] if limit is None else min(which["n"], limit)
-    return Rendered(Scenes(which["split"], n, which["seed"]))
+    return Rendered(_scenes(which["split"], n, which["seed"], {**DIGITS, **which}))
 
 
 def measure(detector: Detector, data: Rendered, place: Place) -> dict[str, float]:

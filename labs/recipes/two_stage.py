@@ -24,7 +24,7 @@ from labs.models import (
 from labs.models.cascade_rcnn import CASCADE_DELTAS
 from labs.postprocess import CascadeRCNNPostprocess, FasterRCNNPostprocess
 
-WIDTH, HIDDEN = 32, 48
+WIDTH, HIDDEN, HIDDEN_OF_THREE = 32, 44, 24
 """Channels of every map of the pyramid, and of the layers that judge a region."""
 ANCHORS = AnchorGrid(((16,), (24,), (36,), (54,)))
 """Of maps of strides 4, 8, 16 and 32."""
@@ -68,7 +68,9 @@ def mini_cascade_rcnn(num_classes: int, shared: bool = False) -> Detector:
         shared: As of the network.
     """
     heads = [
-        RoIHead(TwoLayers(WIDTH, hidden=HIDDEN), HIDDEN, num_classes, each_class=False)
+        RoIHead(
+            TwoLayers(WIDTH, hidden=HIDDEN_OF_THREE), HIDDEN_OF_THREE, num_classes, each_class=False
+        )
         for _ in CASCADE_DELTAS
     ]
     criterion = CascadeRCNNCriterion(

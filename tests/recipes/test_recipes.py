@@ -194,6 +194,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(tmp_path, monkeypatch)
         pytest.param(["tiny", "--out=x.pt"], "expected FOLDER/NAME.safetensors", id="out"),
         pytest.param(["tiny", "--out=no/x.safetensors"], "FOLDER there, got no/x", id="no folder"),
         pytest.param([*SHORT, "--scenes=3"], "at most 3 images", id="too few scenes"),
+        pytest.param([*SHORT, "--things=photo"], "did you mean 'photos'", id="things"),
         pytest.param([*SHORT, "--data-seed=-1"], r"seed in \[0", id="seed"),
     ],
 )
@@ -270,13 +271,33 @@ def test_a_mini_is_small_and_its_parts_fit(name):
 
 def test_every_shipped_checkpoint_is_small_documented_and_as_good_as_it_says():
     page = (ROOT / "book/api/recipes.md").read_text(encoding="utf-8")
-    assert {path.stem for path in FOLDER.glob("yolo*.safetensors")} == set(SHIPPED)
-    scenes = held_out(TEST)  # drawn once for all
+    networks = {path.stem for path in FOLDER.glob("*.safetensors")} - {"mobilenet_v2"}
+    assert networks == set(SHIPPED)
+    drawn = {}  # once for all that are judged on the same scenes
     for name, digest in SHIPPED.items():
         assert len(read_asset(f"{name}.safetensors", digest)) <= 3_000_000
         shipped = trained(name)
-        assert shipped.recipe["test"] == TEST
+        which = shipped.recipe["test"]
+        assert which.items() >= TEST.items()
         assert shipped.recipe["command"] in page
+        scenes = drawn.setdefault(str(which), held_out(which))
+        assert shipped.classes == scenes.classes
         found = measure(shipped.detector, scenes, ALONE)
         for metric in ("AP", "AP50"):
             assert found[metric] >= shipped.metrics[metric] - 0.005, (name, metric, found)
+
+
+def test_photographs_of_one_class_train_and_are_judged_as_such(tmp_path):
+    path = tmp_path / "it.safetensors"
+    options = ["--things", "photos", "--one-class", "--steps", "2", "--scenes", "32"]
+    main(["faster_rcnn", *options, "--limit", "8", "--out", str(path)])
+    made = trained(path)
+    assert made.classes == ("thing",)
+    assert made.recipe["test"] == {**TEST, "n": 8, "things": "photos", "one_class": True}
+    assert "--things photos --one-class" in made.recipe["command"]
+    judged = held_out(made.recipe["test"])
+    assert {int(label) for target in judged.targets for label in target["labels"]} == {0}
+    digits = held_out({**TEST, "n": 8})
+    assert not torch.equal(judged.images, digits.images)
+    found = measure(made.detector, judged, ALONE)
+    assert found["AP50"] == pytest.approx(made.metrics["AP50"], abs=1e-3)
