@@ -29,6 +29,7 @@ from labs.repro import budget
 KNOBS = {"canvas": (64, 64), "size": (16, 36), "objects": (1, 3), "occlusion": 0.0}
 
 
+# %%
 def draw(split, n):
     data = Rendered(Scenes(split, n, **KNOBS))
     for target in data.targets:
@@ -36,6 +37,7 @@ def draw(split, n):
     return data
 
 
+# %%
 train, val = draw("train", budget(cpu=800, gpu=4000)), draw("val", 150)
 pictures = val.images.float() / 255
 
@@ -56,7 +58,6 @@ from labs.postprocess import FasterRCNNPostprocess
 
 STRIDE, WIDTH = 8, 48
 ANCHORS = AnchorGrid(((16, 24, 34),), ratios=(1.0,))
-HALF = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 # %%
@@ -83,7 +84,6 @@ def build():
         RoIFeatures((STRIDE,)),
         RoIHead(TwoLayers(WIDTH, hidden=64), 64, 1),
         num_classes=1,
-        **HALF,
     )
     drawn = {"sample_anchors": BalancedSampling(64, 0.5)}
     drawn["sample_proposals"] = BalancedSampling(32, 0.25)
@@ -107,6 +107,7 @@ from labs.train import fit
 STEPS, RATE = budget(cpu=250, gpu=1000), 5e-3
 
 
+# %%
 def train_for(net, loss, seed, steps):
     adam = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.02)
     cycle = OneCycleLR(adam, RATE, total_steps=steps, pct_start=0.15)
@@ -315,6 +316,7 @@ def read(one, ys, xs):
     return (above * (1 - down) + below * down) * inside  # [C,R,S,S]
 
 
+# %%
 def align(one, boxes, size=7, stride=STRIDE, samples=2, aligned=True):
     """Read regions [R,4], in pixels, of a map [C,H,W]: [R,C,size,size]."""
     x1, y1, x2, y2 = (boxes / stride - (0.5 if aligned else 0)).T[..., None]
@@ -339,6 +341,7 @@ def cuts(start, end, size, most):
     return torch.stack([low, high], 1).clamp(0, most).int().tolist()
 
 
+# %%
 def pool(one, boxes, size=7, stride=STRIDE):
     """Take the largest value of each bin of regions [R,4]: [R,C,size,size]."""
     found = []
@@ -362,12 +365,9 @@ tuple(align(some, boxes).shape), tuple(pool(some, boxes).shape)
 # %%
 from torchvision import ops
 
-regions = [boxes]
-pairs = {
-    "RoIPool": (pool(some, boxes), ops.roi_pool(some[None], regions, 7, 1 / 8)),
-}
+pairs = {"RoIPool": (pool(some, boxes), ops.roi_pool(some[None], [boxes], 7, 1 / 8))}
 for aligned in (True, False):
-    theirs = ops.roi_align(some[None], regions, 7, 1 / 8, 2, aligned)
+    theirs = ops.roi_align(some[None], [boxes], 7, 1 / 8, 2, aligned)
     ours = align(some, boxes, aligned=aligned)
     pairs[f"RoIAlign, aligned={aligned}"] = ours, theirs
 
@@ -378,10 +378,8 @@ for name, (ours, theirs) in pairs.items():
     ways = [
         torch.autograd.grad((one * weights).sum(), some)[0] for one in (ours, theirs)
     ]
-    off[name] = {
-        "value": (ours - theirs).abs().max().item(),
-        "gradient": (ways[0] - ways[1]).abs().max().item(),
-    }
+    apart = {"value": ours - theirs, "gradient": ways[0] - ways[1]}
+    off[name] = {what: one.abs().max().item() for what, one in apart.items()}
 
 # %% tags=["nbval-check-output"]
 for name, error in off.items():
@@ -399,12 +397,11 @@ for name, error in off.items():
 # The first stage gives every anchor of every cell one number, its {term}`objectness`. The list of answers is in the order of the anchors: row by row, cell by cell, anchor by anchor.
 
 # %%
-side = 64 // STRIDE
-said = raw.estimates.logits[busy, :, 0].sigmoid().view(side, side, 3)
-names = [f"anchors of {size} px" for size in ANCHORS.sizes[0]]
+said = raw.estimates.logits[busy, :, 0].sigmoid().view(8, 8, 3)  # H,W,A
 
 # %%
 figure, axes = plot.new(height=2.8, columns=3)
+names = [f"anchors of {size} px" for size in ANCHORS.sizes[0]]
 plot.images(axes, pictures[[busy] * 3], names)
 for ax, values in zip(axes, said.permute(2, 0, 1), strict=True):
     ax.imshow(values, extent=(-0.5, 63.5, 63.5, -0.5), alpha=0.65, vmin=0, vmax=1)
@@ -432,12 +429,12 @@ from torchvision.ops import box_iou
 decoded = network.proposals.deltas.decode(
     raw.estimates.deltas, raw.estimates.references
 )
-strength = raw.estimates.logits[..., 0]
-order = strength.argsort(1, descending=True)
+order = raw.estimates.logits[..., 0].argsort(1, descending=True)
 before = decoded.gather(1, order[..., None].expand(-1, -1, 4))  # [N,P,4]
 COUNTS = (1, 2, 3, 5, 10, 20)
 
 
+# %%
 def recall(boxes, count, threshold):
     """Return the share of objects that one of the first boxes of its scene finds."""
     fits = [
@@ -447,6 +444,7 @@ def recall(boxes, count, threshold):
     return (torch.cat(fits) > threshold).float().mean().item()
 
 
+# %%
 # %%
 recalls = pd.DataFrame(
     {
@@ -474,12 +472,12 @@ plot.show(
 
 # %% tags=["nbval-check-output"]
 claim(
-    "proposals: after NMS, 20 boxes of a scene find over 90 % of the digits at IoU 0.5",
+    "proposals after NMS: 20 boxes of a scene find over 90 % of digits at IoU 0.5",
     recalls.loc[20, "after NMS, IoU > 0.5"] > 0.9,
     measured=recalls.loc[20].to_dict(),
 )
 claim(
-    "proposals: five boxes find over 10 points more after NMS than before, at IoU 0.5",
+    "proposals: five boxes find over 10 points more after NMS than before (IoU 0.5)",
     recalls.loc[5, "after NMS, IoU > 0.5"] - recalls.loc[5, "before NMS, IoU > 0.5"]
     > 0.1,
     measured=recalls.loc[5].to_dict(),
@@ -526,8 +524,8 @@ claim(
     measured=error["RoIAlign, aligned"].tolist(),
 )
 claim(
-    "a ramp of coordinates: without aligned every bin is off by half a cell, 4 pixels "
-    "at stride 8, to 0.001",
+    "a ramp of coordinates: without aligned every bin is off by half a cell, 4 "
+    "pixels at stride 8, to 0.001",
     (error["RoIAlign, not aligned"] - STRIDE / 2).abs().max() < 1e-3,
     measured=error["RoIAlign, not aligned"].tolist(),
 )
@@ -547,10 +545,7 @@ seen = {
     "RoIAlign, not aligned": align(cells, moved, aligned=False)[:, 0, 3, 3],
     "RoIPool": pool(cells, moved)[:, 0, 3, 3],
 }
-distinct = {
-    name: len({tuple(row) for row in values.round(decimals=3)[:, None].tolist()})
-    for name, values in seen.items()
-}
+distinct = {n: len(set(v.round(decimals=3).tolist())) for n, v in seen.items()}
 
 # %%
 figure, ax = plot.new(height=3)
@@ -565,7 +560,7 @@ plot.show(
 )
 
 # %%
-pd.Series(distinct, name=f"different answers in {len(shifts)} places").to_frame()
+pd.Series(distinct, name=f"different answers, {len(shifts)} places").to_frame()
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -591,21 +586,24 @@ claim(
 # %%
 batch, targets = next(iter(train.batches(16, 0)))
 terms = detector.criterion(network.train()(batch), targets)
-STAGES = {"first": ("objectness", "proposal box"), "second": ("class", "box")}
-reach = {}
-for stage, names in STAGES.items():
-    network.zero_grad()
-    sum(terms[name] for name in names).backward(retain_graph=True)
-    reach[f"loss of the {stage} stage"] = {
-        part: sum(
-            p.grad.square().sum().item()
-            for p in getattr(network, part).parameters()
-            if p.grad is not None
-        )
-        ** 0.5
-        for part in ("backbone", "proposals", "head")
+losses = {"first": terms["objectness"] + terms["proposal box"]}
+losses["second"] = terms["class"] + terms["box"]
+
+
+# %%
+def gradient(part, loss):
+    """Return the length of the gradient of a loss in all weights of a part."""
+    weights = [*getattr(network, part).parameters()]
+    ways = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    return sum(way.square().sum().item() for way in ways if way is not None) ** 0.5
+
+
+reach = {
+    f"loss of the {stage} stage": {
+        part: gradient(part, loss) for part in ("backbone", "proposals", "head")
     }
-network.zero_grad()
+    for stage, loss in losses.items()
+}
 network.eval()
 pd.DataFrame(reach).round(3)
 
@@ -649,6 +647,7 @@ def shaken(boxes, chance=None):
     return torch.cat([centre - size / 2, centre + size / 2], 1).clamp(0, 64)
 
 
+# %%
 def true_of(targets):
     return torch.cat([t["boxes"].repeat_interleave(COPIES, 0) for t in targets])
 
@@ -657,6 +656,7 @@ def fits(boxes):
     return box_iou(boxes, true_of(val.targets)).diagonal()
 
 
+# %%
 chance = torch.Generator().manual_seed(0)
 given = [shaken(target["boxes"], chance) for target in val.targets]
 print(f"{(fits(torch.cat(given)) > 0.75).float().mean():.0%} above an IoU of 0.75")
@@ -673,7 +673,7 @@ class Corrector(nn.Module):
         self.head = RoIHead(TwoLayers(WIDTH, hidden=64), 64, 1, each_class=False)
 
     def forward(self, images, regions):
-        (one,) = self.maps((images - 0.5) / 0.25)
+        (one,) = self.maps(images * 4 - 2)
         if self.pooling == "RoIPool":
             bins = ops.roi_pool(one, regions, 7, 1 / self.stride)
         else:
@@ -683,7 +683,7 @@ class Corrector(nn.Module):
 
 # %%
 def correct(pooling, stride):
-    """Train a corrector, and return how well the regions of unseen scenes fit then."""
+    """Train a corrector; return how well it makes regions of unseen scenes fit."""
     network = Corrector(pooling, stride).train()
 
     def loss(network, batch):
@@ -711,6 +711,7 @@ from labs.ablation import ablate
 ARMS = ["RoIAlign", "RoIPool"]
 how = {"base": {"pooling": "RoIAlign", "stride": 8}, "vary": "pooling"}
 study = ablate(correct, **how, values=ARMS, seeds=range(3))
+# %%
 shown = {m: study.table(m).drop(columns="failed") for m in study.metrics}
 pd.concat(shown).round(3)
 
@@ -734,14 +735,14 @@ for metric in study.metrics:
 at_8 = study.frame().groupby("pooling")[list(study.metrics)].mean()
 cost_8 = (at_8.loc["RoIAlign"] - at_8.loc["RoIPool"]).to_dict()
 claim(
-    "a corrector at stride 8, three seeds: RoIPool leaves fewer regions above an IoU of "
-    "0.75 than RoIAlign, by over 5 points",
+    "a corrector at stride 8, three seeds: RoIPool leaves fewer regions above an IoU "
+    "of 0.75 than RoIAlign, by over 5 points",
     "lower" in study.verdict("above 0.75") and cost_8["above 0.75"] > 0.05,
     measured=cost_8,
 )
 claim(
-    "a corrector at stride 8, three seeds: RoIPool costs more at an IoU of 0.75 than "
-    "at 0.5",
+    "a corrector at stride 8, three seeds: RoIPool costs more at an IoU of 0.75 "
+    "than at 0.5",
     cost_8["above 0.75"] > cost_8["above 0.5"],
     measured=cost_8,
 )
@@ -775,14 +776,14 @@ print(coarse.verdict("above 0.75"))
 # %% tags=["nbval-check-output"]
 cost_16 = measured.loc[("stride 16", "cost")].to_dict()
 claim(
-    "a corrector at stride 16, three seeds: RoIPool costs more at an IoU of 0.75 than "
-    "at 0.5",
+    "a corrector at stride 16, three seeds: RoIPool costs more at an IoU of 0.75 "
+    "than at 0.5",
     cost_16["above 0.75"] > cost_16["above 0.5"],
     measured=cost_16,
 )
 claim(
-    "a corrector at stride 16, three seeds: RoIPool leaves fewer regions above an IoU "
-    "of 0.75 than RoIAlign, by over 2 points",
+    "a corrector at stride 16, three seeds: RoIPool leaves fewer regions above an "
+    "IoU of 0.75 than RoIAlign, by over 2 points",
     "lower" in coarse.verdict("above 0.75") and cost_16["above 0.75"] > 0.02,
     measured=cost_16,
 )
