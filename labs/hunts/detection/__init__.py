@@ -1,6 +1,7 @@
 """Check the hunts of stage 02, one module per hunt."""
 
 from labs.hunts.detection.anchor_order import check_anchor_order
+from labs.hunts.detection.answer_order import check_answer_order
 from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
 from labs.hunts.detection.fused_bias import check_fused_conv
@@ -10,6 +11,7 @@ from labs.hunts.detection.moving_average import check_moving_average
 
 __all__ = [
     "check_anchor_order",
+    "check_answer_order",
     "check_cell_targets",
     "check_class_ap",
     "check_fused_conv",
