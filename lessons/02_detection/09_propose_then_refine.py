@@ -348,7 +348,10 @@ def pool(one, boxes, size=7, stride=STRIDE):
     for x1, y1, x2, y2 in (boxes / stride + 0.5).floor().int().tolist():
         rows = cuts(y1, y2, size, one.shape[1])
         columns = cuts(x1, x2, size, one.shape[2])
-        found += [one[:, a:b, c:d].amax((1, 2)) for a, b in rows for c, d in columns]
+        bins = [one[:, a:b, c:d] for a, b in rows for c, d in columns]
+        found += [
+            b.amax((1, 2)) if b.numel() else one.new_zeros(len(one)) for b in bins
+        ]
     return torch.stack(found).view(len(boxes), size, size, -1).permute(0, 3, 1, 2)
 
 
@@ -495,7 +498,7 @@ claim(
 xs = torch.arange(128) + 0.5  # the centre of pixel 0 is at 0.5
 ramp = xs.expand(1, 64, 128)  # [1,H,W]
 cells = avg_pool2d(ramp, STRIDE)  # [1,8,16]
-region = torch.tensor([[36.0, 20, 78, 62]])
+region = torch.tensor([[36.0, 12, 78, 54]])
 middles = region[0, 0] + 42 * (torch.arange(7) + 0.5) / 7
 
 # %% [markdown]
@@ -532,7 +535,7 @@ claim(
 
 # %% [markdown]
 # Only the aligned form returns its own middles, bin by bin, so the way from image to bin and back is closed. The "half pixel" of the old form is half a pixel *of the map*: at stride 8, four pixels of the image. It is the same for every region, so a second stage can learn to live with it. RoIPool
-# is off by different amounts, and neighbouring bins return the same number, because a bin is narrower than a cell.
+# takes the largest value of one or two whole cells, so on this ramp it reads too far to the right, by an amount that changes from bin to bin; its last two bins return the same number.
 #
 # An error that changes with the place is worse. Move the region to the right in steps of a pixel, and read the middle bin.
 
