@@ -348,7 +348,10 @@ def pool(one, boxes, size=7, stride=STRIDE):
     for x1, y1, x2, y2 in (boxes / stride + 0.5).floor().int().tolist():
         rows = cuts(y1, y2, size, one.shape[1])
         columns = cuts(x1, x2, size, one.shape[2])
-        found += [one[:, a:b, c:d].amax((1, 2)) for a, b in rows for c, d in columns]
+        bins = [one[:, a:b, c:d] for a, b in rows for c, d in columns]
+        found += [
+            b.amax((1, 2)) if b.numel() else one.new_zeros(len(one)) for b in bins
+        ]
     return torch.stack(found).view(len(boxes), size, size, -1).permute(0, 3, 1, 2)
 
 
@@ -420,7 +423,7 @@ plot.show(
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# A proposal *finds* an object when their IoU is above 0.5. How many of the best proposals of each scene must you keep, to find nine of ten digits? And for an IoU above 0.75?
+# A proposal *finds* an object when their IoU is above 0.5. How many of the best proposals of each scene must you keep, to find eight of ten digits? And for an IoU above 0.75?
 # :::
 
 # %%
@@ -466,25 +469,30 @@ ax.set(xlabel="boxes kept", ylabel="recall", ylim=(0, 1.02), xticks=COUNTS)
 ax.legend()
 plot.show(
     figure,
-    "The same number of boxes finds more digits after NMS than before it; few boxes "
-    "find nearly all at an IoU of 0.5, and many do not find all at 0.75.",
+    "A few boxes find more digits after NMS than before it; at an IoU of 0.75 even "
+    "twenty boxes of a scene miss many.",
 )
 
 # %% tags=["nbval-check-output"]
 claim(
-    "proposals after NMS: 20 boxes of a scene find over 90 % of digits at IoU 0.5",
-    recalls.loc[20, "after NMS, IoU > 0.5"] > 0.9,
+    "proposals after NMS: 20 boxes of a scene find over 80 % of digits at IoU 0.5, and "
+    "under 60 % at 0.75",
+    recalls.loc[20, "after NMS, IoU > 0.5"] > 0.8
+    and recalls.loc[20, "after NMS, IoU > 0.75"] < 0.6,
     measured=recalls.loc[20].to_dict(),
 )
+fewer = recalls.loc[[3, 5]]
+more = fewer["after NMS, IoU > 0.5"] - fewer["before NMS, IoU > 0.5"]
 claim(
-    "proposals: five boxes find over 10 points more after NMS than before (IoU 0.5)",
-    recalls.loc[5, "after NMS, IoU > 0.5"] - recalls.loc[5, "before NMS, IoU > 0.5"]
-    > 0.1,
-    measured=recalls.loc[5].to_dict(),
+    "proposals: three or five boxes of a scene find more digits after NMS than before, "
+    "by over 3 points at IoU 0.5",
+    more.min() > 0.03,
+    measured=more.to_dict(),
 )
 
 # %% [markdown]
-# What no proposal finds, the second stage will never see: the recall of the proposals is a ceiling for the whole detector. At 0.5 it is high. At 0.75 it is lower, so the second stage has to move boxes, not only to choose among them.
+# NMS leaves room for other digits: a few boxes find more after it. At an IoU of 0.5 twenty boxes find most digits; at 0.75 they do not find half of them, or little more. What no proposal touches, the second stage will never see: the recall at a low IoU is a ceiling for the whole detector. The recall at a high IoU is not, because the second stage moves boxes.
+# Compare with the first table: the second look lifts AP75 far more, in proportion, than AP50.
 
 # %% [markdown]
 # ### One pixel, followed
@@ -495,7 +503,7 @@ claim(
 xs = torch.arange(128) + 0.5  # the centre of pixel 0 is at 0.5
 ramp = xs.expand(1, 64, 128)  # [1,H,W]
 cells = avg_pool2d(ramp, STRIDE)  # [1,8,16]
-region = torch.tensor([[36.0, 20, 78, 62]])
+region = torch.tensor([[36.0, 12, 78, 54]])
 middles = region[0, 0] + 42 * (torch.arange(7) + 0.5) / 7
 
 # %% [markdown]
@@ -532,9 +540,9 @@ claim(
 
 # %% [markdown]
 # Only the aligned form returns its own middles, bin by bin, so the way from image to bin and back is closed. The "half pixel" of the old form is half a pixel *of the map*: at stride 8, four pixels of the image. It is the same for every region, so a second stage can learn to live with it. RoIPool
-# is off by different amounts, and neighbouring bins return the same number, because a bin is narrower than a cell.
+# takes the largest value of one or two whole cells, so on this ramp it reads too far to the right, by an amount that changes from bin to bin; its last two bins return the same number.
 #
-# An error that changes with the place is worse. Move the region to the right in steps of a pixel, and read the middle bin.
+# An error that changes with the place is worse. Move the region to the right in steps of half a pixel, and read its middle bin.
 
 # %%
 shifts = torch.arange(0, 32.5, 0.5)
@@ -551,8 +559,9 @@ distinct = {n: len(set(v.round(decimals=3).tolist())) for n, v in seen.items()}
 figure, ax = plot.new(height=3)
 for (name, values), colour in zip(seen.items(), plot.COLOURS, strict=False):
     ax.plot(shifts, values - true, color=colour, label=name)
-ax.set(xlabel="the region is moved by (px)", ylabel="its middle bin is off by (px)")
-ax.legend()
+ax.set(xlabel="the region is moved by (px)", ylabel="middle bin is off by (px)")
+ax.set(ylim=(-1, 18))
+ax.legend(loc="upper right")
 plot.show(
     figure,
     "RoIAlign moves with the region, with or without a constant offset; RoIPool "
@@ -635,7 +644,7 @@ from torch.nn.functional import smooth_l1_loss
 from labs.criteria.faster_rcnn import BETA
 from labs.models.faster_rcnn import RCNN_DELTAS
 
-COPIES, CORRECTION_STEPS = 4, budget(cpu=120, gpu=500)
+COPIES, CORRECTION_STEPS = 4, budget(cpu=100, gpu=500)
 
 
 def shaken(boxes, chance=None):
