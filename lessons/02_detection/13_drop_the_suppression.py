@@ -113,7 +113,7 @@ before = judge(raw)
 pd.Series(before).to_frame("shipped head").T.round(2)
 
 # %% [markdown]
-# The same network, the same answers: without suppression most of the AP is gone, because every second box of an object counts as a false alarm. So NMS is part of the detector. It costs time that depends on the scene, it must be exported with it, and its threshold is wrong somewhere: too low and it deletes the second of two digits that lie on each other, too high and it leaves doubles.
+# The same network, the same answers: without suppression most of the AP is gone, because every further box of an object counts as a false alarm. So NMS is part of the detector. It costs time that depends on the scene, it must be exported with it, and its threshold is wrong somewhere: too low and it deletes the second of two digits that lie on each other, too high and it leaves doubles.
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
@@ -139,7 +139,7 @@ claim(
 # %% [markdown]
 # ### Ten cells or one, by hand
 #
-# Five cells inside one object. $t = s^{\alpha} u^{\beta}$ is the metric of the last lesson: $s$ the score for the right class, $u$ the overlap. The wanted score is $t$, scaled so that the best cell gets the best overlap.
+# Five cells inside one object. $t = s^{\alpha} u^{\beta}$ is the metric of [Drop the anchors](07_drop_the_anchors): $s$ the score for the right class, $u$ the overlap. The wanted score is $t$, scaled so that the best cell gets the best overlap.
 
 # %%
 cells = pd.DataFrame({"score": [0.9, 0.6, 0.8, 0.3, 0.2]})
@@ -198,7 +198,7 @@ loss = both_losses(answers, val.targets[:4])
 [tuple(level.shape) for level in answers]
 
 # %% [markdown]
-# Four maps: two levels of the one-to-one head, two of the other. In training there are twice as many; after training half of them go. Does the one-to-one loss really leave the trunk alone? Ask the gradients, and compare with the version that the recorded study of this lesson uses.
+# Four maps: two levels of the one-to-one head, two of the other. After training the second two go. Does the one-to-one loss really leave the trunk alone? Ask the gradients, and compare with the version that the recorded study of this lesson uses.
 
 # %%
 one_only = sum(CRITERIA[1](answers[:2], val.targets[:4]).values())
@@ -261,8 +261,7 @@ GROUPS["one-to-many"] = ["many 8", "many 16"]
 plot.show(
     diagram.draw(wiring, ROWS, GROUPS),
     "YOLOv10 puts two heads of one form on one trunk: the one-to-many head teaches "
-    "the "
-    "trunk and is thrown away, the one-to-one head stays and answers.",
+    "the trunk and is thrown away, the one-to-one head stays and answers.",
     alt="From the image arrows lead through backbone and neck to four branches of "
     "classes: two levels of the one-to-one head, two of the one-to-many head.",
 )
@@ -309,7 +308,7 @@ plot.show(
 # %% [markdown]
 # :::{admonition} Predict
 # :class: predict
-# Of 320 cells and 10 classes, how many numbers of an image should be near zero? Which share of the slope of the class loss comes from the few that should not: with cross entropy, and with the focal loss? Think of three networks: one that says 0.5 everywhere, one that starts low as detectors do, and one that is trained.
+# Of 320 cells and 10 classes, how many numbers of an image should be near zero? Which share of the slope (the gradient, all numbers added without their signs) of the class loss comes from the few that should not: with cross entropy, and with the focal loss? Think of three networks: one that says 0.5 everywhere, one that starts low as detectors do, and one that is trained.
 # :::
 
 # %%
@@ -371,8 +370,7 @@ claim(
 )
 claim(
     "classes: in a detector that starts with low scores over half of the slope of "
-    "the "
-    "cross entropy is about objects, and over 95 % of that of the focal loss",
+    "the cross entropy is about objects, and over 95 % of that of the focal loss",
     shares["starts low"]["cross entropy"] > 0.5
     and shares["starts low"]["focal loss"] > 0.95,
     measured=shares["starts low"],
@@ -452,18 +450,13 @@ one_label = [{"boxes": box[None], "labels": torch.zeros(1).long()} for box in sh
 maps = [torch.zeros(1, 3, 128 // s, 128 // s, 15) for s in STRIDES]
 laid = [lay(g, torch.tensor(a).float()) for g, a in zip(grids, ANCHORS, strict=True)]
 anchors = torch.cat(laid)
+by_shape = MultiAnchor(ANCHORS, STRIDES)
 
 
 # %%
 def near_centre(box, radius=1.5):
     """Tell which points lie within so many cells of the centre of a box."""
-    reach = torch.cat(
-        [
-            torch.full((len(g.view(-1, 2)), 1), radius * s)
-            for g, s in zip(grids, STRIDES, strict=True)
-        ]
-    )
-    return ((points - (box[:2] + box[2:]) / 2).abs() < reach).all(1)
+    return ((points - (box[:2] + box[2:]) / 2).abs() < radius * said.cells).all(1)
 
 
 def perfect(box, least_side):
@@ -480,25 +473,21 @@ def counts(target):
     truths, ours = Truths.of([target], box), target["boxes"]
     within = inside(points, ours[None])[0, 0]
     return {
-        "best anchor, cell of the centre (v3)": len(
-            BestAnchor(ANCHORS, STRIDES)(
-                ours, torch.zeros(1).long(), [(16, 16), (8, 8)]
-            ).target
-        ),
-        "shapes and neighbours (v5)": len(
-            MultiAnchor(ANCHORS, STRIDES)(maps, truths)
-        ),
-        "IoU 0.7, with rescue": (Thresholds()(ours, anchors) >= 0).sum().item(),
-        "IoU 0.7, without": (Thresholds(rescue=False)(ours, anchors) >= 0)
-        .sum()
-        .item(),
-        "bipartite (SSD)": (Bipartite()(ours, anchors) >= 0).sum().item(),
-        "points inside (FCOS)": within.sum().item(),
-        "inside and near the centre": (within & near_centre(box)).sum().item(),
-        "inside or near the centre (YOLOX)": (within | near_centre(box)).sum().item(),
-        "task-aligned (v8)": (perfect(box, 0).objects >= 0).sum().item(),
-        "task-aligned, least side 16": (perfect(box, 16).objects >= 0).sum().item(),
+    best = BestAnchor(ANCHORS, STRIDES)(ours, truths.image, [(16, 16), (8, 8)])
+    near = near_centre(box)
+    answers = {
+        "best anchor, cell of the centre (v3)": torch.ones(len(best.target)),
+        "shapes and neighbours (v5)": torch.ones(len(by_shape(maps, truths))),
+        "IoU 0.7, with rescue": Thresholds()(ours, anchors) >= 0,
+        "IoU 0.7, without": Thresholds(rescue=False)(ours, anchors) >= 0,
+        "bipartite (SSD)": Bipartite()(ours, anchors) >= 0,
+        "points inside (FCOS)": within,
+        "inside and near the centre": within & near,
+        "inside or near the centre (YOLOX)": within | near,
+        "task-aligned (v8)": perfect(box, 0).objects >= 0,
+        "task-aligned, least side 16": perfect(box, 16).objects >= 0,
     }
+    return {rule: int(cells.sum()) for rule, cells in answers.items()}
 
 
 gets = pd.DataFrame({n: counts(t) for n, t in zip(OBJECTS, one_label, strict=True)})
@@ -549,8 +538,7 @@ ax.legend()
 plot.show(
     figure,
     "Most squares of 4 pixels cover no point of cells of 8 and 16 pixels; long "
-    "strips "
-    "do better, but only from 8 pixels on is every object safe.",
+    "strips do better, but only from 8 pixels on is every object safe.",
     alt="Two falling curves of the share of objects without a point, against their "
     "shorter side.",
 )
@@ -693,8 +681,7 @@ for ax, metric in zip(axes, ("AP", "AP with NMS"), strict=True):
 plot.show(
     figure,
     "Without suppression the head that was taught one cell by score and overlap has "
-    "by "
-    "far the highest AP; the dotted line is the shipped head.",
+    "by far the highest AP; the dotted line is the shipped head.",
 )
 
 # %%
@@ -735,14 +722,13 @@ plot.show(
 )
 
 # %% [markdown]
-# With three times the steps, less is left for suppression to gain. A gap to the shipped head with suppression stays. Ten answers of which the best is picked afterwards are easier to get right than one answer that had to be chosen before.
+# With three times the steps, less is left for suppression to gain. A gap to the shipped head with suppression stays. A likely reason: of ten answers the best is picked when all scores are known, and the one cell has to know beforehand that it is the one.
 
 # %% tags=["nbval-check-output"]
 told = dict(line.split(": ", 1) for line in study.verdict("AP").splitlines())
 claim(
     "one-to-one head on the shipped trunk: AP without suppression is higher than "
-    "with "
-    "ten cells taught, and than with the cell chosen by overlap, told apart",
+    "with ten cells taught, and than with the cell chosen by overlap, told apart",
     told["ten"].startswith("lower") and told["one, by overlap"].startswith("lower"),
     measured=told,
 )
@@ -814,7 +800,7 @@ for metric in ("AP", "AP with NMS", "boxes per object"):
 #
 # - **v9** {cite:p}`wang2024yolov9` (2024) asks what the gradient still knows. A deep network loses part of its input on the way, so the gradient of the early layers is computed from an incomplete picture. Its *programmable gradient information* is a second branch, built so that nothing is lost on the way, which only exists in training: it has heads and losses of its own, and sends gradients into the main branch. That is an auxiliary head with its own way down. The main branch is built of GELAN, which generalises the blocks of [Plan the gradient path](06_plan_the_gradient_path). Suppression stays.
 # - **v10** {cite:p}`wang2024yolov10` (2024) is what you built, and more: a lighter branch for classes, a cheaper way to halve the side, and attention on the coarsest map. Those changes save time, and have nothing to do with suppression. In the authors' program the maps are detached in front of the one-to-one head, as here.
-# - **RT-DETR** {cite:p}`zhao2024rtdetr` (2024) comes from the other side. DETR {cite:p}`carion2020detr` has no cells: a fixed number of queries look at the picture, a matching gives each object one of them, and the queries see *each other*, so they can agree who speaks. That needs no suppression from the start, but it was slow to run and to train. RT-DETR makes the encoder cheap, by attention on the coarsest map alone and convolutions between the levels, and starts its queries from the encoder's own best answers. The stage on transformers builds it up.
+# - **RT-DETR** {cite:p}`zhao2024rtdetr` (2024) comes from the other side. DETR {cite:p}`carion2020detr` has no cells: a fixed number of queries look at the picture, a matching gives each object one of them, and the queries see *each other*, so they can agree who speaks. That needs no suppression from the start, but it was slow to run and to train. RT-DETR makes the encoder cheap, by attention on the coarsest map alone and convolutions between the levels, and starts its queries from the encoder's own best answers. The stage on transformers is to come.
 #
 # So the line of this lesson is one question. One cell per object is enough to answer, and too little to teach. v7 and v9 add teachers that do not answer, v10 makes the old head the teacher, and RT-DETR lets the answers talk to each other.
 
@@ -880,7 +866,7 @@ claim(
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Could you train the one-to-one head with `topk=2` and suppress nothing? What would the AP without suppression be, at most, if each object has two boxes of about the same score, both right?
+# **Exercise 1.** Could you train the one-to-one head with `topk=2` and suppress nothing? What would the AP without suppression be, roughly, if each object has two boxes of about the same score, both right?
 #
 # :::{dropdown} Solution 1
 # The second box of each object is a false alarm with about the score of a hit. Along the curve half of the boxes are then wrong, so the precision is near one half at every recall, and AP near 0.5 times what it was. One double per object costs half.
