@@ -472,7 +472,6 @@ def counts(target):
     box = target["boxes"][0]
     truths, ours = Truths.of([target], box), target["boxes"]
     within = inside(points, ours[None])[0, 0]
-    return {
     best = BestAnchor(ANCHORS, STRIDES)(ours, truths.image, [(16, 16), (8, 8)])
     near = near_centre(box)
     answers = {
@@ -799,7 +798,7 @@ for metric in ("AP", "AP with NMS", "boxes per object"):
 # What follows was read in the papers, and not run here.
 #
 # - **v9** {cite:p}`wang2024yolov9` (2024) asks what the gradient still knows. A deep network loses part of its input on the way, so the gradient of the early layers is computed from an incomplete picture. Its *programmable gradient information* is a second branch, built so that nothing is lost on the way, which only exists in training: it has heads and losses of its own, and sends gradients into the main branch. That is an auxiliary head with its own way down. The main branch is built of GELAN, which generalises the blocks of [Plan the gradient path](06_plan_the_gradient_path). Suppression stays.
-# - **v10** {cite:p}`wang2024yolov10` (2024) is what you built, and more: a lighter branch for classes, a cheaper way to halve the side, and attention on the coarsest map. Those changes save time, and have nothing to do with suppression. In the authors' program the maps are detached in front of the one-to-one head, as here.
+# - **v10** {cite:p}`wang2024yolov10` (2024) is what you built, and more: a lighter branch for classes, a cheaper way to halve the side, and attention on the coarsest map. Those changes save time, and have nothing to do with suppression. In the programs that train it the maps are detached in front of the one-to-one head, as here.
 # - **RT-DETR** {cite:p}`zhao2024rtdetr` (2024) comes from the other side. DETR {cite:p}`carion2020detr` has no cells: a fixed number of queries look at the picture, a matching gives each object one of them, and the queries see *each other*, so they can agree who speaks. That needs no suppression from the start, but it was slow to run and to train. RT-DETR makes the encoder cheap, by attention on the coarsest map alone and convolutions between the levels, and starts its queries from the encoder's own best answers. The stage on transformers is to come.
 #
 # So the line of this lesson is one question. One cell per object is enough to answer, and too little to teach. v7 and v9 add teachers that do not answer, v10 makes the old head the teacher, and RT-DETR lets the answers talk to each other.
