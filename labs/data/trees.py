@@ -32,7 +32,7 @@ class AerialTrees(Dataset[Example]):
         corners: For each tile, x1, y1, x2, y2 in pixels of the photograph.
     """
 
-    classes = ("tree",)
+    classes: tuple[str, ...] = ("tree",)
 
     def __init__(self, split: str, tile: int | None) -> None:
         refuse_unknown("split", split, SPLITS)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from labs.boxes import k_means, lay_onto_strides
@@ -25,6 +20,7 @@ from labs.data.scenes import Rendered, collate
 from labs.ddp import Place
 from labs.ddp_train import Settings, Task, train
 from labs.detection import Detector
+from labs.recipes.best import Best
 from labs.recipes.detectors import ANCHORS, DETECTORS, STRIDES
 from labs.recipes.own_pictures import OwnPictures
 from labs.recipes.start import Start, carry_over
@@ -35,7 +31,6 @@ from labs.repro import seed_everything
 AUGMENTS = ("flip+zoom", "zoom", "none")
 """How pictures are varied from epoch to epoch; mirrored letters and digits are other things."""
 _FACTORS = (0.75, 1.25)  # how much larger or smaller a window is than its picture
-_BEST = "best.safetensors"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -122,7 +117,7 @@ def tune(
         "freeze": freeze,
         "augment": augment,
     }
-    best = _Best(checkpoint, {**facts, "seed": settings.seed, "epochs": settings.epochs})
+    best = Best(checkpoint, {**facts, **asdict(settings)})
     if resume:
         best.read(place)
     network = detector.network.to(memory_format=torch.channels_last)
@@ -255,54 +250,13 @@ class _Vary:
         return image, target
 
 
-@dataclass
-class _Best:
-    """Keep the weights that judged best, in memory and beside the checkpoint."""
-
-    folder: Path | None
-    made_with: Mapping[str, Any]
-    weights: dict[str, Tensor] | None = None
-    epoch: int = 0
-    score: float = -1.0
-
-    def offer(self, network: nn.Module, score: float, epoch: int, place: Place) -> None:
-        """Take these weights when they are better, or the first."""
-        value = -0.5 if np.isnan(score) else score
-        if value <= self.score:
-            return
-        state = network.state_dict()
-        self.weights = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
-        self.score, self.epoch = value, epoch
-        if self.folder and place.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            told = {"score": value, "epoch": epoch, "made with": self.made_with}
-            plain = {key: tensor.contiguous() for key, tensor in self.weights.items()}
-            part = self.folder / f"{_BEST}.part"
-            part.write_bytes(save_tensors(plain, {"told": json.dumps(told, sort_keys=True)}))
-            os.replace(part, self.folder / _BEST)
-
-    def read(self, place: Place) -> None:
-        """Take what an earlier process of the same run kept, if it did; rank 0 reads it for all."""
-        file = self.folder / _BEST if self.folder else None
-        content = [file.read_bytes() if place.first and file and file.exists() else None]
-        if dist.is_initialized():
-            dist.broadcast_object_list(content, 0, device=place.device)
-        if content[0] is None:
-            return
-        end = 8 + int.from_bytes(content[0][:8], "little")
-        told = json.loads(json.loads(content[0][8:end])["__metadata__"]["told"])
-        if told["made with"] == json.loads(json.dumps(self.made_with)):
-            self.weights, self.score = load_tensors(content[0]), told["score"]
-            self.epoch = told["epoch"]
-
-
 @dataclass(frozen=True)
 class _Judge:
     """Score on the validation pictures, and keep the best."""
 
     detector: Detector
     data: Rendered
-    best: _Best
+    best: Best
     epochs: _Epochs
 
     def __call__(self, network: nn.Module, place: Place) -> dict[str, float]:
