@@ -19,6 +19,7 @@ from labs.recipes.detectors import (
     mini_yolo_v7,
     mini_yolo_v8,
 )
+from labs.recipes.single_shot import mini_ssd
 from labs.recipes.task import TEST, VAL, detection_task, held_out, measure
 from labs.recipes.trained import SHIPPED, Trained, load, trained
 from labs.recipes.weights import compact, read, write
@@ -34,6 +35,7 @@ __all__ = [
     "held_out",
     "load",
     "measure",
+    "mini_ssd",
     "mini_yolo_v1",
     "mini_yolo_v3",
     "mini_yolo_v4",
