@@ -25,6 +25,7 @@ from labs.recipes.detectors import (
 )
 from labs.recipes.own_pictures import OwnPictures, own_pictures
 from labs.recipes.report import worst_pictures, write_report
+from labs.recipes.single_shot import mini_ssd
 from labs.recipes.start import Start, carry_over
 from labs.recipes.task import TEST, VAL, detection_task, held_out, measure
 from labs.recipes.trained import SHIPPED, Trained, load, trained
@@ -50,6 +51,7 @@ __all__ = [
     "measure",
     "mini_cascade_rcnn",
     "mini_faster_rcnn",
+    "mini_ssd",
     "mini_yolo_v1",
     "mini_yolo_v3",
     "mini_yolo_v4",

@@ -4,6 +4,7 @@ from labs.hunts.detection.anchor_order import check_anchor_order
 from labs.hunts.detection.answer_order import check_answer_order
 from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
+from labs.hunts.detection.empty_batch import check_multibox_loss
 from labs.hunts.detection.focal_loss import check_focal_loss
 from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
@@ -19,5 +20,6 @@ __all__ = [
     "check_fused_conv",
     "check_mish",
     "check_moving_average",
+    "check_multibox_loss",
     "check_objectness_targets",
 ]
