@@ -7,6 +7,7 @@ from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
 from labs.hunts.detection.mish import check_mish
 from labs.hunts.detection.moving_average import check_moving_average
+from labs.hunts.detection.refined_regions import check_refined_regions
 
 __all__ = [
     "check_anchor_order",
@@ -16,4 +17,5 @@ __all__ = [
     "check_mish",
     "check_moving_average",
     "check_objectness_targets",
+    "check_refined_regions",
 ]
