@@ -26,7 +26,7 @@ MINI_SSD_BOXES = DefaultBoxes(
 """Four maps of a scene of 128 x 128 pixels, with 16, 8, 4 and 2 cells a side."""
 
 
-class SmallMaps(nn.Module):
+class _SmallMaps(nn.Module):
     """Map images to one map for each of :data:`STRIDES`, as VGG does: small kernels, ever coarser.
 
     Unlike in VGG each convolution has a batch norm, so that it learns from nothing.
@@ -74,7 +74,7 @@ def mini_ssd(num_classes: int, default_boxes: DefaultBoxes = MINI_SSD_BOXES) -> 
         num_classes: Background not counted.
         default_boxes: Of the four maps.
     """
-    backbone = SmallMaps()
+    backbone = _SmallMaps()
     return Detector(
         SSD(backbone, backbone.channels, default_boxes, num_classes),
         SSDCriterion(num_classes),

@@ -23,6 +23,7 @@ SHIPPED: dict[str, str] = {
     "yolo_v5": "c79b8f1f428092dfc9449edb502f1e7fef10418644eb1ab1f3c14f350644400c",
     "yolo_v7": "fc625a62b40d3e0bf2c794e60b0d762b403712d1a410c2e7ee5a38dbcb192e6e",
     "yolo_v8": "2b8d93e6cd0f7c1f9fd6397794d29a3116c23c825baaa9a6fa48a5d9c7384635",
+    "ssd": "93b7b75e6d39fefd2aef8d82207d9436d7d53eb3a5fd0c147645de55194abd6c",
 }
 """The checkpoints that ship with the book, ``NAME.safetensors``, each with its SHA-256."""
 _SCENE = 128  # px: the side of the scenes of digits

@@ -7,7 +7,7 @@ import torch
 
 from labs.boxes.default_boxes import DefaultBoxes
 from labs.recipes import mini_ssd
-from labs.recipes.single_shot import MINI_SSD_BOXES, STRIDES, SmallMaps
+from labs.recipes.single_shot import MINI_SSD_BOXES, STRIDES
 
 
 def test_it_has_at_most_300_000_parameters():
@@ -23,7 +23,7 @@ def test_it_has_at_most_300_000_parameters():
     ],
 )
 def test_each_map_has_a_cell_for_each_stride(size, cells):
-    backbone = SmallMaps().eval()
+    backbone = mini_ssd(1).network.backbone.eval()
     maps = backbone(torch.rand(1, 3, *size))
     assert [tuple(one.shape[2:]) for one in maps] == cells
     assert tuple(one.shape[1] for one in maps) == backbone.channels

@@ -17,6 +17,7 @@ from labs import (
     ablation,
     assigners,
     boxes,
+    criteria,
     data,
     ddp,
     evaluate,
@@ -184,7 +185,16 @@ def random_cells():
     found = assigners.TaskAligned(topk=4)(scores, around, points, *given)
     mine = points[found.objects[0] >= 0]
     by_points = bool(len(mine) and ((mine > 8) & (mine < 24)).all())
-    return all_or_none([one == [[2], [2]] for one in (by_grid, by_anchor, by_maps)] + [by_points])
+    found = assigners.Bipartite()(box, torch.cat([points - 8, points + 8], 1))
+    mine = points[found >= 0]
+    by_references = bool(len(mine) and ((mine > 8) & (mine < 24)).all())
+    by_cell = [one == [[2], [2]] for one in (by_grid, by_anchor, by_maps)]
+    return all_or_none([*by_cell, by_points, by_references])
+
+
+def mining_off():
+    loss, positive = torch.tensor([[3.0, 1, 2, 4]]), torch.tensor([[True, False, False, False]])
+    return criteria.ssd.hardest(loss, positive, 1.0).tolist() == [[False, False, False, True]]
 
 
 def distribution_loss_off():
