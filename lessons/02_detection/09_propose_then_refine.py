@@ -87,8 +87,9 @@ def build():
     )
     drawn = {"sample_anchors": BalancedSampling(64, 0.5)}
     drawn["sample_proposals"] = BalancedSampling(32, 0.25)
-    criterion = FasterRCNNCriterion(1, **drawn)
-    return Detector(network, criterion, FasterRCNNPostprocess(1))
+    return Detector(
+        network, FasterRCNNCriterion(1, **drawn), FasterRCNNPostprocess(1)
+    )
 
 
 # %% [markdown]
@@ -485,8 +486,8 @@ claim(
 fewer = recalls.loc[[3, 5]]
 more = fewer["after NMS, IoU > 0.5"] - fewer["before NMS, IoU > 0.5"]
 claim(
-    "proposals: three or five boxes of a scene find more digits after NMS than before, "
-    "by over 3 points at IoU 0.5",
+    "proposals: three or five boxes of a scene find more digits after NMS than "
+    "before, by over 3 points at IoU 0.5",
     more.min() > 0.03,
     measured=more.to_dict(),
 )
@@ -645,7 +646,7 @@ from torch.nn.functional import smooth_l1_loss
 from labs.criteria.faster_rcnn import BETA
 from labs.models.faster_rcnn import RCNN_DELTAS
 
-COPIES, CORRECTION_STEPS = 4, budget(cpu=100, gpu=500)
+COPIES, CORRECTION_STEPS = 4, budget(cpu=150, gpu=500)
 
 
 def shaken(boxes, chance=None):
@@ -722,8 +723,8 @@ ARMS = ["RoIAlign", "RoIPool"]
 how = {"base": {"pooling": "RoIAlign", "stride": 8}, "vary": "pooling"}
 study = ablate(correct, **how, values=ARMS, seeds=range(3))
 # %%
-shown = {m: study.table(m).drop(columns="failed") for m in study.metrics}
-pd.concat(shown).round(3)
+tables = pd.concat({m: study.table(m) for m in study.metrics})
+tables.drop(columns="failed").round(3)
 
 # %%
 figure, axes = plot.new(height=2.7, columns=2)
