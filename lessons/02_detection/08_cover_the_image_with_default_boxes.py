@@ -685,8 +685,8 @@ for metric in zoom.metrics:
 gains = by_share.loc[0.5] - by_share.loc[0.0]
 told_zoom = {name: zoom.verdict(name).split("0.5: ")[1] for name in BINS}
 claim(
-    "trained on digits of 22 to 34 pixels: with zooming out, recall of those up to 15 "
-    "pixels and of those of 16 to 22 is higher by over 0.15, told apart",
+    "trained on digits of 22 to 34 pixels: with zooming out, recall of those up to "
+    "15 pixels and of those of 16 to 22 is higher by over 0.15, told apart",
     all(
         told_zoom[n].startswith("higher") and gains[n] > 0.15 for n in list(BINS)[:2]
     ),
