@@ -682,25 +682,28 @@ for metric in zoom.metrics:
     print(zoom.verdict(metric))
 
 # %% tags=["nbval-check-output"]
-said_small = zoom.verdict("8-15 px")
+gains = by_share.loc[0.5] - by_share.loc[0.0]
+told_zoom = {name: zoom.verdict(name).split("0.5: ")[1] for name in BINS}
 claim(
-    "trained on digits of 22 to 34 pixels: recall of those up to 15 pixels is higher "
-    "with zooming out, told apart, by over 0.15",
-    "higher" in said_small
-    and by_share.loc[0.5].iloc[0] - by_share.loc[0].iloc[0] > 0.15,
-    measured=said_small,
+    "trained on digits of 22 to 34 pixels: with zooming out, recall of those up to "
+    "15 pixels and of those of 16 to 22 is higher by over 0.15, told apart",
+    all(
+        told_zoom[n].startswith("higher") and gains[n] > 0.15 for n in list(BINS)[:2]
+    ),
+    measured=told_zoom,
 )
 claim(
-    "trained on digits of 22 to 34 pixels: of the three sizes, those up to 15 pixels "
-    "gain the most recall from zooming out",
-    (by_share.loc[0.5] - by_share.loc[0.0]).idxmax() == "8-15 px",
-    measured=(by_share.loc[0.5] - by_share.loc[0.0]).round(3).to_dict(),
+    "trained on digits of 22 to 34 pixels: zooming out changes the recall of those "
+    "sizes by less than 0.1",
+    abs(gains["23-34 px"]) < 0.1,
+    measured=gains.round(3).to_dict(),
 )
 
 # %% [markdown]
-# **Why they differ.** The paper compares AP of whole trainings, on photographs in which every size occurs; here the small digits were left out on purpose, and recall of a fine-tuning of 40 steps is compared. So the gain of the smallest is the paper's explanation made
-# visible, and its size says nothing about the paper's. Without zooming out the detector finds hardly any of the smallest digits, although it finds and names most of the largest: nothing in a convolution makes a small seven look like a large one. In these runs the largest digits
-# do not gain; half of their examples were shrunk away.
+# The two sizes that the training lacked gain much, and the sizes that it had do not change by an amount that these runs can measure.
+#
+# **Why they differ.** The paper compares AP of whole trainings, on photographs in which every size occurs, and finds a gain for all, with the most for small objects. Here the smaller digits were left out on purpose, and recall after a fine-tuning of 40 steps is compared. So this is the paper's explanation made
+# visible: what was never seen small is hardly found small, although the same detector finds and names most of the largest. How much there is to gain where small objects do occur in the training, these runs do not say.
 
 # %% [markdown]
 # ## Bug hunt: the loss that turns into NaN on some days

@@ -35,6 +35,8 @@ def test_the_boxes_of_a_scene_stand_on_the_middles_of_their_cells():
     first = references[:6]
     middles = (first[:, :2] + first[:, 2:]) / 2
     assert torch.allclose(middles, torch.full((6, 2), STRIDES[0] / 2))
+    middle = (references[-1, :2] + references[-1, 2:]) / 2
+    assert middle.tolist() == pytest.approx([128 - STRIDES[-1] / 2] * 2)
     sides = (first[:, 2:] - first[:, :2]).tolist()
     assert sides[0] == pytest.approx([0.18 * 128] * 2)
     assert sides[-1] == pytest.approx([0.18 * 128 / 3**0.5, 0.18 * 128 * 3**0.5])
