@@ -543,7 +543,7 @@ claim(
 )
 
 # %% [markdown]
-# Only the aligned form returns its own middles, bin by bin, so the way from image to bin and back is closed. The "half pixel" of the old form is half a pixel *of the map*: at stride 8, four pixels of the image. It is the same for every region, so a second stage can learn to live with it. RoIPool
+# Only the aligned form returns its own middles, bin by bin, so the way from image to bin and back is closed. The "half pixel" of the old form is half a pixel *of the map*: at stride 8, four pixels of the image. It is the same for every region. RoIPool
 # takes the largest value of one or two whole cells, so on this ramp it reads too far to the right, by an amount that changes from bin to bin; its last two bins return the same number.
 #
 # An error that changes with the place is worse. Move the region to the right in steps of half a pixel, and read its middle bin.
@@ -930,7 +930,7 @@ pd.concat([at_8, pd.DataFrame({"rounded": pd.DataFrame(alone).mean()}).T]).round
 # - Measure the recall of the proposals before you tune the second stage. It is a ceiling, and it costs no training.
 # - `torchvision.ops.roi_align` has `aligned=False` by default, and torchvision's published detectors were trained so. Take `aligned=True` for a network of your own, and whatever the weights were trained with otherwise. `spatial_scale` is cells per pixel: 1/8 for stride 8.
 # - Other runtimes have had other defaults: compare RoIAlign of an exported network on a ramp ([onnx/onnx#3428](https://github.com/onnx/onnx/issues/3428)).
-# - Put one hot score at one anchor, list it, and decode zero corrections: the box must be that anchor. This test takes two minutes and finds every wrong order.
+# - Put one high score at one anchor, list it, and decode zero corrections: the box must be that anchor. Do it for every place of a small map that is not square: any wrong order shows.
 # - In torchvision class 0 is background and your labels begin at 1; in `labs`, as in MMDetection, they begin at 0.
 # - Libraries: `torchvision.models.detection.fasterrcnn_resnet50_fpn`, `torchvision.ops.MultiScaleRoIAlign`, and MMDetection. In this book `labs.models.faster_rcnn_resnet50` takes torchvision's weights.
 
