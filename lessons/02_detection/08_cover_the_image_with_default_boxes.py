@@ -552,8 +552,8 @@ for ax, metric in zip(axes, study.metrics, strict=True):
     ax.set(xlabel="background for each positive", title=metric, ylim=(0, None))
 plot.show(
     figure,
-    "With all of the background in the loss AP50 is lower at every seed; what is found "
-    "and the false alarms differ from seed to seed.",
+    "With all of the background in the loss AP50 is lower at every seed; what is "
+    "found and the false alarms differ from seed to seed.",
     alt="AP50, share found and false alarms for ratios 1, 3 and all; grey lines are "
     "seeds, the blue one their mean. AP50 is lowest where all background counts.",
 )
@@ -570,8 +570,8 @@ told = {
 }
 found_gap = study.detectable("AP50")
 claim(
-    "fresh class heads, 48 steps: AP50 with one box of background for each positive is "
-    "not told apart from three; a difference of 0.15 would have been found",
+    "fresh class heads, 48 steps: AP50 with one box of background for each positive "
+    "is not told apart from three; a difference of 0.15 would have been found",
     told["AP50"]["1"].startswith("not told") and found_gap < 0.15,
     measured=(told["AP50"]["1"], found_gap),
 )
