@@ -727,14 +727,13 @@ ARMS = ["RoIAlign", "RoIPool"]
 how = {"base": {"pooling": "RoIAlign", "stride": 8}, "vary": "pooling"}
 study = ablate(correct, **how, values=ARMS, seeds=range(3))
 # %%
-tables = pd.concat({m: study.table(m) for m in study.metrics})
-tables.drop(columns="failed").round(3)
+pd.concat({m: study.table(m) for m in study.metrics}).drop(columns="failed").round(3)
 
 # %%
 figure, axes = plot.new(height=2.7, columns=2)
 for ax, metric in zip(axes, study.metrics, strict=True):
     study.plot(ax, metric)
-    ax.set(title=f"share {metric}")
+    ax.set(title=f"share {metric}", ylim=(0, 1))
 plot.show(
     figure,
     "At an IoU of 0.5 the two are close together; at 0.75 RoIAlign is far ahead.",
@@ -743,8 +742,7 @@ plot.show(
 )
 
 # %%
-for metric in study.metrics:
-    print(f"{metric}: {study.verdict(metric)}")
+print("\n".join(f"{m}: {study.verdict(m)}" for m in study.metrics))
 
 # %% tags=["nbval-check-output"]
 at_8 = study.frame().groupby("pooling")[list(study.metrics)].mean()
