@@ -783,8 +783,8 @@ for ax, metric in zip(axes, ("AP50", "AP50 with NMS"), strict=True):
     ax.set(title=metric)
 plot.show(
     figure,
-    f"From nothing: AP50 of three ways to teach, without and with suppression "
-    f"({record.label}).",
+    "From nothing: without suppression two heads have the highest AP50; with "
+    f"suppression the one-to-many head has the highest mean ({record.label}).",
 )
 
 # %%
@@ -793,7 +793,7 @@ for metric in ("AP", "AP with NMS", "boxes per object"):
     print(f"    would find a difference of {record.study.detectable(metric):.3f}")
 
 # %% [markdown]
-# Read `AP` first. Taught many cells, a network needs suppression; taught one, it hardly does, and the same holds for the one-to-one head beside a one-to-many head. Then compare the two that need none. With the same steps, scenes and seeds the head with a teacher beside it is ahead of the head alone, told apart: as the paper says, one cell per object is a poor teacher for the trunk.
+# Read `AP` first. Taught many cells, a network needs suppression; taught one, it hardly does, and the same holds for the one-to-one head beside a one-to-many head. Then compare the two that need none. With the same steps, scenes and seeds the head with a teacher beside it is ahead of the head alone, told apart: as the paper says, one cell per object is a poor teacher for the trunk. With suppression the one-to-many head has the highest mean of all; these seeds do not tell it from two heads, and the line below the verdict says how large a difference they would have found.
 #
 # **Why they differ.** The paper's networks train for hundreds of epochs on COCO, and the one with two heads there comes close to one-to-many with suppression. These stop after a few hundred steps with a low AP, so what you see is who learns faster, and not who wins in the end. Compare also with the experiment above: on a trunk that had been trained for long, the one-to-one head still had doubles after a short training, because it began as a copy of a head that had learnt to say everything ten times. Here nobody had to unlearn that.
 
