@@ -31,7 +31,7 @@ from labs.ablation.study import Study
 from labs.data import augment
 from labs.data.scenes import Scenes
 from labs.ddp.parity import GradientParity, ParameterParity
-from labs.models import RoIEstimates, blocks, cascade_rcnn, resnet, yolo_v3
+from labs.models import blocks, resnet, yolo_v3
 from labs.train import fit
 from tools.faults import FAULTS, plant
 
@@ -149,11 +149,6 @@ def suppression_off():
     twice = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 9]]])
     (found,) = boxes.suppress(twice, torch.tensor([[[0.9], [0.8]]]), iou_threshold=0.5)
     return len(found["boxes"]) == 1
-
-
-def regions_stay():
-    said = RoIEstimates(torch.ones(1, 1, 4), torch.zeros(1, 2), torch.tensor([[0.0, 2, 2, 6, 6]]))
-    return not torch.equal(cascade_rcnn.corrected(said, boxes.Deltas(), (9, 9)), said.rois)
 
 
 def anchors_equal():
