@@ -36,11 +36,6 @@ ABOUT: Mapping[str, tuple[str, str, str]] = {
         "02_detection/09_propose_then_refine",
         "anchors by overlap to propose, then proposals by overlap, a drawn sample of each",
     ),
-    "cascade_rcnn": (
-        "Cascade R-CNN",
-        "02_detection/10_raise_the_bar",
-        "as Faster R-CNN, three times, each time for a higher overlap",
-    ),
     "yolo_v5": (
         "YOLOv5",
         "02_detection/05_fit_anchors_and_read_source",
