@@ -299,8 +299,8 @@ for row, ax in enumerate(axes):
         ax.scatter(x, y, s=size, color=colour, edgecolor="black", linewidth=0.6)
 plot.show(
     figure,
-    "Up to ten cells of each digit are taught by one rule (white), one of them by the "
-    "other (orange).",
+    "Up to ten cells of each digit are taught by one rule (white), one of them by "
+    "the other (orange).",
     alt="Three scenes. In each box lie up to ten white dots, and one larger orange "
     "dot.",
 )
