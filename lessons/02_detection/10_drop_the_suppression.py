@@ -88,7 +88,7 @@ for ax, (name, predictions) in zip(axes, found.items(), strict=True):
 plot.show(
     figure,
     "Without suppression many cells (white) say the same digit, with nearly the same "
-    "box; suppression leaves one of them.",
+    "box; suppression leaves few of them.",
     alt="One scene twice, with the boxes of high score and the cells that said them. "
     "On the left each digit holds many white dots, on the right one.",
 )
@@ -299,8 +299,8 @@ for row, ax in enumerate(axes):
         ax.scatter(x, y, s=size, color=colour, edgecolor="black", linewidth=0.6)
 plot.show(
     figure,
-    "Ten cells of each digit are taught by one rule (white), one of them by the "
-    "other (orange).",
+    "Up to ten cells of each digit are taught by one rule (white), one of them by "
+    "the other (orange).",
     alt="Three scenes. In each box lie up to ten white dots, and one larger orange "
     "dot.",
 )
@@ -902,7 +902,7 @@ claim(
 # **Exercise 2.** The one-to-one loss of this lesson is divided by the sum of the wanted scores, as the other one is. How many cells share that sum for an object in each head, and what would change if you divided both losses by the number of cells of the image instead?
 #
 # :::{dropdown} Solution 2
-# About ten cells in one head, one in the other. Dividing by what is wanted keeps the slope of an object the same size whether one cell or ten learn it. Divided by the number of cells, the one-to-one head would get about a tenth of the slope of the other from objects, and the same from background: it would learn to be silent first.
+# Up to ten cells in one head, one in the other. Dividing by what is wanted keeps the slope of an object the same size whether one cell or ten learn it. Divided by the number of cells, the one-to-one head would get about a tenth of the slope of the other from objects, and the same from background: it would learn to be silent first.
 # :::
 #
 # **Exercise 3.** Your data are cracks in concrete, 200 pixels long and 2 to 4 wide, under strides of 8, 16 and 32. Name two changes that let a YOLOv8 learn them without touching its loss, and what each costs.
