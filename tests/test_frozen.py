@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CHANGING = {
+    "labs/recipes/best.py: Best": "is offered better weights, epoch by epoch",
     "labs/diagram/routes.py: _Streets": "notes each arrow that is laid",
     "labs/ddp_train/state.py: Run": "a training run, which every step changes",
     "labs/hunts/foundations/delivery.py: _Folder": "counts how often it was read",

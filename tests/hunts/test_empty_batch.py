@@ -100,6 +100,32 @@ def doubled(logits, *_):
     return len(logits) == 4
 
 
+def three_with_objects(logits, wanted, *_):
+    return len(logits) == 3 and bool((wanted > 0).any(1).all())
+
+
+def all_with_objects(_, wanted, *__):
+    return bool((wanted > 0).any(1).all())
+
+
+def some_without(_, wanted, *__):
+    there = (wanted > 0).any(1)
+    return bool(there.any()) and not bool(there.all())
+
+
+def without_objects(_, wanted, *__):
+    return not bool((wanted > 0).any())
+
+
+def half_the_gradient(parts, positive):
+    loss = at_least_one(parts, positive)
+    return 0.5 * loss + 0.5 * loss.detach()
+
+
+def one_for_nothing(parts, positive):
+    return at_least_one(parts, positive) + 1
+
+
 WRONG = {
     loss_with(nan_to_zero): "✓✓✓✓✓✓✗✓",
     loss_with(where_afterwards): "✓✓✓✓✓✓✗✓",
@@ -113,6 +139,10 @@ WRONG = {
     loss_with(at_least_one, three_each): "✓✓✓✓✓✓✓✗",
     when(one_image, loss_with(one_more), RIGHT): "✓✓✓✗✓✓✓✓",
     when(doubled, loss_with(one_more), RIGHT): "✓✓✓✓✗✓✓✓",
+    when(three_with_objects, loss_with(one_more), RIGHT): "✗✓✓✓✓✓✓✓",
+    when(all_with_objects, loss_with(half_the_gradient), RIGHT): "✓✗✓✓✓✓✓✓",
+    when(some_without, loss_with(one_more), RIGHT): "✓✓✗✓✓✓✓✓",
+    when(without_objects, loss_with(one_for_nothing), RIGHT): "✓✓✓✓✓✗✓✓",
 }
 
 

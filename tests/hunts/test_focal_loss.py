@@ -95,7 +95,34 @@ def returns_a_number(logits, wanted, alpha, gamma):
     return 0.0
 
 
+def always_squares(logits, wanted, alpha, gamma):
+    return by_torchvision(logits, wanted, alpha, 2.0)
+
+
+def knows_two_alphas(logits, wanted, alpha, gamma):
+    return by_torchvision(logits, wanted, 0.5 if alpha == 0.5 else 0.25, gamma)
+
+
+def four_images_at_most_half(logits, wanted, alpha, gamma):
+    return by_torchvision(logits, wanted, alpha, gamma) / (2 if len(logits) == 4 else 1)
+
+
+def averages_large_maps(logits, wanted, alpha, gamma):
+    many = logits.shape[1] > 1000
+    return by_torchvision(logits, wanted, alpha, gamma) / (logits.shape[1] if many else 1)
+
+
+def doubles_empty_batches(logits, wanted, alpha, gamma):
+    empty = len(logits) > 1 and not wanted.any()
+    return by_torchvision(logits, wanted, alpha, gamma) * (2 if empty else 1)
+
+
 WRONG = {
+    always_squares: "✗✓✓✓✓✓✓",
+    knows_two_alphas: "✓✗✓✓✓✓✓",
+    four_images_at_most_half: "✓✓✗✓✓✓✓",
+    averages_large_maps: "✓✓✓✗✓✓✓",
+    doubles_empty_batches: "✓✓✓✓✗✓✓",
     mends_only_alpha: "✓✓✓✗✗✗✓",
     mends_only_the_count: "✓✗✓✓✗✗✓",
     turns_alpha_round: "✓✗✓✓✗✗✓",

@@ -31,7 +31,7 @@ from labs.ablation.study import Study
 from labs.data import augment
 from labs.data.scenes import Scenes
 from labs.ddp.parity import GradientParity, ParameterParity
-from labs.models import blocks, resnet, yolo_v3
+from labs.models import RoIFeatures, blocks, resnet, yolo_v3
 from labs.train import fit
 from tools.faults import FAULTS, plant
 
@@ -149,6 +149,26 @@ def suppression_off():
     twice = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 9]]])
     (found,) = boxes.suppress(twice, torch.tensor([[[0.9], [0.8]]]), iou_threshold=0.5)
     return len(found["boxes"]) == 1
+
+
+def ten_cells_always():
+    points = boxes.grid.cell_centres(8, 8, torch.zeros(1)).view(-1, 2) * 8
+    found = assigners.TaskAligned(topk=1)(
+        torch.full((1, 64, 1), 0.5),
+        torch.cat([points - 16, points + 16], 1)[None],
+        points,
+        torch.tensor([[[8.0, 8, 56, 56]]]),
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.ones(1, 1, dtype=torch.bool),
+    )
+    return int((found.objects >= 0).sum()) == 1
+
+
+def regions_rounded():
+    ramp = (torch.arange(16.0) + 0.5).expand(1, 1, 16, 16)
+    region = torch.tensor([[0.0, 1.3, 1, 7.3, 7]])
+    found = RoIFeatures((1,), size=1)([ramp], region).item()
+    return abs(found - 4.3) < 1e-4
 
 
 def anchors_equal():
