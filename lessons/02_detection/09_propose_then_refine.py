@@ -449,7 +449,6 @@ def recall(boxes, count, threshold):
 
 
 # %%
-# %%
 recalls = pd.DataFrame(
     {
         f"{name}, IoU > {threshold}": [recall(some, n, threshold) for n in COUNTS]
