@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -15,10 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from labs import plot
-from labs.boxes import overlap
 from labs.data.scenes import Rendered
 from labs.detection import Detector, Prediction
-from labs.metrics import coco_map
+from labs.metrics import coco_map, error_breakdown
 from labs.plot.render import render
 from labs.recipes import DETECTORS, SHIPPED, TEST, Trained, held_out, trained
 
@@ -36,7 +35,7 @@ def measure_all(names: Sequence[str], scenes: int) -> tuple[dict[str, Any], dict
         scenes: How many are drawn.
     """
     data = held_out(TEST)
-    small = _sides(data).quantile(1 / 3).round().item()
+    small = torch.cat([_sides(t) for t in data.targets]).quantile(1 / 3).round().item()
     crowded = [i for i, target in enumerate(data.targets) if len(target["boxes"]) >= 3][:scenes]
     rows: list[dict[str, Any]] = []
     pictures: dict[str, bytes] = {}
@@ -76,18 +75,14 @@ def measure_all(names: Sequence[str], scenes: int) -> tuple[dict[str, Any], dict
     }, pictures
 
 
-def _sides(data: Rendered) -> torch.Tensor:
+def _sides(target: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the square root of the area of each box, [n]."""
-    boxes = torch.cat([target["boxes"] for target in data.targets])
-    return (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+    return (target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(1).sqrt()
 
 
 def _precision(found: Sequence[Prediction], data: Rendered, small: float) -> dict[str, float]:
     whole = coco_map(found, data.targets, data.classes)
-    others = [
-        {**t, "ignore": (t["boxes"][:, 2:] - t["boxes"][:, :2]).prod(1).sqrt() >= small}
-        for t in data.targets
-    ]
+    others = [{**target, "ignore": _sides(target) >= small} for target in data.targets]
     scores = {
         "AP": whole.AP,
         "AP50": whole.AP50,
@@ -134,18 +129,15 @@ def drawn(
     """Draw scenes with truth and detections; count the digits that are found, and false boxes."""
     figure, axes = plot.new(columns=len(places), height=2.6)
     plot.images(axes, data.images[list(places)].float() / 255)
-    right = wrong = 0
-    for ax, place, one in zip(np.ravel(axes), places, found, strict=True):
-        target, taken = data.targets[place], set()
-        for box in target["boxes"]:
+    sure = [{key: rows[one["scores"] >= SCORE] for key, rows in one.items()} for one in found]
+    targets = [data.targets[place] for place in places]
+    judged = error_breakdown(sure, targets, known.classes, IOU).predictions
+    met = judged.set_index(["image", "prediction"])["verdict"].eq("found")
+    for image, (ax, one) in enumerate(zip(np.ravel(axes), sure, strict=True)):
+        for box in targets[image]["boxes"]:
             _box(ax, box, plot.COLOURS[6], "--")
-        for box, score, label in zip(one["boxes"], one["scores"], one["labels"], strict=True):
-            if score < SCORE:
-                continue
-            met = _met(box, label, target) - taken
-            taken |= set(list(met)[:1])
-            right, wrong = right + bool(met), wrong + (not met)
-            colour = plot.COLOURS[0] if met else plot.COLOURS[1]
+        for index, (box, label) in enumerate(zip(one["boxes"], one["labels"], strict=True)):
+            colour = plot.COLOURS[0 if met[image, index] else 1]
             _box(ax, box, colour, "-")
             ax.text(
                 box[0],
@@ -156,12 +148,7 @@ def drawn(
                 weight="bold",
                 path_effects=[withStroke(linewidth=2.2, foreground="white")],
             )
-    return right, wrong, figure
-
-
-def _met(box: torch.Tensor, label: torch.Tensor, target: dict[str, torch.Tensor]) -> set[int]:
-    fits = overlap(box, target["boxes"]) >= IOU
-    return set((fits & (target["labels"] == label)).nonzero()[:, 0].tolist())
+    return int(met.sum()), int((~met).sum()), figure
 
 
 def _box(ax: Axes, box: torch.Tensor, colour: str, line: str) -> None:

@@ -29,15 +29,43 @@ SURE = 20.0
 ALL = BalancedSampling(10**6)  # what is drawn by chance could not be compared
 
 
-def network(each_class):
+def first_stage():
+    """Build a backbone, what proposes regions on its maps, and what cuts them out."""
     body = ResNetMaps(resnet18(width=8))
-    return FasterRCNN(
+    return (
         nn.Sequential(body, FeaturePyramid(body.channels, WIDTH)),
         RegionProposals(WIDTH, ANCHORS, before=(300, 100), after=(100, 50)),
         RoIFeatures(STRIDES),
-        RoIHead(TwoLayers(WIDTH, hidden=24), 24, CLASSES, each_class),
-        CLASSES,
     )
+
+
+def head(each_class):
+    return RoIHead(TwoLayers(WIDTH, hidden=24), 24, CLASSES, each_class)
+
+
+def network(each_class):
+    return FasterRCNN(*first_stage(), head(each_class), CLASSES)
+
+
+def sure(targets, iou, deltas, each_class):
+    """Return a second stage that knows the objects, and which of them a region is about."""
+
+    def judge(rois):
+        said = torch.full((len(rois), CLASSES + 1), -SURE)
+        corrections = torch.zeros(len(rois), CLASSES + 1 if each_class else 1, 4)
+        for row, (image, *box) in enumerate(rois.tolist()):
+            target = targets[int(image)]
+            fits = overlap(torch.tensor(box), target["boxes"])
+            if not len(fits) or fits.max() < iou:
+                said[row, 0] = SURE
+                continue
+            label = int(target["labels"][fits.argmax()]) + 1
+            said[row, label] = SURE
+            aim = target["boxes"][fits.argmax()]
+            corrections[row, label if each_class else 0] = deltas.encode(aim, torch.tensor(box))
+        return RoIEstimates(corrections, said, rois)
+
+    return judge
 
 
 def encode(targets, height, width):
@@ -61,22 +89,8 @@ def encode(targets, height, width):
         boxes[image, : len(target["boxes"])] = target["boxes"]
         found[image, : len(target["boxes"])] = True
 
-    def judge(rois):
-        said = torch.full((len(rois), CLASSES + 1), -SURE)
-        corrections = torch.zeros(len(rois), CLASSES + 1, 4)
-        for row, (image, *box) in enumerate(rois.tolist()):
-            target = targets[int(image)]
-            fits = overlap(torch.tensor(box), target["boxes"])
-            if not len(fits) or fits.max() < 0.5:
-                said[row, 0] = SURE
-                continue
-            label = int(target["labels"][fits.argmax()]) + 1
-            said[row, label] = SURE
-            aim = target["boxes"][fits.argmax()]
-            corrections[row, label] = RCNN_DELTAS.encode(aim, torch.tensor(box))
-        return RoIEstimates(corrections, said, rois)
-
     estimates = Estimates(deltas, logits, references, (height, width))
+    judge = sure(targets, 0.5, RCNN_DELTAS, True)
     return TwoStages(estimates, Proposals(boxes, found.float(), found), judge)
 
 
