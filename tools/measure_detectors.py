@@ -53,7 +53,7 @@ def measure_all(names: Sequence[str], scenes: int) -> tuple[dict[str, Any], dict
                 "sha256": SHIPPED[name],
                 "command": known.recipe["command"],
                 "parameters": sum(p.numel() for p in known.detector.network.parameters()),
-                **_precision(found, data, small),
+                **precision(found, data, small),
                 "step": 1.0 if name == UNIT else round(_step(name, data), 3),
                 "pictures": {file: [one.width, one.height] for file, one in panels.items()},
                 "found": right,
@@ -80,7 +80,11 @@ def _sides(target: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return (target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(1).sqrt()
 
 
-def _precision(found: Sequence[Prediction], data: Rendered, small: float) -> dict[str, float]:
+def precision(found: Sequence[Prediction], data: Rendered, small: float) -> dict[str, float]:
+    """Return COCO's figures, and ``AP small`` of the objects below that side, in pixels.
+
+    Larger objects are neither to be found then nor held against a prediction that meets them.
+    """
     whole = coco_map(found, data.targets, data.classes)
     others = [{**target, "ignore": _sides(target) >= small} for target in data.targets]
     scores = {

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from labs.data import aerial_trees
-from labs.data.folders import VocFolder, to_yolo, yolo_folder
+from labs.data.folders import VocFolder, YoloFolder, to_yolo, yolo_folder
 from labs.recipes import own_pictures
 from tests.data.trees import smooth_picture
 
@@ -281,6 +281,36 @@ def test_trees_come_back_from_the_layout_of_yolo(tmp_path):
     (tmp_path / "classes.txt").write_text("bush\n")
     with pytest.raises(ValueError, match=r"expected .*classes\.txt to say tree, got bush"):
         to_yolo(aerial_trees("test", 200), tmp_path)
+
+
+class OneWidePicture:
+    split, classes = "train", ("cat", "dog")
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        boxes = torch.tensor([[4.0, 3, 44, 11], [50, 8, 62, 30]])
+        return torch.zeros(3, 32, 64), {"boxes": boxes, "labels": torch.tensor([1, 0])}
+
+
+def test_boxes_in_a_wide_picture_come_back_from_the_layout_of_yolo(tmp_path):
+    to_yolo(OneWidePicture(), tmp_path)
+    read = YoloFolder(tmp_path / "images" / "train", tmp_path / "labels" / "train", "train")
+    ((_, expected), (_, found)) = OneWidePicture()[0], read[0]
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)
+    assert torch.equal(found["labels"], expected["labels"])
+
+
+def test_a_list_that_holds_the_validation_pictures_too_is_not_trained_on(tmp_path):
+    voc(tmp_path, ["cat", "dog", "cat"])
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for name, rows in {"train": "0\n1\n", "val": "2\n", "trainval": "0\n1\n2\n"}.items():
+        (lists / f"{name}.txt").write_text(rows)
+    pictures = own_pictures(tmp_path)
+    assert [path.stem for path in pictures.paths["train"]] == ["0", "1"]
+    assert [path.stem for path in pictures.paths["val"]] == ["2"]
 
 
 def test_a_pixel_or_a_label_changes_the_digest(tmp_path):

@@ -24,6 +24,7 @@ from labs.recipes import (
     held_out,
     load,
     measure,
+    mini_cascade_rcnn,
     read,
     trained,
     write,
@@ -301,3 +302,8 @@ def test_photographs_of_one_class_train_and_are_judged_as_such(tmp_path):
     assert not torch.equal(judged.images, digits.images)
     found = measure(made.detector, judged, ALONE)
     assert found["AP50"] == pytest.approx(made.metrics["AP50"], abs=1e-3)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_small_cascade_shares_its_gradients_when_asked_to(shared):
+    assert mini_cascade_rcnn(3, shared=shared).network.shared is shared

@@ -68,3 +68,10 @@ def test_it_learns_a_scene_by_heart():
     for k, found in enumerate(detector.postprocess(raw)):
         assert found["labels"][0] == k
         assert (found["boxes"][0] - boxes[k]).abs().max() < 3
+
+
+def test_grey_is_zero_for_the_first_layer():
+    backbone, seen = mini_ssd(1).network.backbone, []
+    backbone.stages[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    backbone(torch.full((2, 3, 64, 64), 0.75))
+    assert (seen[0] == 0.25).all()

@@ -295,6 +295,18 @@ def test_what_is_varied_keeps_boxes_on_their_squares():
     assert all(truth["boxes"][0, 0] < 40 for _, truth in still)
 
 
+def test_an_object_that_the_window_cuts_off_for_the_most_part_is_left_out():
+    corner = {"boxes": torch.tensor([[0.0, 0, 12, 12]]), "labels": torch.zeros(1).long()}
+    picture, vary = torch.zeros(3, 64, 64), _Vary(mirror=False)
+    varied = [vary([(picture, corner)], np.random.default_rng(k))[1]["boxes"] for k in range(300)]
+    assert any(not len(boxes) for boxes in varied)  # or nothing was ever cut off
+    # The smallest window makes 12 pixels 16, the largest 10; 30 % of an area is what stays.
+    least = 0.3 * (12 / 1.25) ** 2
+    for boxes in varied:
+        width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+        assert (width * height > 0.9 * least).all()
+
+
 def test_a_crowd_is_not_learnt_from(tmp_path):
     pictures = own_pictures(squares(tmp_path), 64)
     part = pictures.parts["train"]

@@ -1,6 +1,7 @@
 """Two heads on one trunk: what each learns from, and what is counted of their answers."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,3 +106,14 @@ def test_boxes_per_object(rows, expected):
 def test_suppression_keeps_the_best_of_a_class():
     kept = one_to_one.suppressed(found((*LEFT, 0.7, 0), (*LEFT, 0.9, 0), (*LEFT, 0.8, 1)))
     assert kept["scores"].tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_suppression_gains_where_an_object_is_said_twice():
+    targets = [{**TRUTH[0], "labels": torch.zeros(2, dtype=torch.int64)}]
+    data = SimpleNamespace(targets=targets, classes=("thing", "other"))
+    doubled = [(*LEFT, 0.9, 0), (*LEFT, 0.85, 0), (*RIGHT, 0.8, 0), (*RIGHT, 0.75, 0)]
+    scores = one_to_one.judge_twice([found(*doubled)], data)
+    assert scores["AP with NMS"] == 1
+    assert scores["gain of NMS"] == scores["AP with NMS"] - scores["AP"] > 0.1
+    once = one_to_one.judge_twice([found(*doubled[::2])], data)
+    assert once["gain of NMS"] == 0

@@ -66,3 +66,17 @@ def test_found_and_false_are_counted():
         found = {key: given[name][key] for key in ("boxes", "scores", "labels")}
         right, wrong, _ = measure_detectors.drawn(known, data, [found], [0])
         assert (right, wrong) == expected, name
+
+
+def test_small_digits_are_judged_alone_and_large_ones_held_against_nobody():
+    data = Rendered(Scenes("test", 30, 0))
+    sides = [(t["boxes"][:, 2:] - t["boxes"][:, :2]).prod(1).sqrt() for t in data.targets]
+    limit = torch.cat(sides).median().item()
+    found = []
+    for target, side in zip(data.targets, sides, strict=True):
+        small = side < limit
+        one = {key: target[key][small] for key in ("boxes", "labels")}
+        found.append(one | {"scores": torch.ones(int(small.sum()))})
+    scores = measure_detectors.precision(found, data, limit)
+    assert scores["AP small"] == 1
+    assert scores["AP"] < 0.9
