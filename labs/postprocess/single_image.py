@@ -41,7 +41,8 @@ class SingleImage(nn.Module):
         boxes, scores = self.candidates(self.network(image))
         best, place = scores[0].flatten().topk(self.count)
         cell, label = place // scores.shape[2], place % scores.shape[2]
-        boxes = boxes[0, cell]
+        # A second stage may correct a region once for each class: boxes [1,R,C,4], not [1,P,4].
+        boxes = boxes[0, cell, label] if boxes.dim() == 4 else boxes[0, cell]
         # Classes are moved apart, farther than the picture is large, so that none meets another.
         apart = 2.0 * max(image.shape[-2:]) * label[:, None]
         keep = nms(boxes + apart, best, self.iou_threshold)

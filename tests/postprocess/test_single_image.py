@@ -57,3 +57,21 @@ def test_it_serves_every_version(name):
     assert len(scores) == len(labels) <= 50
     assert (scores.diff() <= 0).all()
     assert labels.max() < 4
+
+
+@pytest.mark.parametrize("name", ["ssd", "faster_rcnn", "cascade_rcnn"])
+def test_it_takes_the_box_of_the_class_that_scores(name):
+    torch.manual_seed(0)
+    detector = DETECTORS[name](4)
+    detector.network.eval()
+    picture = torch.rand(1, 3, 128, 128)
+    postprocess = detector.postprocess
+    with torch.no_grad():
+        pairs = postprocess.candidates(detector.network(picture))[1][0].numel()
+        overlap = postprocess.iou_threshold
+        alone = SingleImage(detector.network, postprocess.candidates, min(pairs, 1000), overlap)
+        boxes, scores, labels = alone.eval()(picture)
+        (found,) = detector.detect(picture)
+    torch.testing.assert_close(boxes[:10], found["boxes"][:10])
+    torch.testing.assert_close(scores[:10], found["scores"][:10])
+    assert labels[:10].tolist() == found["labels"][:10].tolist()
