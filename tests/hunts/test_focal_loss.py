@@ -8,7 +8,7 @@ from labs.hunts.detection import check_focal_loss
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks
 
-LESSON = "lessons/02_detection/10_drop_the_suppression"
+LESSON = "lessons/02_detection/13_drop_the_suppression"
 
 
 def parts(logits, wanted, alpha, gamma):
