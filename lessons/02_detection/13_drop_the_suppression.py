@@ -71,6 +71,8 @@ def draw_found(ax, row, prediction, least):
     shown = {key: prediction[key][keep] for key in ("boxes", "labels")}
     shown["track_ids"] = shown["labels"]  # a colour for each class
     preview(ax, images[row], shown, [""] * CLASSES)
+    for text in ax.texts:
+        text.set_in_layout(False)  # one above the picture would shrink it
     x, y = (points[prediction["places"][keep]] - 0.5).T
     ax.scatter(x, y, s=18, color="white", edgecolor="black", linewidth=0.8)
 
@@ -95,7 +97,7 @@ plot.show(
 )
 
 # %% [markdown]
-# One digit keeps two boxes even on the right. Their colours tell why: they name two classes, and suppression compares boxes of one class.
+# One digit keeps two boxes even on the right, nearly the same and in two colours, one for each class: suppression compares boxes of one class only.
 #
 # How many boxes does an object get? A fixed score would favour one detector or another, so choose it the same way for all: the score at which suppression leaves as many boxes as there are objects. Then count the boxes above it before suppression, per object of the data. One is the least that this can be: then suppression removed nothing above that score. It counts all boxes, also those that lie on nothing. `said once` counts objects: of those that are found, the share that has a single box of the right class.
 
@@ -638,15 +640,15 @@ claim(
 #
 # The shipped trunk was taught by a one-to-many head for long. `detach` means that a one-to-one head changes nothing in it. So keep the trunk frozen, keep its maps in memory, and train a second head.
 #
-# The first arm starts as a copy of the shipped head, and the best cell by the metric is taught. Each other arm differs from it in one thing: the best *ten* cells are taught, as a control, because training on changes a head in any case; the cell is chosen *by overlap* alone, whatever the class branch says ($\alpha = 0$); the *sides are kept*, and only the class branch learns; or the head starts *fresh*, with random weights.
+# The first arm starts as a copy of the shipped head, and the best cell by the metric is taught. Each other arm differs from it in one thing: the best *ten* cells are taught, as a control, because training on changes a head in any case; the cell is chosen by its *overlap* alone, whatever the class branch says ($\alpha = 0$); the *old sides* are kept, and only the class branch learns; or the head starts *fresh*, with random weights.
 
 # %%
 from torch.optim.lr_scheduler import OneCycleLR
 
 from labs.repro import budget
 
-ARMS = {"one": (1, 0.5), "ten": (10, 0.5), "by overlap": (1, 0.0)}
-ARMS |= {"sides kept": (1, 0.5), "fresh": (1, 0.5)}
+ARMS = {"one": (1, 0.5), "ten": (10, 0.5), "overlap": (1, 0.0)}
+ARMS |= {"old sides": (1, 0.5), "fresh": (1, 0.5)}
 STEPS = budget(cpu=50, gpu=300)
 
 
@@ -654,7 +656,7 @@ def start(arm):
     if arm == "fresh":
         return YOLOv8(CLASSES, strides=STRIDES, image_size=128).head.train()
     head = copy.deepcopy(many).train()
-    if arm == "sides kept":
+    if arm == "old sides":
         head.sides.requires_grad_(False).eval()
     return head
 
@@ -755,9 +757,7 @@ plot.show(
 # And the choice of the one cell matters. Chosen by overlap alone, the cell need not be the one that speaks. Ask both rules before any training, on what the shipped head says, and after it.
 
 # %%
-first = pd.DataFrame(
-    {arm: who_is_taught(arm, raw) for arm in ("one", "by overlap")}
-).T
+first = pd.DataFrame({arm: who_is_taught(arm, raw) for arm in ("one", "overlap")}).T
 last = means.loc[first.index, first.columns]
 taught = pd.concat({"before training": first, "after": last}, axis=1)
 taught.round(2)
@@ -780,17 +780,18 @@ longer.assign(runs=[3, 3, 1, 1]).round(3)
 # %% [markdown]
 # After the short training the fresh head has far fewer doubles than the copy: what the copy still says twice is what it learnt as a one-to-many head. It pays with AP, because it has everything else to learn as well. With three times the steps the doubles of the copy are nearly as few as those of the fresh head, and little is left for suppression to gain.
 #
-# After these steps a gap to the shipped head with suppression is left, and doubles are only a part of it: with suppression the copies stay behind the control too. Another part are the sides. Where the branch for the sides is kept, AP with suppression is higher than where it goes on learning from one cell of an object instead of ten.
+# After these steps a gap to the shipped head with suppression is left, and doubles are only a part of it: with suppression the copies stay behind the control too. Another part are the sides. Where the old branch for the sides is kept, AP with suppression is higher at every seed than where it goes on learning, from one cell of an object instead of ten.
 
 # %% tags=["nbval-check-output"]
+kept = grouped["AP with NMS"].agg(["min", "max"]).T.to_dict()
 told = {
     metric: dict(line.split(": ", 1) for line in study.verdict(metric).splitlines())
-    for metric in ("AP", "AP with NMS", "boxes per object")
+    for metric in ("AP", "boxes per object")
 }
 claim(
     "one-to-one head on the shipped trunk: AP without suppression is higher than "
     "with ten cells taught, and than with the cell chosen by overlap, told apart",
-    all(told["AP"][arm].startswith("lower") for arm in ("ten", "by overlap")),
+    all(told["AP"][arm].startswith("lower") for arm in ("ten", "overlap")),
     measured=told["AP"],
 )
 claim(
@@ -800,14 +801,14 @@ claim(
     measured=counted,
 )
 claim(
-    "one-to-one head on the shipped trunk: if only the class branch learns, AP with "
-    "suppression is higher than if the sides learn from one cell too, told apart",
-    told["AP with NMS"]["sides kept"].startswith("higher"),
-    measured=told["AP with NMS"],
+    "one-to-one head on the shipped trunk: with suppression the lowest AP of three "
+    "seeds where only classes learn is above the highest where the sides learn too",
+    kept["old sides"]["min"] > kept["one"]["max"],
+    measured=kept,
 )
 claim(
     "one-to-one head on the shipped trunk: after the same steps a fresh head has "
-    "fewer boxes per object and a lower AP than a copy of the shipped head, told apart",
+    "fewer boxes per object than a copy, and a lower AP, told apart",
     told["boxes per object"]["fresh"].startswith("lower")
     and told["AP"]["fresh"].startswith("lower"),
     measured=told,
@@ -818,7 +819,7 @@ gained = (last - first)["loudest is taught"]
 claim(
     "training a one-to-one head raises the share of objects whose loudest cell is "
     "taught by over 0.2 if the score takes part in the choice, by under 0.1 if not",
-    gained["one"] > 0.2 and gained["by overlap"] < 0.1,
+    gained["one"] > 0.2 and gained["overlap"] < 0.1,
     measured=gained.to_dict(),
 )
 short, long = (longer.loc[f"one, {steps} steps"] for steps in (STEPS, 3 * STEPS))
