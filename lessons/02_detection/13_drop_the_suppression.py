@@ -605,22 +605,18 @@ SimOTA = YOLOv7Criterion(ANCHORS, STRIDES, balance=(4.0, 1.0)).assigner()
 objects = Truths.of(val.targets[:60], images)
 
 
-def levels(net):
+def places(net):
+    """Return the pairs that SimOTA chooses, as a set of tuples."""
     with torch.no_grad():
-        return [split_anchors(level, 3) for level in net(images[:60])]
+        maps = [split_anchors(level, 3) for level in net(images[:60])]
+    columns = SimOTA(maps, objects).columns
+    return set(zip(*(column.tolist() for column in columns), strict=True))
 
 
-by = {"itself": levels(young), "the lead head": levels(lead.network.train())}
-chosen = {who: SimOTA(maps, objects) for who, maps in by.items()}
-pairs = {
-    who: set(zip(*(c.tolist() for c in chosen[who].columns), strict=True))
-    for who in by
-}
-cells_each = {who: len(mine) / len(objects) for who, mine in pairs.items()}
-lead_too = {
-    who: len(mine & pairs["the lead head"]) / len(mine) for who, mine in pairs.items()
-}
-pd.DataFrame({"cells per object": cells_each, "also the lead's": lead_too}).round(2)
+by = {"itself": places(young), "the lead head": places(lead.network.train())}
+cells_each = {who: len(pairs) / len(objects) for who, pairs in by.items()}
+shared = {w: len(pairs & by["the lead head"]) / len(pairs) for w, pairs in by.items()}
+pd.DataFrame({"cells per object": cells_each, "also the lead's": shared}).round(2)
 
 # %% [markdown]
 # SimOTA sums the ten best overlaps of an object to decide how many cells it may have. A fresh head overlaps poorly, so it grants itself few; the lead head grants it about twice as many. The few are not chosen blindly: the lead would choose over half of them too. In YOLOv7 the auxiliary head also gets *coarse* labels, with more cells allowed than for the lead head. The book has no YOLOv7 with an auxiliary head, so cells were counted here, and nothing says how well a head learns from them.
@@ -778,9 +774,9 @@ longer["gain of NMS"] = longer["AP with NMS"] - longer["AP"]
 longer.assign(runs=[3, 3, 1, 1]).round(3)
 
 # %% [markdown]
-# After the short training the fresh head has far fewer doubles than the copy: what the copy still says twice is what it learnt as a one-to-many head. It pays with AP, because it has everything else to learn as well. With three times the steps the doubles of the copy are nearly as few as those of the fresh head, and little is left for suppression to gain.
+# After the short training the fresh head has far fewer doubles than the copy, so most of the copy's doubles are left from what it learnt as a one-to-many head. The fresh head pays with AP, because it has everything else to learn as well. With three times the steps the doubles of the copy are nearly as few as those of the fresh head, and little is left for suppression to gain.
 #
-# After these steps a gap to the shipped head with suppression is left, and doubles are only a part of it: with suppression the copies stay behind the control too. Another part are the sides. Where the old branch for the sides is kept, AP with suppression is higher at every seed than where it goes on learning, from one cell of an object instead of ten.
+# After these steps a gap to the shipped head with suppression is left, and doubles are only a part of it: with suppression the copies stay behind the control too. The sides are another part. Where the old branch for the sides is kept, AP with suppression is higher at every seed than where it goes on learning, from one cell of an object instead of ten.
 
 # %% tags=["nbval-check-output"]
 kept = grouped["AP with NMS"].agg(["min", "max"]).T.to_dict()
@@ -882,7 +878,7 @@ for metric in ("AP", "AP with NMS", "boxes per object"):
 # %% [markdown]
 # Read `AP` first. Taught many cells, a network needs suppression; taught one, it hardly does, and the same holds for the one-to-one head beside a one-to-many head. Then compare the two that need none. With the same steps, scenes and seeds the head with a teacher beside it is ahead of the head alone, told apart: as the paper says, one cell per object is a poor teacher for the trunk. With suppression the one-to-many head has the highest mean of all; these seeds do not tell it from two heads, and the line below the verdict says how large a difference they would have found.
 #
-# **Why they differ.** The paper's networks train for hundreds of epochs on COCO, and the one with two heads there comes close to one-to-many with suppression. These stop after a few hundred steps with a low AP, so what you see is who learns faster, and not who wins in the end. And they find little: where AP is this low, many of the boxes that are counted per object lie on none, and the least they can be is one. The few doubles agree with the fresh head of the experiment above, which had nothing to unlearn either.
+# **Why they differ.** The paper's networks train for hundreds of epochs on COCO, and the one with two heads there comes close to one-to-many with suppression. These stop after a few hundred steps with a low AP, so what you see is who learns faster, and not who wins in the end. And they find little: with an AP this low many of the boxes that are counted per object are no hits, and the least that the count can be is one. The few doubles agree with the fresh head of the experiment above, which had nothing to unlearn either.
 
 # %% tags=["nbval-check-output"]
 short = record.study.verdict("AP").splitlines()
