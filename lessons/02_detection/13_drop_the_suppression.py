@@ -780,15 +780,12 @@ longer.assign(runs=[3, 3, 1, 1]).round(3)
 
 # %% tags=["nbval-check-output"]
 kept = grouped["AP with NMS"].agg(["min", "max"]).T.to_dict()
-told = {
-    metric: dict(line.split(": ", 1) for line in study.verdict(metric).splitlines())
-    for metric in ("AP", "boxes per object")
-}
+told = dict(line.split(": ", 1) for line in study.verdict("AP").splitlines())
 claim(
     "one-to-one head on the shipped trunk: AP without suppression is higher than "
     "with ten cells taught, and than with the cell chosen by overlap, told apart",
-    all(told["AP"][arm].startswith("lower") for arm in ("ten", "overlap")),
-    measured=told["AP"],
+    all(told[arm].startswith("lower") for arm in ("ten", "overlap")),
+    measured=told,
 )
 claim(
     "one-to-one head on the shipped trunk: under 2.5 boxes per object without "
@@ -803,10 +800,15 @@ claim(
     measured=kept,
 )
 claim(
-    "one-to-one head on the shipped trunk: after the same steps a fresh head has "
-    "fewer boxes per object than a copy, and a lower AP, told apart",
-    told["boxes per object"]["fresh"].startswith("lower")
-    and told["AP"]["fresh"].startswith("lower"),
+    "one-to-one head on the shipped trunk: after the same steps a fresh head has, at "
+    "each of three seeds, fewer boxes per object than a copy at any of them",
+    counted["fresh"]["max"] < counted["one"]["min"],
+    measured=counted,
+)
+claim(
+    "one-to-one head on the shipped trunk: after the same steps the AP of a fresh "
+    "head is lower than that of a copy, told apart",
+    told["fresh"].startswith("lower"),
     measured=told,
 )
 
