@@ -71,8 +71,7 @@ def draw_found(ax, row, prediction, least):
     shown = {key: prediction[key][keep] for key in ("boxes", "labels")}
     shown["track_ids"] = shown["labels"]  # a colour for each class
     preview(ax, images[row], shown, [""] * CLASSES)
-    for text in ax.texts:
-        text.set_in_layout(False)  # one above the picture would shrink it
+    ax.autoscale(False)  # or a box beyond the rim would shrink the picture
     x, y = (points[prediction["places"][keep]] - 0.5).T
     ax.scatter(x, y, s=18, color="white", edgecolor="black", linewidth=0.8)
 
@@ -97,7 +96,7 @@ plot.show(
 )
 
 # %% [markdown]
-# One digit keeps two boxes even on the right, nearly the same and in two colours, one for each class: suppression compares boxes of one class only.
+# One digit keeps two boxes even on the right, one behind the other: they name two classes, and suppression compares boxes of one class only.
 #
 # How many boxes does an object get? A fixed score would favour one detector or another, so choose it the same way for all: the score at which suppression leaves as many boxes as there are objects. Then count the boxes above it before suppression, per object of the data. One is the least that this can be: then suppression removed nothing above that score. It counts all boxes, also those that lie on nothing. `said once` counts objects: of those that are found, the share that has a single box of the right class.
 
@@ -741,14 +740,14 @@ for ax, (arm, least) in zip(axes, bars.items(), strict=True):
 plot.show(
     figure,
     "The scene of the beginning without suppression, and two heads trained for the "
-    "same steps: taught one cell, a head has far fewer doubles than taught ten. Each "
-    "is cut at the score where suppression leaves it as many boxes as objects.",
-    alt="One scene twice. On the right each digit holds many white dots, on the left "
-    "few.",
+    "same steps: taught one cell, a head still has doubles, but fewer than taught "
+    "ten. Each is cut where suppression leaves it as many boxes as there are objects.",
+    alt="One scene twice. On the left two digits hold a few white dots each, on the "
+    "right one digit holds many.",
 )
 
 # %% [markdown]
-# A head of the same form, on maps that nobody changed, now has about two boxes per object, where the control has about seven. The control shows that it is the rule and not the training. Two is a mean: `said once` is the share of digits without a double, and it is still small after these steps.
+# A head of the same form, on maps that nobody changed, now has far fewer boxes per object than the control, so it is the rule and not the training. The number is a mean: `said once`, the share of digits without a double, is still small after these steps.
 #
 # And the choice of the one cell matters. Chosen by overlap alone, the cell need not be the one that speaks. Ask both rules before any training, on what the shipped head says, and after it.
 
@@ -993,7 +992,7 @@ claim(
 # **Exercise 3.** Your data are cracks in concrete, horizontal, 200 pixels long and 2 to 4 wide, under strides of 8, 16 and 32. Name two changes that let a YOLOv8 learn them without touching its loss, and what each costs. Then compute how well the best box that a candidate can say fits: no side is negative, and none is longer than `reg_max - 1` cells.
 #
 # :::{dropdown} Solution 3
-# A point inside is not enough. A side reaches 15 cells, and a crack is 100 pixels long to either end of its middle: only the levels of stride 8 and up reach so far. Enlarging the images gives more cracks a point, but their ends move away as well, so most of the boxes end too early; a level of stride 4 has the same fault. Raise `reg_max` to 32 with either, and the boxes fit. Enlarging twice costs about four times the time; the new level has four times the cells of the finest one so far; and a larger `reg_max` makes every cell say twice the numbers for its sides. `least_side=16` costs nothing and gives every crack a candidate, but a point beside the crack can only say a box that reaches from the crack to itself: the thinnest cracks get boxes that are too thick. The next cell computes all of it.
+# A point inside is not enough. A side reaches 15 cells, and a crack is 100 pixels long to either end of its middle: only the levels of stride 8 and up reach so far. Enlarging the images gives more cracks a point, but their ends move away as well, so that even fewer get a box that fits; the points of a level of stride 4 do not reach the ends either. Raise `reg_max` to 32 with either, and the boxes fit. Enlarging twice costs about four times the time; the new level has four times the cells of the finest one so far; and a larger `reg_max` makes every cell say twice the numbers for its sides. `least_side=16` costs nothing and gives every crack a candidate, but a point beside the crack can only say a box that reaches from the crack to itself: the thinnest cracks get boxes that are too thick. The next cell computes all of it.
 # :::
 
 # %% tags=["hide-cell"]
