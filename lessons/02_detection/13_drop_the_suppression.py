@@ -741,7 +741,7 @@ plot.show(
     figure,
     "The scene of the beginning without suppression, and two heads trained for the "
     "same steps: taught one cell, a head still has doubles, but fewer than taught "
-    "ten. Each is cut where suppression leaves it as many boxes as there are objects.",
+    "ten. Each is cut where suppression leaves it as many boxes as objects.",
     alt="One scene twice. On the left two digits hold a few white dots each, on the "
     "right one digit holds many.",
 )
