@@ -599,15 +599,15 @@ for ax, metric in zip(axes, study.metrics, strict=True):
 plot.show(
     figure,
     "AP50 is lower at every seed when all of the background counts. With three boxes "
-    "at random it is about as high as with the hardest three, and far more boxes "
-    "pass the fixed score.",
+    "at random it is not told apart from the hardest three, but far more is found "
+    "above the fixed score.",
     alt="AP50, share found and false alarms for four choices of background; grey "
     "lines are seeds, the blue one their mean. AP50 is lowest where all background "
     "counts; found and false alarms are highest where it is drawn at random.",
 )
 
 # %% [markdown]
-# AP50 is lower when all of the background counts, and the verdict tells it apart. One box and three are not told apart, and neither are the hardest three and three at random; the number in brackets says how large a difference these seeds would have shown.
+# AP50 is lower when all of the background counts, and the verdict tells it apart. One box and three are not told apart, and neither are the hardest three and three at random, though at random the mean is lower; the number in brackets says how large a difference these seeds would have shown.
 #
 # What does change is how high the *scores* are. With the hardest three, or with all, no false alarm passes 0.3 at any seed, because few scores pass it at all; with three at random many more digits are found, and more false alarms come with them. A fixed score
 # measures how high the scores are, AP50 only their order: hard background in the loss lowers the scores, and that alone changes both counts.
