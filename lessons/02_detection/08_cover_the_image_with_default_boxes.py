@@ -5,7 +5,7 @@
 # :class: card
 #
 # **You will be able to** draw the default boxes of every map to scale, and say which objects they cover · match objects and boxes with SSD's two
-# rules, and choose the background that counts · measure what the ratio of background to objects does to finds and false alarms.
+# rules, and choose the background that counts · measure what the choice of background does to finds and false alarms.
 #
 # **You need** IoU from [Measure boxes and mAP](01_measure_boxes_and_map), and anchors and levels from [See at three scales](03_see_at_three_scales).
 #
