@@ -96,7 +96,7 @@ def build():
 # `before` says how many anchors of a scene NMS compares, and `after` how many remain as proposals; the first number counts in training, the second in eval mode.
 #
 # Both stages learn at once, from four losses: whether an anchor holds an object, how to correct the anchor, whether a region holds an object, and how to correct
-# the region. An anchor that overlaps an object by at least 0.7 learns to say "object", one below 0.3 learns "background", and those between learn nothing. The best anchor of each object is *rescued*: it answers for the object, however little it overlaps. In the second stage one bar of 0.5 divides the
+# the region. An anchor that overlaps an object by at least 0.7 learns to say "object", one below 0.3 learns "background", and those between learn nothing. The best anchor of each object is *rescued*: it learns "object" however little it overlaps. In the second stage one bar of 0.5 divides the
 # regions. Of all these answers only some are drawn for the loss (`BalancedSampling`): at most half of them objects in the first stage, a quarter in the second.
 
 # %%
