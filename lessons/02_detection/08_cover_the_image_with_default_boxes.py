@@ -5,7 +5,7 @@
 # :class: card
 #
 # **You will be able to** draw the default boxes of every map to scale, and say which objects they cover · match objects and boxes with SSD's two
-# rules, and choose the background that counts · measure what the ratio of background to objects does to finds and false alarms.
+# rules, and choose the background that counts · measure what the choice of background does to finds and false alarms.
 #
 # **You need** IoU from [Measure boxes and mAP](01_measure_boxes_and_map), and anchors and levels from [See at three scales](03_see_at_three_scales).
 #
@@ -15,7 +15,7 @@
 # %% [markdown]
 # ## The symptom
 #
-# SSD {cite:p}`liu2016ssd` looks at a picture once, as YOLO does, but at many more places. Its first version, for pictures of 300 by 300 pixels, lays
+# SSD {cite:p}`liu2016ssd` looks at a picture once, as YOLO does, but at many more places. Its smaller version, for pictures of 300 by 300 pixels, lays
 # thousands of boxes over the picture and asks the same question at each: what is here, and how should this box move to fit it? Count how many of these
 # *default boxes* have anything to answer. The scenes are photographic cut-outs on photographs, so the truth is known.
 
@@ -76,7 +76,7 @@ plot.show(
 
 # %% [markdown]
 # All other boxes should say "background". A network that says so everywhere is right at nearly every place, and finds nothing. If each
-# place had one vote in the loss, nearly all votes would be for silence. YOLO of version 1 had the same trouble with far fewer cells. SSD has an answer of its own, and you will watch it work.
+# place had one vote in the loss, nearly all votes would be for silence. YOLO of version 1 had the same trouble with far fewer cells. SSD has an answer of its own, and you will watch what it chooses.
 
 # %% tags=["nbval-check-output"]
 from labs.claims import claim
@@ -131,7 +131,8 @@ plot.show(
 )
 
 # %% [markdown]
-# All six are drawn to scale on the same scene. The paper gives the first map a scale of its own, below that of a regular ladder, and most of the boxes are on that map. Remember this for *Debug*.
+# All six are drawn to scale on the same scene. The first map has a scale of its own, below that of a regular ladder, and most of the boxes are on that map. Remember this for *Debug*. These are
+# the scales that the paper uses on COCO, and torchvision with it. On PASCAL VOC, where the objects are larger, its first square has a side of a tenth of the picture.
 #
 # The network has one 3x3 convolution on each map for the classes, and one for the corrections of the boxes. SSD300 needs VGG-16 and pictures of at least 268 pixels. The book has a
 # small one, of the same class, for scenes of 128 pixels. It has four maps and a shipped file of weights.
@@ -188,6 +189,9 @@ pd.DataFrame(table, ["object 0", "object 1"], ["box 0", "box 1", "box 2"]).round
 #
 # The loss of a class is a cross entropy. Of the boxes of background, SSD counts only those whose loss is highest: three for each box that answers for an object, in the same image. All others are left out of this
 # step. This is **hard negative mining**: hard, because these are the boxes that are most wrong.
+#
+# The boxes that answer for an object have a second loss, for how far their correction is from the right one; background has none. Both sums are divided by the number of boxes that answer for an object. How a
+# correction is written, you will do by hand in the next lesson.
 
 # %% [markdown]
 # ## The block
@@ -201,7 +205,7 @@ def match(overlaps, threshold=0.5):
     best, found = overlaps.max(0)
     found[best < threshold] = -1
     left = overlaps.clone()
-    for _ in range(len(overlaps)):
+    while left.max() > 0:  # until every object has one, or no box touches the rest
         one, box = divmod(left.argmax().item(), left.shape[1])
         found[box] = one
         left[one], left[:, box] = 0, 0  # both are taken
@@ -225,7 +229,7 @@ given = torch.tensor([-1, 0, -1, -1, -1, -1])
 match(table).tolist(), hard_background(losses, given).tolist()
 
 # %% [markdown]
-# The matching is the one that you did by hand. In the second list one box answers for an object, so the three worst of the others count. Are both what the library does, on real scenes with all boxes of SSD300?
+# The matching is the one that you did by hand. In the second list one box answers for an object, so the three worst of the others count. Are both what the library does, on real scenes with all boxes of SSD300? Each scene gets one more object, outside the picture, which no box touches.
 
 # %%
 from labs.assigners import Bipartite
@@ -233,9 +237,11 @@ from labs.criteria.ssd import hardest
 
 torch.manual_seed(0)
 others, chosen_else = 0, 0
+away = torch.tensor([[-90.0, -90.0, -60.0, -60.0]])
 for target in photos.targets:
-    found = match(overlap(target["boxes"][:, None], default))
-    others += (found != Bipartite()(target["boxes"], default)).sum().item()
+    boxes = torch.cat([away, target["boxes"]])
+    found = match(overlap(boxes[:, None], default))
+    others += (found != Bipartite()(boxes, default)).sum().item()
     loss = torch.rand(len(default))
     theirs = hardest(loss[None], (found >= 0)[None], 3.0)[0]
     chosen_else += (theirs != hard_background(loss, found)).sum().item()
@@ -243,7 +249,7 @@ for target in photos.targets:
 # %% tags=["nbval-check-output"]
 claim(
     "SSD's matching: by hand and in labs every default box of 40 scenes answers for "
-    "the same object",
+    "the same object, also where no box touches one of the objects",
     others == 0,
     measured=others,
 )
@@ -261,10 +267,12 @@ claim(
 #
 # :::{admonition} Predict
 # :class: predict
-# Squares of 10, 30, 100 and 250 pixels: for which is the best box good, and for which is it poor? And what happens when an object is five times as high as wide?
+# Squares of 8, 32, 96 and 256 pixels: for which is the best box good, and for which is it poor? And what happens when an object is five times as high as wide?
 # :::
 
 # %%
+import math
+
 SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 180, 256)
 RATIOS = {"square": 1.0, "twice as high": 2.0, "five times as high": 5.0}
 
@@ -272,7 +280,9 @@ RATIOS = {"square": 1.0, "twice as high": 2.0, "five times as high": 5.0}
 def best_overlap(size, ratio, n=60):
     """Return the best IoU of n objects, of this size and shape, at random places."""
     high = size * ratio**0.5
-    sides = torch.tensor([high / ratio, high]).clamp(max=290)
+    if high > 290:  # does not fit into the picture
+        return torch.tensor([math.nan])
+    sides = torch.tensor([high / ratio, high])
     corner = torch.rand(n, 2) * (300 - sides)
     objects = torch.cat([corner, corner + sides], 1)
     return overlap(objects[:, None], default).amax(1)
@@ -284,7 +294,7 @@ cover = {
     name: {size: best_overlap(size, r).median().item() for size in SIZES}
     for name, r in RATIOS.items()
 }
-cover = pd.DataFrame(cover).rename_axis("side of a square as large")
+cover = pd.DataFrame(cover).rename_axis("side of a square of the same area")
 cover.round(2)
 
 # %%
@@ -305,7 +315,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Objects below the dotted line are left to the first rule: one box each, and that one fits badly. The lines rise and fall because the scales of the maps are steps: an object between two of them fits neither well. No training changes what the boxes cover; only other scales or ratios, a finer map or a larger picture do.
+# Objects below the dotted line are left to the first rule: one box each, and that one fits badly. The lines rise and fall because the scales of the maps are steps: an object between two of them fits neither well. A line ends where such an object would no longer fit into the picture. No training changes what the boxes cover; only other scales or ratios, a finer map or a larger picture do.
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -340,22 +350,22 @@ by_side = per_object.groupby(sizes, observed=True).mean().drop(columns="side")
 by_side.round(2)
 
 # %% [markdown]
-# Hardly any digit up to 16 pixels has a box by its overlap: this network was built for digits of 24 pixels and more. The first rule keeps the small ones in the training, with one box each; a large digit has several.
+# No digit up to 16 pixels has a box by its overlap, and none can have one: the smallest default box has more than twice its area. Of those of 16 to 24 pixels many have none, above that nearly all have several. The first rule keeps the small ones in the training, with one box each.
 
 # %% tags=["nbval-check-output"]
 lonely = by_side["none"]
 claim(
-    "small SSD: without the first rule over 90 % of the digits up to 16 pixels "
+    "small SSD: without the first rule over 30 % of the digits of 16 to 24 pixels "
     "would have no default box, and under 15 % of those above 24",
-    lonely.iloc[0] > 0.9 and lonely.iloc[2:].max() < 0.15,
+    lonely.iloc[1] > 0.3 and lonely.iloc[2:].max() < 0.15,
     measured=lonely.round(2).to_list(),
 )
 
 # %% [markdown]
 # ### Watch the hard background
 #
-# Take the shipped network, throw its class heads away, and teach new ones. So what happens to the classes can be watched within seconds. To save time the scenes have 64 by 64 pixels; the default boxes keep their size in pixels. At some
-# steps ask one scene which boxes of background would count.
+# Take the shipped network, throw its class heads away, and teach new ones. In this way the classes learn within seconds, and you can watch them. To save time the scenes have 64 by 64 pixels; the default boxes keep their size in pixels. At some
+# steps ask the scenes which boxes of background would count. For comparison a second network learns with as many boxes of background, drawn at random (`random 3`).
 
 # %%
 from dataclasses import replace
@@ -369,17 +379,32 @@ train = Rendered(Scenes("train", budget(cpu=384, gpu=2000), **SMALL))
 val = Rendered(Scenes("val", 100, **SMALL))
 pictures = val.images.float() / 255
 half = replace(MINI_SSD_BOXES, scales=[2 * s for s in MINI_SSD_BOXES.scales])
-learnt = network.state_dict()
+learnt, usual = network.state_dict(), shipped.detector.criterion
 
 
 # %%
-def fresh_classes(ratio):
+def at_random(raw, targets):
+    """Count three boxes of background, drawn by chance, for each that answers."""
+    at = raw.references
+    found = torch.stack([Bipartite()(t["boxes"].to(at), at) for t in targets])
+    drawn = hardest(torch.rand_like(raw.logits[..., 0]), found >= 0, 3.0)
+    sure = torch.zeros_like(raw.logits[0, 0])
+    sure[0] = 1e4  # certainly background: no loss, and no gradient
+    logits = raw.logits.where((drawn | (found >= 0))[..., None], sure)
+    return replace(usual, ratio=1e4)(raw._replace(logits=logits), targets)
+
+
+# %%
+COUNTED = {"hardest 1": replace(usual, ratio=1.0), "hardest 3": usual}
+COUNTED |= {"random 3": at_random, "all": replace(usual, ratio=1e4)}
+
+
+def fresh_classes(background):
     detector = mini_ssd(10, half)
     own = detector.network.state_dict()
     rest = {k: v for k, v in learnt.items() if not k.startswith("classes")}
     detector.network.load_state_dict(own | rest)
-    criterion = replace(detector.criterion, ratio=float(ratio))
-    return replace(detector, criterion=criterion)
+    return replace(detector, criterion=COUNTED[background])
 
 
 # %%
@@ -408,16 +433,22 @@ def learn(detector, batches, epochs, rate=4e-3, watch=None):
 import copy
 
 AT = (0, 8, 16, 32, 47)
-kept = {}
 
 
-def keep(net, step):
-    if step in AT:
-        kept[step] = copy.deepcopy(net).cpu()
+def watch(background):
+    """Return the network at some steps of its training."""
+    kept = {}
+
+    def keep(net, step):
+        if step in AT:
+            kept[step] = copy.deepcopy(net).cpu()
+
+    seed_everything(0)
+    learn(fresh_classes(background), train.batches(16, 0), epochs=2, watch=keep)
+    return kept
 
 
-seed_everything(0)
-watched = learn(fresh_classes(3), train.batches(16, 0), epochs=2, watch=keep)
+kept, by_chance = watch("hardest 3"), watch("random 3")
 
 
 # %%
@@ -441,13 +472,19 @@ def look(net, rows):
 # %%
 rows, near = list(range(60)), {}
 truths = [val.targets[row]["boxes"][:, None] for row in rows]
-for step, net in kept.items():
-    references, found, chosen = look(copy.deepcopy(net), rows)
+for step in AT:
+    references, found, chosen = look(copy.deepcopy(kept[step]), rows)
+    some = {"chosen": chosen, "all background": found < 0}
+    some["chosen, learnt at random"] = look(copy.deepcopy(by_chance[step]), rows)[2]
     close = torch.stack([overlap(t, references).amax(0) > 0.2 for t in truths])
-    shares = [close[some].float().mean().item() for some in (chosen, found < 0)]
-    near[step] = dict(zip(["chosen", "all background"], shares, strict=True))
+    near[step] = {
+        name: close[one].float().mean().item() for name, one in some.items()
+    }
 near = pd.DataFrame(near).T.rename_axis("step")
 near.round(2)
+
+# %% [markdown]
+# Here is one scene. Green are the middles of the boxes that answer for the digit, orange those of the background that counts; a larger dot stands for more boxes with the same middle. Orange in the middle of the digit is a box of the wrong size or shape.
 
 # %%
 frames = {}
@@ -475,43 +512,49 @@ plot.slide(
 
 # %% [markdown]
 # The table gives the share of boxes that overlap an object by more than 0.2. Before the first step the chosen boxes are like all others: a fresh head is wrong anywhere. Then the share grows among the chosen ones only. What is left to get wrong are boxes that
-# nearly fit an object, and the mining moves the training there by itself.
+# nearly fit an object, and the mining puts the loss there.
+#
+# It does not make them hard. In the last column the mining is only asked: that network learnt from background drawn at random, and its hardest boxes lie next to the digits just as well. Whether it helps to count these is the question of the experiment.
 
 # %% tags=["nbval-check-output"]
 first, last = near["chosen"].iloc[0], near["chosen"].iloc[-1]
 claim(
-    "fresh class heads of a small SSD: after 48 steps the chosen background "
+    "fresh class heads of a small SSD, one run: after 48 steps the chosen background "
     "overlaps a digit by more than 0.2 at least twice as often as all background",
     last > 2 * near["all background"].iloc[-1],
     measured=near.iloc[-1].to_dict(),
 )
 claim(
-    "fresh class heads of a small SSD: after 48 steps more of the chosen background "
-    "lies near digits than before the first",
+    "fresh class heads of a small SSD, one run: after 48 steps more of the chosen "
+    "background lies near digits than before the first",
     last > first,
     measured=(first, last),
 )
+claim(
+    "fresh class heads of a small SSD, one run with background drawn at random: "
+    "after 48 steps the hardest background overlaps a digit by more than 0.2 at "
+    "least twice as often as all background",
+    near.iloc[-1, 2] > 2 * near.iloc[-1, 1],
+    measured=near.iloc[-1].to_dict(),
+)
 
 # %% [markdown]
-# ## Experiment: how much background?
+# ## Experiment: which background, and how much?
 #
-# One setting changes: how many boxes of background count for each box that answers for an object: one, three as in the paper, or all. Everything else stays: the learnt maps and box heads, the scenes, the steps. The seed decides the fresh class heads and the order of the scenes.
+# One setting changes: which boxes of background count for each box that answers for an object. It is the hardest one, the hardest three as in the paper, three drawn at random, or all. Everything else stays: the learnt maps and box heads, the scenes, the steps. The seed decides the fresh class heads and the order of the scenes.
 # Above a score of 0.3, *found* is the share of digits that a box overlaps by a half, and a *false alarm* is a box that overlaps none; neither looks at the class. AP50 does.
 #
 # :::{admonition} Predict
 # :class: predict
-# With more background in the loss, what happens to the digits found above 0.3, to the false alarms, and to AP50?
+# What happens to the digits found above 0.3, to the false alarms, and to AP50 when more background counts? And when it is not the hardest?
 # :::
 
 # %%
 from labs.ablation import ablate
 from labs.metrics import coco_map
 
-ALL = 10_000
 
 # %%
-
-
 def found_and_alarms(predictions, at=0.3):
     hits = alarms = objects = 0
     for said, target in zip(predictions, val.targets, strict=True):
@@ -524,44 +567,70 @@ def found_and_alarms(predictions, at=0.3):
 
 
 # %%
-def teach(ratio):
+def teach(background):
     order = torch.initial_seed()
-    detector = learn(fresh_classes(ratio), train.batches(16, order), epochs=2)
+    detector = learn(fresh_classes(background), train.batches(16, order), epochs=2)
     said = detector.detect(pictures)
     ap50 = coco_map(said, val.targets, val.classes, ious=[0.5]).AP
     return {"AP50": ap50, **found_and_alarms(said)}
 
 
 # %%
-study = ablate(teach, {"ratio": 3}, "ratio", [1, 3, ALL], seeds=range(4))
+how = {"base": {"background": "hardest 3"}, "vary": "background"}
+study = ablate(teach, **how, values=list(COUNTED), seeds=range(4))
 runs = study.frame()
-runs.groupby("ratio", sort=False)[list(study.metrics)].mean().round(2)
+runs.groupby("background", sort=False)[list(study.metrics)].mean().round(2)
 
 # %%
 for metric in study.metrics:
-    print(f"{metric}, against 3 (would find {study.detectable(metric):.2f}):")
+    least = study.detectable(metric)
+    print(f"{metric}, against the hardest 3 (would find {least:.2f}):")
     print(study.verdict(metric))
 
 # %%
 figure, axes = plot.new(height=2.8, columns=3)
+ARMS = [name.replace(" ", "\n") for name in COUNTED]
 for ax, metric in zip(axes, study.metrics, strict=True):
     for seed, part in runs.groupby("seed"):
-        ax.plot(["1", "3", "all"], part[metric], "o-", color="0.6")
-    means = runs.groupby("ratio", sort=False)[metric].mean()
-    ax.plot(["1", "3", "all"], means, "o-", color=plot.COLOURS[0], linewidth=2.5)
-    ax.set(xlabel="background for each positive", title=metric, ylim=(0, None))
+        ax.plot(ARMS, part[metric], "o-", color="0.6")
+    means = runs.groupby("background", sort=False)[metric].mean()
+    ax.plot(ARMS, means, "o-", color=plot.COLOURS[0], linewidth=2.5)
+    ax.set(xlabel="background that counts", title=metric, ylim=(0, None))
 plot.show(
     figure,
-    "With all of the background in the loss AP50 is lower at every seed; what is "
-    "found and the false alarms differ from seed to seed.",
-    alt="AP50, share found and false alarms for ratios 1, 3 and all; grey lines are "
-    "seeds, the blue one their mean. AP50 is lowest where all background counts.",
+    "AP50 is lower at every seed when all of the background counts. With three boxes "
+    "at random it is not told apart from the hardest three, but far more is found "
+    "above the fixed score.",
+    alt="AP50, share found and false alarms for four choices of background; grey "
+    "lines are seeds, the blue one their mean. AP50 is lowest where all background "
+    "counts; found and false alarms are highest where it is drawn at random.",
 )
 
 # %% [markdown]
-# AP50 is lower when all of the background counts, and the verdict tells it apart. One box and three are not told apart; the number in brackets says how large a difference these seeds would have shown. Above a score of 0.3 the mean of what is found falls as more background counts,
-# but read the verdicts: four seeds do not tell these differences apart, and the grey lines show why. A likely reason for the lower AP50 is that the many easy boxes of background outweigh the few positives while the heads are young. The claim is no wider than the runs: fresh class heads on a learnt
-# network, and few steps. They do not show that three is better than one, nor what a long training makes of it.
+# AP50 is lower when all of the background counts, and the verdict tells it apart. One box and three are not told apart, and neither are the hardest three and three at random, though at random the mean is lower; the number in brackets says how large a difference these seeds would have shown.
+#
+# What does change is how high the *scores* are. With the hardest three, or with all, no false alarm passes 0.3 at any seed, because few scores pass it at all; with three at random many more digits are found, and more false alarms come with them. A fixed score
+# measures how high the scores are, AP50 only their order: hard background in the loss lowers the scores, and that alone changes both counts.
+#
+# Is it the easy background that costs AP50 in the last arm? Look at its first step.
+
+# %%
+images, targets = next(iter(train.batches(16, 0)))
+pull = {}
+for name, criterion in COUNTED.items():
+    seed_everything(0)
+    net = fresh_classes(name).network.train()
+    for term, loss in criterion(net(images), targets).items():
+        ways = torch.autograd.grad(
+            loss, [*net.parameters()], retain_graph=True, materialize_grads=True
+        )
+        length = torch.cat([way.flatten() for way in ways]).norm().item()
+        pull[name, term] = {"loss": loss.item(), "length of its gradient": length}
+pd.DataFrame(pull).T.round(1)
+
+# %% [markdown]
+# With all background the loss of the classes is many times that of the other arms, and so is its gradient, while those of the boxes stay the same. It is also far above the length of ten to which the training cuts every gradient. Too much
+# easy background, classes that outweigh the boxes, a gradient that is cut: what each of them does was not taken apart. The claims are no wider than the runs: fresh class heads on a learnt network, and few steps. They do not show that hard background is better than any, nor what a long training makes of it.
 
 # %% tags=["nbval-check-output"]
 told = {
@@ -570,25 +639,32 @@ told = {
 }
 found_gap = study.detectable("AP50")
 claim(
-    "fresh class heads, 48 steps: AP50 with one box of background for each positive "
-    "is not told apart from three; a difference of 0.15 would have been found",
-    told["AP50"]["1"].startswith("not told") and found_gap < 0.15,
-    measured=(told["AP50"]["1"], found_gap),
+    "fresh class heads, 48 steps: AP50 with one hard box of background for each "
+    "positive is not told apart from three; a difference of 0.15 would be found",
+    told["AP50"]["hardest 1"].startswith("not told") and found_gap < 0.15,
+    measured=(told["AP50"]["hardest 1"], found_gap),
 )
 claim(
     "fresh class heads, 48 steps: with all background in the loss AP50 is lower than "
-    "with three boxes for each positive, told apart",
-    told["AP50"][str(ALL)].startswith("lower"),
+    "with the hardest three boxes for each positive, told apart",
+    told["AP50"]["all"].startswith("lower"),
     measured=told["AP50"],
+)
+claim(
+    "fresh class heads, 48 steps: with three boxes of background at random more "
+    "digits are found above a score of 0.3 than with the hardest three, told apart",
+    told["found"]["random 3"].startswith("higher"),
+    measured=told["found"],
 )
 
 # %% [markdown]
 # ## Reproduce: zoom out, and small objects
 #
-# **The paper says.** Of the augmentations of {cite:t}`liu2016ssd`, the last one is "zoom out": lay the picture on a larger canvas of its mean colour, and shrink the whole. They report that it raises the mAP of SSD300 on VOC2007 from 74.3 to 77.2 %, needs twice the steps,
+# **The paper says.** Of the augmentations of {cite:t}`liu2016ssd`, the last one is "zoom out": lay the picture on a larger canvas of one colour, and shrink the whole. They report that it raises the mAP of SSD300 on VOC2007 from 74.3 to 77.2 %, needs twice the steps,
 # and that small objects gain most. They explain it with more small examples to learn from.
 #
-# **We measure** that explanation at its sharpest. The training scenes hold no digit below 22 pixels; the scenes that judge have digits from 8 to 34. Half of the training pictures are zoomed out, or none is. All start from the shipped weights, and an object counts as found when a box with its name overlaps it by a half.
+# **We measure** that explanation at its sharpest. The training scenes hold no digit below 22 pixels; the scenes that judge have digits from 8 to 34. Half of the training pictures are zoomed out, or none is. All start from the shipped weights,
+# with the default boxes that these were trained with; the first line of the table is this network before any step. Its training had no smaller digits either. An object counts as found when a box with its name overlaps it by a half.
 
 # %%
 import numpy as np
@@ -665,7 +741,7 @@ def recall_by_size(said):
 # %%
 def teach_sizes(zoomed):
     batches = Zoomed(large_only, torch.initial_seed(), zoomed)
-    detector = mini_ssd(10)  # boxes of 12 pixels and more in pictures of 64
+    detector = mini_ssd(10, half)
     detector.network.load_state_dict(learnt)
     learn(detector, batches, epochs=4, rate=3e-3)
     return recall_by_size(detector.detect(judged))
@@ -678,9 +754,12 @@ def teach_sizes(zoomed):
 # :::
 
 # %%
-zoom = ablate(teach_sizes, {"zoomed": 0.0}, "zoomed", [0.0, 0.5], seeds=range(3))
+zoom = ablate(teach_sizes, {"zoomed": 0.0}, "zoomed", [0.0, 0.5], seeds=range(4))
 by_share = zoom.frame().groupby("zoomed")[list(BINS)].mean()
-by_share.round(2)
+untaught = mini_ssd(10, half)
+untaught.network.load_state_dict(learnt)
+before = recall_by_size(untaught.detect(judged))
+pd.concat([pd.DataFrame(before, index=["as shipped"]), by_share]).round(2)
 
 # %%
 for metric in zoom.metrics:
@@ -692,24 +771,26 @@ gains = by_share.loc[0.5] - by_share.loc[0.0]
 told_zoom = {name: zoom.verdict(name).split("0.5: ")[1] for name in BINS}
 claim(
     "trained on digits of 22 to 34 pixels: with zooming out, recall of those up to "
-    "15 pixels and of those of 16 to 22 is higher by over 0.15, told apart",
+    "15 pixels and of those of 16 to 22 is higher by over 0.08, told apart",
     all(
-        told_zoom[n].startswith("higher") and gains[n] > 0.15 for n in list(BINS)[:2]
+        told_zoom[n].startswith("higher") and gains[n] > 0.08 for n in list(BINS)[:2]
     ),
     measured=told_zoom,
 )
 claim(
     "trained on digits of 22 to 34 pixels: zooming out changes the recall of those "
-    "sizes by less than 0.1",
-    abs(gains["23-34 px"]) < 0.1,
+    "sizes by less than 0.05",
+    abs(gains["23-34 px"]) < 0.05,
     measured=gains.round(3).to_dict(),
 )
 
 # %% [markdown]
-# The two sizes that the training lacked gain much, and the sizes that it had do not change by an amount that these runs can measure.
+# The two sizes that the training lacked gain, and the sizes that it had do not change by an amount that these runs can measure. Without zooming out the network stays about where it was, so the gain does not come from the further training. It finds many digits of 16 to 22 pixels without having
+# seen one; of the smallest, for which it has no box that fits, hardly any, and with zooming out still only a minority.
 #
-# **Why they differ.** The paper compares AP of whole trainings, on photographs in which every size occurs, and finds a gain for all, with the most for small objects. Here the smaller digits were left out on purpose, and recall after a fine-tuning of 40 steps is compared. So this is the paper's explanation made
-# visible: what was never seen small is hardly found small, although the same detector finds and names most of the largest. How much there is to gain where small objects do occur in the training, these runs do not say.
+# **Why they differ.** The paper compares AP of whole trainings, on photographs in which every size occurs, and finds a gain for all, with the most for small objects. Here the smaller digits were left out on purpose, and recall after a fine-tuning of 40 steps is compared. The paper’s canvas has up to
+# four times the side and the mean colour of the data set, and a random crop follows; here it has up to three times the side and the colour of the picture. So this shows that small examples made from large ones do teach small objects, as the paper explains it. How much there is to gain where small objects do
+# occur in the training, these runs do not say.
 
 # %% [markdown]
 # ## Bug hunt: the loss that turns into NaN on some days
@@ -802,7 +883,7 @@ levels["boxes"].sum() + 2 * 38**2, 6 / 4
 # **Exercise 2.** Halve the scale of the first map of SSD300; there are as many boxes as before. How much better are squares of 8 pixels covered, and which squares pay for it?
 #
 # :::{dropdown} Solution 2
-# The next cell compares the best overlap before and after. Squares of 8 and 12 pixels gain, and those of 32 lose: the larger square of the first map shrinks too, and leaves a gap below the second map. Squares of 8 pixels still stay below one half, because the cells are 8 pixels apart, as far as the boxes are wide. A finer map would be needed.
+# The next cell compares the best overlap before and after. Squares of 8 and 12 pixels gain; those of 16 lose a little and those of 32 much: the larger square of the first map shrinks too, and leaves a gap below the second map. Squares of 8 pixels still stay below one half: their best box is somewhat larger than they are, and its centre may be several pixels away, because the cells are as far apart as these squares are wide. A finer map would be needed.
 # :::
 
 # %% tags=["hide-cell"]
@@ -839,7 +920,7 @@ for least in (0, 10):
 #   ([lufficc/SSD#150](https://github.com/lufficc/SSD/issues/150)).
 # - The corrections are multiplied by 10 and 5 before they are learnt; the original program calls the inverses variances. Encode and decode with the same ones.
 # - torchvision has `ssd300_vgg16` and `ssdlite320_mobilenet_v3_large`, with weights; `DefaultBoxGenerator` takes scales as fractions of the picture.
-# - Most one-stage detectors that followed weigh all of the background down instead of choosing some of it: focal loss {cite:p}`lin2017focal`.
+# - Many detectors without a second stage weigh the easy background down instead of choosing some of it: focal loss {cite:p}`lin2017focal`. The YOLO of this stage do neither.
 
 # %% [markdown]
 # ## You can now
