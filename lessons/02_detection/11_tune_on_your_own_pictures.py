@@ -213,7 +213,9 @@ def depending_on_classes(build, classes):
 def carry(network, theirs, fresh):
     """Load what fits and is not to begin anew; return the names of all the rest."""
     own = network.state_dict()
-    fits = {key for key in own if key in theirs and own[key].shape == theirs[key].shape}
+    fits = {
+        key for key in own if key in theirs and own[key].shape == theirs[key].shape
+    }
     kept = {key: theirs[key] for key in fits - fresh}
     network.load_state_dict(own | kept)
     return {key for key in own if key not in kept}
@@ -459,7 +461,9 @@ def passes(rows, slack=0.005):
 kinds = {"trees": "trees/labels/train", "clothes": "clothes/labels/train"}
 counted = {}
 for name, place_of in kinds.items():
-    each = [path.read_text().splitlines() for path in sorted(Path(place_of).glob("*"))]
+    each = [
+        path.read_text().splitlines() for path in sorted(Path(place_of).glob("*"))
+    ]
     passed = [passes(one) for one in each if one]
     counted[name] = {
         "objects in a file": torch.cat(passed).numel() / len(passed),
@@ -561,7 +565,11 @@ def ap50(detector, part):
     return coco_map(detector.detect(part.images.float() / 255), part.targets).AP50
 
 
-sites = {"held out, same forest": near, "California": far["val"], "Florida": far["test"]}
+sites = {
+    "held out, same forest": near,
+    "California": far["val"],
+    "Florida": far["test"],
+}
 pd.Series({name: ap50(mine.detector, part) for name, part in sites.items()}).round(3)
 
 # %% [markdown]
@@ -612,6 +620,7 @@ def train_on(labels):
     with join() as place, contextlib.redirect_stdout(io.StringIO()):
         tuned = tune("yolo_v8", pictures, plan, place, start="yolo_v8")
     return {"AP50": tuned.metrics["AP50"], "loss": tuned.scores[-1]["loss"]}
+
 
 # %% [markdown]
 # `half missing` drops every second tree, by chance: a label that nobody drew. `corners` reads corners as centre and size.
@@ -712,8 +721,7 @@ axes[0].set_ylabel("AP50")
 axes[0].legend(title="weights that know")
 plot.show(
     figure,
-    "TODO "
-    f"({record.label}).",
+    f"TODO ({record.label}).",
     alt="Two panels of AP50 over steps, thin lines for seeds and thick ones for means, "
     "for digit weights and for random ones.",
 )
@@ -725,7 +733,8 @@ for metric in record.study.metrics:
 
 # %% [markdown]
 # TODO
-#
+
+# %% [markdown]
 # ## Bug hunt: the class that answers for another
 #
 # **Difficulty** 1 of 3 · **Importance** 3 of 3 · **Time** 15 min
@@ -733,6 +742,7 @@ for metric in record.study.metrics:
 # A COCO file has its own list of categories, with ids of its own. Somebody trains with the classes in an order of their own, and the detector calls things by each other's names
 # ([open-mmlab/mmdetection#4167](https://github.com/open-mmlab/mmdetection/issues/4167)). It was mended in [#5227](https://github.com/open-mmlab/mmdetection/pull/5227), and the repair had to be mended again in
 # [#5243](https://github.com/open-mmlab/mmdetection/pull/5243). Edit the function in this cell until the check below it passes.
+
 
 # %% tags=["hunt-bug"]
 def rows_of(categories, classes):
@@ -765,6 +775,7 @@ check_class_order(rows_of)
 # :::{dropdown} Hint 3
 # Go through the classes, and look for each of them in the file. Compare whole names: `"bear" in "teddy bear"` is true. Count the hits before you take the first.
 # :::
+
 
 # %% tags=["hunt-solution", "hide-cell"]
 def row_of_each_id(categories, classes):
