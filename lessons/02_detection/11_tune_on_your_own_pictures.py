@@ -528,7 +528,14 @@ main(f"{COMMAND} --lr 0.004 --ema 0 --out mine.safetensors".split())
 
 # %% [markdown]
 # Read it from above: what was found in the folder, what was carried over, one line for each epoch, the best epoch by AP of the validation pictures, and how to use the result. The folder has no validation part, so
-# a fifth of its pictures became one, drawn by their content. The report lies beside the weights: curves, errors and the worst pictures as images, and all numbers as text. Its last tables:
+# a fifth of its pictures became one, drawn by their content, so that a picture that is there twice lies on one side. The choices that were not made here:
+#
+# - `--size 128` is the side to which pictures are letterboxed: scaled, with their shape kept, and padded. Stretching would change the shapes that the network knows.
+# - `--augment flip+zoom` mirrors pictures; choose `zoom` for letters, arrows and left shoes.
+# - `--freeze N` leaves the backbone as it is for N epochs; exercise 2 asks whether to.
+# - Detectors with anchors get new ones, by k-means on the folder's boxes; this one has none.
+#
+# The report lies beside the weights: curves, errors and the worst pictures as images, and all numbers as text. Its last tables:
 
 # %%
 text = Path("mine-report/report.txt").read_text()
@@ -682,9 +689,8 @@ for ax, metric in zip(axes[1:], ("reported", "true"), strict=True):
     ax.set_xticklabels([name.replace(" ", "\n") for name in HOW])
 plot.show(
     figure,
-    "The losses look alike. By its own labels the displaced folder is learnt, by "
-    "sound ones nothing is found; of half-labelled trees more are found than "
-    "reported.",
+    "The losses look alike. By its own labels the displaced folder is learnt; by "
+    "sound labels its detector finds nothing.",
     alt="Three panels: the mean loss over ten epochs for sound, half missing and "
     "displaced labels; AP50 by the folder's own labels, seed by seed; AP50 by "
     "sound labels.",
@@ -712,15 +718,17 @@ claim(
 )
 claim(
     "trees of which half are unlabelled, three seeds: AP50 by the folder's own "
-    "labels is over 0.02 lower than on sound labels",
-    arms.loc["half missing", "true"] - arms.loc["half missing", "reported"] > 0.02,
-    measured=arms.loc["half missing"].to_dict(),
+    "labels is over 0.03 lower than that of the sound folder",
+    arms.loc["sound", "reported"] - arms.loc["half missing", "reported"] > 0.03,
+    measured=arms["reported"].to_dict(),
 )
 
 # %% [markdown]
-# Both reports are wrong, in opposite directions. Of the displaced folder the report is too good: network and labels agree about places where no tree is, and these seeds do not tell this report from that of the sound folder. No number of the run tells you, because every number is made of the same labels.
-# Of the half-labelled folder the report is too bad: trees that the network finds count as false, because nobody drew them. On sound labels these seeds cannot tell its AP50 from that of a fully labelled folder; the line below the verdict
-# says how large a loss they would have found. So before you tune a detector that "finds too much", look at what it finds.
+# The displaced folder has a report that is far too good: network and labels agree about places where no tree is, and these seeds do not tell its score from that of the sound folder. No number of the run can warn you, because every
+# number is made of the same labels. A picture with its boxes drawn warns you at once.
+#
+# The half-labelled folder has a lower score, told apart, and there are two reasons for it. The network is taught that every second tree is background; and what it finds all the same counts as false, because nobody drew it. Only
+# the first is a loss. How large it is, three seeds cannot say: by sound labels they scatter, and the last line of the verdict says what they would have found. So before you tune a detector that "finds too much", look at what it finds.
 
 # %% [markdown]
 # ## Reproduce: from scratch, given time
