@@ -166,7 +166,7 @@ pd.DataFrame(means, lists, ["name", "x1", "y1", "x2", "y2"])
 
 # %% [markdown]
 # Check it by hand: the middle of a picture of 80 by 40 pixels is at (40, 20), and the box is 20 wide and 20 high. The box is the same for both; the name is not.
-# Your colleague's tool sorted the names, as many tools do, and only one list came along.
+# Your colleague's tool sorted the names, as some tools do, and only one list came along.
 #
 # ### What carries over
 #
@@ -250,7 +250,7 @@ other = DETECTORS["yolo_v8"](5)
 report = carry_over(other, "yolo_v8", {"num_classes": 5}, NAMES, "yolo_v8")
 ours, labs_own = five.state_dict(), other.network.state_dict()
 same = {key for key in ours if torch.equal(ours[key], labs_own[key])}
-report
+print(f"{report.carried:,} of {report.total:,} weights carried over: {report.why}")
 
 # %% tags=["nbval-check-output"]
 claim(
@@ -467,12 +467,7 @@ def passes(x, y, w, h, slack=0.005):
 
 # %%
 FORMS = {
-    "corners: x1 y1 x2 y2": lambda x, y, w, h: (
-        x - w / 2,
-        y - h / 2,
-        x + w / 2,
-        y + h / 2,
-    ),
+    "corners: x1 y1 x2 y2": lambda *box: as_corners(0, *box)[1:],
     "corner and size: x1 y1 w h": lambda x, y, w, h: (x - w / 2, y - h / 2, w, h),
     "rows and columns: y x h w": lambda x, y, w, h: (y, x, h, w),
 }
@@ -918,7 +913,7 @@ own_pictures("leak").notices
 # - One list of names. Keep it in the file with the weights, as `labs.recipes` does, and compare it when you load; a list in a config drifts.
 # - AP near zero and a falling loss: call all classes one. If AP rises, it is the order of the names; if it does not, it is the boxes.
 # - torchvision counts labels from 1, with 0 for background; YOLO and MMDetection from 0; COCO's own ids have gaps (1 to 90 for 80 classes). Off by one looks like a wrong order.
-# - Exports change orders: some tools sort the names ([roboflow/roboflow-python#100](https://github.com/roboflow/roboflow-python/issues/100)). Compare `data.yaml` with what you typed.
+# - Exports change orders: somebody found two names exchanged in an exported `data.yaml` ([roboflow/roboflow-python#100](https://github.com/roboflow/roboflow-python/issues/100)). Compare it with what you typed.
 # - Start from weights trained on pictures like yours, such as COCO's; they are free. Compare once with random weights, so that you know what they give.
 # - Libraries: `albumentations` for pictures and boxes together, `supervision` to read, draw and merge data sets, `fiftyone` to look at many, torchvision's `references/detection` for the loop.
 
