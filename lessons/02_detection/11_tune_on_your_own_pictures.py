@@ -27,7 +27,7 @@ import torch
 from labs.data.folders import to_yolo
 from labs.data.scenes import Rendered, Scenes
 
-folder = TemporaryDirectory(prefix="lesson-")
+folder = TemporaryDirectory(prefix="lesson-", ignore_cleanup_errors=True)
 os.chdir(folder.name)
 NAMES = ["trouser", "dress", "sandal", "bag", "ankle boot"]
 LOOK = {"canvas": (96, 96), "size": (30, 52), "objects": (1, 2), "occlusion": 0.0}
@@ -702,14 +702,16 @@ arms.round(2)
 
 # %% tags=["nbval-check-output"]
 fall = 1 - losses["displaced"].iloc[-1] / losses["displaced"].iloc[0]
+told_true = dict(row.split(": ", 1) for row in study.verdict("true").splitlines())
 claim(
     "trees labelled by corner and size, three seeds: the loss falls by over a "
-    "fifth and the folder's own AP50 is over 0.05, while AP50 on sound labels is "
-    "under 0.02",
+    "fifth and the folder's own AP50 is over 0.05; on sound labels AP50 is under "
+    "0.02, told apart from sound training",
     fall > 0.2
     and arms.loc["displaced", "reported"] > 0.05
-    and arms.loc["displaced", "true"] < 0.02,
-    measured=(float(fall), arms.loc["displaced"].to_dict()),
+    and arms.loc["displaced", "true"] < 0.02
+    and told_true["displaced"].startswith("lower"),
+    measured=(float(fall), arms.loc["displaced"].to_dict(), told_true),
 )
 claim(
     "trees of which half are unlabelled, three seeds: AP50 by the folder's own "
@@ -806,6 +808,13 @@ claim(
     "360",
     held_out[120].min() > 0.05 and held_out[360].max() < 0.02,
     measured=held_out.to_dict(),
+)
+left = runs["elsewhere after 360"] / runs["AP50 after 360"]
+claim(
+    "trees, recorded, eight runs of 360 steps: in two other forests AP50 is under "
+    "half of that on held-out tiles of the same forest in each",
+    left.max() < 0.5,
+    measured=left.tolist(),
 )
 
 # %% [markdown]
