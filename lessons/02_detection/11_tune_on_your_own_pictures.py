@@ -85,7 +85,7 @@ with join() as place:
 print(tuned)
 
 # %% [markdown]
-# Next to nothing. Has the network learnt its pictures by heart, or are the others too different? Both are quickly said. Look at answers before you turn any knob.
+# Next to nothing. Has the network learnt its pictures by heart, or are the others too different? Both are easy to say. Look at answers before you turn any knob.
 
 # %%
 test = clothes.parts["test"]
@@ -417,7 +417,7 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# Five are refused, all of them in one list, each with its file, its line, and what it takes the fault for. No step was spent. The row that is there twice leaves no doubt, so it is repaired:
+# Five are refused, all of them in one list, each with its file, the line of its first fault, and what it takes the fault for. No step was spent. The row that is there twice leaves no doubt, so it is repaired:
 
 # %%
 whole, rest = own_pictures("trees"), own_pictures("broken", skip_faults=True)
