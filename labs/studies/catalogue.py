@@ -12,6 +12,7 @@ STUDIES: Mapping[str, str] = {
     "levels": "labs.studies.detection.levels",
     "one_to_one": "labs.studies.detection.one_to_one",
     "parts": "labs.studies.detection.parts",
+    "transfer": "labs.studies.detection.transfer",
 }
 """Of each study, the module that describes it."""
 

@@ -4,6 +4,7 @@ from labs.hunts.detection.anchor_order import check_anchor_order
 from labs.hunts.detection.answer_order import check_answer_order
 from labs.hunts.detection.cell_targets import check_cell_targets
 from labs.hunts.detection.class_ap import check_class_ap
+from labs.hunts.detection.class_order import check_class_order
 from labs.hunts.detection.empty_batch import check_multibox_loss
 from labs.hunts.detection.focal_loss import check_focal_loss
 from labs.hunts.detection.fused_bias import check_fused_conv
@@ -16,6 +17,7 @@ __all__ = [
     "check_answer_order",
     "check_cell_targets",
     "check_class_ap",
+    "check_class_order",
     "check_focal_loss",
     "check_fused_conv",
     "check_mish",
