@@ -109,7 +109,7 @@ class DETR(nn.Module):
         """
         features = self.project(self.backbone(standardised(images, self.mean, self.std))[-1])
         hidden = shrunk(padding, features)
-        place = self.positions(hidden).flatten(1, 2).to(features)
+        place = self.positions(hidden, features.dtype).flatten(1, 2)
         away = None if padding is None else hidden.flatten(1)
         tokens = features.flatten(2).mT  # [N,T,width], row by row
         memory = self.encoder(tokens, place, padding=away)

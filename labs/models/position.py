@@ -51,20 +51,21 @@ class SinePositions(nn.Module):
             raise ValueError(f"SinePositions: expected a width that 4 divides, got {width}")
         self.width, self.temperature, self.offset = width, temperature, offset
 
-    def forward(self, padding: Tensor) -> Tensor:
+    def forward(self, padding: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the codes of a map, [N,H,W,width].
 
         Args:
             padding: Cells that are no part of the picture, True in [N,H,W].
+            dtype: Of the codes; half precision is only what they are rounded to.
         """
-        inside = (~padding).float()
+        inside = (~padding).to(torch.promote_types(dtype, torch.float32))
         codes = []
         for axis in (1, 2):
             count = inside.cumsum(axis)
             whole = count.select(axis, -1).unsqueeze(axis)
             place = (count - self.offset) / (whole + 1e-6) * 2 * math.pi
             codes.append(sine_positions(place, self.width // 2, self.temperature))
-        return torch.cat(codes, -1)
+        return torch.cat(codes, -1).to(dtype)
 
 
 class LearntPositions(nn.Module):

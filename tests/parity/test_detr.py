@@ -78,7 +78,9 @@ def batch():
 
 
 def ask(theirs, images, padding):
-    mean, std = (torch.tensor(v).double()[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     mask = None if padding is None else (~padding).long()
     return theirs((images - mean) / std, pixel_mask=mask)
 
