@@ -25,7 +25,8 @@ class DETRCriterion:
 
     After Carion et al. 2020, section 3.1 and appendix A.2. Each layer of the decoder is matched
     with the objects and judged by itself; the loss of the layers before the last is what the paper
-    calls auxiliary. Boxes are compared in shares of the picture, and their losses divided by the
+    calls auxiliary. An encoder that proposes the queries is judged the same way, with all objects
+    of class 0. Boxes are compared in shares of the picture, and their losses divided by the
     number of objects of the whole batch, at least 1.
 
     Attributes:
@@ -65,13 +66,14 @@ class DETRCriterion:
         total = mean_over_ranks(raw.logits.new_tensor(float(count), dtype=torch.float32))
         total = total.clamp(min=1)
         terms = dict.fromkeys(("class", "box", "giou"), widen(raw.logits).new_zeros(()))
-        for layer in range(0 if self.auxiliary else len(raw.logits) - 1, len(raw.logits)):
-            logits, boxes = widen(raw.logits[layer]), widen(raw.boxes_norm[layer])
-            pairs = [
-                self.matcher(said, where, *those)
-                for said, where, those in zip(logits, boxes, objects, strict=True)
-            ]
-            for name, value in self._judge(logits, boxes, objects, pairs, total).items():
+        last = len(raw.logits) - 1
+        sets = list(zip(raw.logits, raw.boxes_norm, strict=True))[0 if self.auxiliary else last :]
+        judged = [(logits, boxes, objects) for logits, boxes in sets]
+        if raw.first is not None:  # an encoder that proposes is asked only whether there is one
+            alike = [(where, torch.zeros_like(labels)) for where, labels in objects]
+            judged.append((*raw.first, alike))
+        for logits, boxes, those in judged:
+            for name, value in self._judge(widen(logits), widen(boxes), those, total).items():
                 terms[name] = terms[name] + value
         return terms
 
@@ -80,10 +82,13 @@ class DETRCriterion:
         logits: Tensor,
         boxes: Tensor,
         objects: Sequence[tuple[Tensor, Tensor]],
-        pairs: Sequence[tuple[Tensor, Tensor]],
         total: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the terms of one layer, [N,Q,K] and [N,Q,4], of which the pairs are known."""
+        """Match one set with the objects, [N,Q,K] and [N,Q,4], and return its terms."""
+        pairs = [
+            self.matcher(said, where, *those)
+            for said, where, those in zip(logits, boxes, objects, strict=True)
+        ]
         image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(pairs)])
         query = torch.cat([query for query, _ in pairs])
         matched = zip(objects, pairs, strict=True)

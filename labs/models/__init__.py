@@ -7,6 +7,8 @@ from labs.models.attention import (
     causal_mask,
 )
 from labs.models.cascade_rcnn import Cascade, CascadeRCNN, cascade_rcnn_resnet50, corrected
+from labs.models.deformable_attention import DeformableAttention, sample_levels
+from labs.models.deformable_detr import DeformableDETR, deformable_detr_resnet50
 from labs.models.detr import DETR, SetEstimates, detr_resnet50
 from labs.models.digitnet import DigitNet
 from labs.models.faster_rcnn import (
@@ -67,6 +69,8 @@ __all__ = [
     "CascadeRCNN",
     "Decoder",
     "DecoderLayer",
+    "DeformableAttention",
+    "DeformableDETR",
     "DigitNet",
     "Encoder",
     "EncoderLayer",
@@ -103,6 +107,7 @@ __all__ = [
     "cascade_rcnn_resnet50",
     "causal_mask",
     "corrected",
+    "deformable_detr_resnet50",
     "detr_resnet50",
     "faster_rcnn_resnet50",
     "freeze_norms",
@@ -117,6 +122,7 @@ __all__ = [
     "resnet50",
     "resnet_cifar",
     "rois_of",
+    "sample_levels",
     "sine_positions",
     "ssd300_vgg16",
     "vgg16",

@@ -37,11 +37,14 @@ class SetEstimates(NamedTuple):
         logits: Of the classes, [layers,N,Q,K]. In DETR K is C + 1, and the last is "no object".
         boxes_norm: Centre, width and height, in shares of the picture, [layers,N,Q,4].
         sizes: Height and width of each picture in pixels, without padding, [N,2].
+        first: What an encoder says at each of its T cells, where it proposes the queries: logits
+            [N,T,K] and boxes [N,T,4] as above.
     """
 
     logits: Tensor
     boxes_norm: Tensor
     sizes: Tensor
+    first: tuple[Tensor, Tensor] | None = None
 
 
 class DETR(nn.Module):

@@ -19,14 +19,7 @@ _INSIDE = {
 
 def of_authors(network: DETR) -> Layout:
     """Return the name of each entry in the authors' files, and ours."""
-    backbone = _backbone(network)
-    rows = {
-        "backbone.0.body.conv1.": "backbone.stem.0.",
-        "backbone.0.body.bn1.": "backbone.stem.1.",
-        **{
-            f"backbone.0.body.layer{index + 1}.": f"backbone.stages.{index}."
-            for index in range(len(backbone.stages))
-        },
+    rows = resnet_of_authors(_backbone(network)) | {
         "input_proj.": "project.",
         "query_embed.weight": "queries",
         "class_embed.": "classes.",
@@ -78,6 +71,16 @@ def attention_rows(theirs: str, ours: str, inside: dict[str, str]) -> dict[str, 
         else:
             rows[f"{theirs}{there}"] = f"{ours}{here}"
     return rows
+
+
+def resnet_of_authors(backbone: ResNetMaps) -> dict[str, str]:
+    """Return how the entries of torchvision's ResNet begin in the authors' files, and here."""
+    stages = range(len(backbone.stages))
+    return {
+        "backbone.0.body.conv1.": "backbone.stem.0.",
+        "backbone.0.body.bn1.": "backbone.stem.1.",
+        **{f"backbone.0.body.layer{index + 1}.": f"backbone.stages.{index}." for index in stages},
+    }
 
 
 def resnet_of_transformers(backbone: ResNetMaps, theirs: str, ours: str) -> dict[str, str]:

@@ -11,12 +11,14 @@ import pandas as pd
 from torch import Tensor, nn
 
 from labs.models.cascade_rcnn import CascadeRCNN
+from labs.models.deformable_detr import DeformableDETR
 from labs.models.detr import DETR
 from labs.models.faster_rcnn import FasterRCNN
 from labs.models.mobilenet import MobileNetV2
 from labs.models.published import (
     cascade_rcnn,
     darknet,
+    deformable_detr,
     detr,
     faster_rcnn,
     ssd,
@@ -48,15 +50,27 @@ LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
         FasterRCNN: faster_rcnn.layout,
         ViT: vit.of_torchvision,
     },
-    "transformers": {ViT: vit.of_transformers, DETR: detr.of_transformers},
-    "authors": {DETR: detr.of_authors},
+    "transformers": {
+        ViT: vit.of_transformers,
+        DETR: detr.of_transformers,
+        DeformableDETR: deformable_detr.of_transformers,
+    },
+    "authors": {DETR: detr.of_authors, DeformableDETR: deformable_detr.of_authors},
     "darknet": {YOLOv3: darknet.layout_v3, YOLOv4: darknet.layout_v4},
     "mmdetection": {CascadeRCNN: cascade_rcnn.layout},
     "ultralytics": {YOLOv5: yolo_v5.layout, YOLOv7: yolo_v7.layout, YOLOv8: yolo_v8.layout},
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
-_WITHOUT_NORMS = (VGG, SSD, FasterRCNN, CascadeRCNN, ViT, DETR)  # as they are trained
+_WITHOUT_NORMS = (
+    VGG,
+    SSD,
+    FasterRCNN,
+    CascadeRCNN,
+    ViT,
+    DETR,
+    DeformableDETR,
+)  # as they are trained
 _SHOWN = 6  # of what does not fit, in an error
 _COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
@@ -103,7 +117,8 @@ def load_published(
         state_dict: Tensors by name, or the path of a file that holds them, which is read without
             running code. For ``"darknet"`` the path of a ``.weights`` file, its content, or its
             numbers after the header as one flat tensor.
-        layout: By which names: ``"torchvision"``, ``"transformers"``, ``"authors"`` (of DETR),
+        layout: By which names: ``"torchvision"``, ``"transformers"``, ``"authors"`` (of the
+            DETRs),
             ``"darknet"``, ``"ultralytics"`` or ``"mmdetection"``.
 
     Returns:
