@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from labs.metrics import coco_map
-from tests.criteria import anchored, cascade_rcnn, detr, faster_rcnn, ssd, yolo_v1, yolo_v3, yolo_v8
+from tests.criteria import (
+    anchored,
+    cascade_rcnn,
+    deformable_detr,
+    detr,
+    faster_rcnn,
+    ssd,
+    yolo_v1,
+    yolo_v3,
+    yolo_v8,
+)
 from tests.criteria.version import CLASSES, SIZE
 
 VERSIONS = {
@@ -23,6 +33,9 @@ VERSIONS = {
     "Cascade R-CNN, gradients shared": cascade_rcnn.cascade_rcnn(shared=True),
     "DETR": detr.detr(),
     "DETR, pre-norm": detr.detr(norm_first=True),
+    "Deformable DETR": deformable_detr.deformable_detr(),
+    "Deformable DETR, refined": deformable_detr.deformable_detr(refine=True),
+    "Deformable DETR, two stages": deformable_detr.deformable_detr(True, True),
 }
 
 
