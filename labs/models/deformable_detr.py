@@ -273,15 +273,14 @@ class DeformableDETR(nn.Module):
 def corrected_boxes(said: Tensor, references: Tensor, eps: float = 1e-5) -> Tensor:
     """Return boxes [...,4] in shares of the picture: what is said, added to the references.
 
-    Both are added before the sigmoid, so that a box never leaves the picture's centre range.
+    Both are added before the sigmoid, so that no number leaves [0, 1].
 
     Args:
         said: Corrections, [...,4].
         references: In [0, 1]: points, [...,2], which move the centre only; or boxes, [...,4].
         eps: References nearer to 0 or 1 are taken as this far from it.
     """
-    start = references.clamp(0, 1)
-    start = (start.clamp(min=eps) / (1 - start).clamp(min=eps)).log()
+    start = references.logit(eps)
     if references.shape[-1] == 4:
         return (said + start).sigmoid()
     return torch.cat([said[..., :2] + start, said[..., 2:]], -1).sigmoid()

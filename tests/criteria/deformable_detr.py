@@ -25,8 +25,8 @@ def encode(targets, height, width):
 def silent(refine, two_stage):
     """Name what hears nothing before the layers have moved that begin with zeros.
 
-    Where a cell looks begins with fixed steps, and so does not depend on the code of its map; and no
-    box depends on what comes before the last layer of its head.
+    Where a cell looks begins with fixed steps, and so does not depend on the code of its map; and
+    no box depends on what comes before the last layer of its head.
     """
     heads = 3 if two_stage else 2 if refine else 1
     parts = [f"boxes.{head}.{layer}." for head in range(heads) for layer in (0, 2)]
