@@ -11,7 +11,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 YOLOS = ("v1", "v1 with a convolution as head", "v3", "v4", "v5", "v7", "v8", "v8 with masks")
 CASCADES = ("Cascade R-CNN", "Cascade R-CNN, gradients shared")
-KINDS = (*YOLOS, "SSD", "Faster R-CNN", "Faster R-CNN, one correction", *CASCADES)
+DETRS = ("DETR", "DETR, pre-norm", "Deformable DETR")
+DETRS = (*DETRS, "Deformable DETR, refined", "Deformable DETR, two stages")
+KINDS = (*YOLOS, "SSD", "Faster R-CNN", "Faster R-CNN, one correction", *CASCADES, *DETRS)
 CASES = [
     *(f"train {name}" for name in ("DigitNet", "ResNet-18", "ResNet of CIFAR", "MobileNetV2")),
     *(f"{what} {kind}" for kind in KINDS for what in ("train", "criterion of", "postprocess of")),

@@ -4,6 +4,7 @@ from labs.assigners.best_anchor import BestAnchor, Matches
 from labs.assigners.bipartite import Bipartite
 from labs.assigners.collisions import keep_largest
 from labs.assigners.grid_cell import GridCell, Responsible
+from labs.assigners.hungarian import Hungarian
 from labs.assigners.multi_anchor import MultiAnchor
 from labs.assigners.pairs import Pairs
 from labs.assigners.sampling import BalancedSampling
@@ -18,6 +19,7 @@ __all__ = [
     "BestAnchor",
     "Bipartite",
     "GridCell",
+    "Hungarian",
     "Matches",
     "MultiAnchor",
     "Pairs",

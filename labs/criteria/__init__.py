@@ -1,6 +1,7 @@
 """Say how wrong a detector is: one criterion per architecture, each a sum of named terms."""
 
 from labs.criteria.cascade_rcnn import CascadeRCNNCriterion, CascadeStage
+from labs.criteria.detr import DETRCriterion
 from labs.criteria.faster_rcnn import FasterRCNNCriterion
 from labs.criteria.ssd import SSDCriterion, hardest
 from labs.criteria.yolo_v1 import YOLOv1Criterion
@@ -12,6 +13,7 @@ from labs.criteria.yolo_v8 import YOLOv8Criterion
 __all__ = [
     "CascadeRCNNCriterion",
     "CascadeStage",
+    "DETRCriterion",
     "FasterRCNNCriterion",
     "SSDCriterion",
     "YOLOv1Criterion",

@@ -1,6 +1,7 @@
 """Turn raw outputs into detections: candidates first, which can be exported, then suppression."""
 
 from labs.postprocess.cascade_rcnn import CascadeRCNNPostprocess
+from labs.postprocess.detr import DETRPostprocess
 from labs.postprocess.faster_rcnn import FasterRCNNPostprocess
 from labs.postprocess.single_image import SingleImage
 from labs.postprocess.ssd import SSDPostprocess
@@ -11,6 +12,7 @@ from labs.postprocess.yolo_v8 import YOLOv8Postprocess
 
 __all__ = [
     "CascadeRCNNPostprocess",
+    "DETRPostprocess",
     "FasterRCNNPostprocess",
     "SSDPostprocess",
     "SingleImage",

@@ -21,6 +21,7 @@ class Version:
         encode: ``encode(targets, height, width)`` writes targets as the raw output of a network
             that is sure of them. Objects are at least 10 pixels large, and no two share a centre.
         square: Whether the network takes square images only.
+        silent: Parameters that no loss can reach before the first step.
     """
 
     network: Callable[[], nn.Module]
@@ -28,3 +29,4 @@ class Version:
     postprocess: Callable[[Any], list[dict]]
     encode: Callable[[Sequence[dict], int, int], Any]
     square: bool = False
+    silent: Sequence[str] = ()

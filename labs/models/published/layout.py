@@ -21,6 +21,8 @@ class Layout:
         flattened: Published names of what has one axis of length 1 more there, the first.
         background_last: Published names of what has a row for each class, and that of background
             last; here it is the first.
+        stacked: Published names of what holds several entries of ours, one below the other, and
+            how those are called in ``names``.
         extras: What a file may hold besides, and what it is.
         fixed: Extras with the one value that the network here counts on.
     """
@@ -29,6 +31,7 @@ class Layout:
     eps: float
     flattened: frozenset[str] = frozenset()
     background_last: frozenset[str] = frozenset()
+    stacked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     extras: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -72,6 +75,25 @@ def translate(network: nn.Module, rows: Mapping[str, str]) -> dict[str, str]:
                 names[theirs + ours.removeprefix(here)] = ours
                 break
     return names
+
+
+def stacked(attentions: Mapping[str, str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return names of queries, keys and values that ``nn.MultiheadAttention`` keeps in one matrix.
+
+    Args:
+        attentions: How the names of each begin there, and here.
+
+    Returns:
+        The names, as if there were three matrices; and of which the one that is published consists.
+    """
+    names: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
+    for theirs, ours in attentions.items():
+        for kind in ("weight", "bias"):
+            own = {f"{theirs}in_proj_{kind}[{part}]": part for part in ("query", "key", "value")}
+            names |= {name: f"{ours}{part}.{kind}" for name, part in own.items()}
+            parts[f"{theirs}in_proj_{kind}"] = list(own)
+    return names, parts
 
 
 def refuse_other_strides(network: nn.Module, strides: Sequence[int]) -> None:

@@ -11,15 +11,29 @@ import pandas as pd
 from torch import Tensor, nn
 
 from labs.models.cascade_rcnn import CascadeRCNN
+from labs.models.deformable_detr import DeformableDETR
+from labs.models.detr import DETR
 from labs.models.faster_rcnn import FasterRCNN
 from labs.models.mobilenet import MobileNetV2
-from labs.models.published import cascade_rcnn, darknet, faster_rcnn, ssd, yolo_v5, yolo_v7, yolo_v8
+from labs.models.published import (
+    cascade_rcnn,
+    darknet,
+    deformable_detr,
+    detr,
+    faster_rcnn,
+    ssd,
+    vit,
+    yolo_v5,
+    yolo_v7,
+    yolo_v8,
+)
 from labs.models.published.layout import Layout
 from labs.models.published.reading import named_tensors
 from labs.models.published.torchvision import same_names
 from labs.models.resnet import ResNet
 from labs.models.ssd import SSD
 from labs.models.vgg import VGG
+from labs.models.vit import ViT
 from labs.models.yolo_v3 import YOLOv3
 from labs.models.yolo_v4 import YOLOv4
 from labs.models.yolo_v5 import YOLOv5
@@ -34,14 +48,29 @@ LAYOUTS: Mapping[str, Mapping[type[nn.Module], Callable[[Any], Layout]]] = {
         VGG: same_names,
         SSD: ssd.layout,
         FasterRCNN: faster_rcnn.layout,
+        ViT: vit.of_torchvision,
     },
+    "transformers": {
+        ViT: vit.of_transformers,
+        DETR: detr.of_transformers,
+        DeformableDETR: deformable_detr.of_transformers,
+    },
+    "authors": {DETR: detr.of_authors, DeformableDETR: deformable_detr.of_authors},
     "darknet": {YOLOv3: darknet.layout_v3, YOLOv4: darknet.layout_v4},
     "mmdetection": {CascadeRCNN: cascade_rcnn.layout},
     "ultralytics": {YOLOv5: yolo_v5.layout, YOLOv7: yolo_v7.layout, YOLOv8: yolo_v8.layout},
 }
 """The layouts of published files, and for which networks of this book each is known. The program of
 YOLOv7 names its entries by the same rule as those of v5 and v8."""
-_WITHOUT_NORMS = (VGG, SSD, FasterRCNN, CascadeRCNN)  # as they are trained
+_WITHOUT_NORMS = (
+    VGG,
+    SSD,
+    FasterRCNN,
+    CascadeRCNN,
+    ViT,
+    DETR,
+    DeformableDETR,
+)  # as they are trained
 _SHOWN = 6  # of what does not fit, in an error
 _COUNTED = "num_batches_tracked"  # older files lack it, and nothing is computed from it
 
@@ -88,8 +117,9 @@ def load_published(
         state_dict: Tensors by name, or the path of a file that holds them, which is read without
             running code. For ``"darknet"`` the path of a ``.weights`` file, its content, or its
             numbers after the header as one flat tensor.
-        layout: By which names: ``"torchvision"``, ``"darknet"``, ``"ultralytics"`` or
-            ``"mmdetection"``.
+        layout: By which names: ``"torchvision"``, ``"transformers"``, ``"authors"`` (of the
+            DETRs),
+            ``"darknet"``, ``"ultralytics"`` or ``"mmdetection"``.
 
     Returns:
         Which entry went where, and what the file held besides.
@@ -110,7 +140,11 @@ def load_published(
         entries = darknet.split(state_dict, wanted, model)
     else:
         entries = named_tensors(state_dict)  # type: ignore[arg-type]  # it refuses what is else
-    entries = {name: _as_here(name, value, wanted) for name, value in entries.items()}
+    entries = {
+        name: _as_here(name, value, wanted)
+        for stack, values in entries.items()
+        for name, value in _apart(stack, values, wanted)
+    }
     if wrong := _what_is_wrong(model.state_dict(), entries, wanted):
         raise ValueError(
             f"load_published: expected the entries of this {type(model).__name__} as {layout} "
@@ -123,6 +157,16 @@ def load_published(
     )
     extras = {name: entries[name] for name in wanted.extras if name in entries}
     return Loaded(loaded, extras, wanted.extras)
+
+
+def _apart(name: str, value: Tensor, wanted: Layout) -> Iterable[tuple[str, Tensor]]:
+    """Return the entries that a published one consists of, by the names of the layout."""
+    parts = wanted.stacked.get(name, [name])
+    if value.ndim and len(value) % len(parts) == 0:
+        return (
+            zip(parts, value.chunk(len(parts)), strict=True) if len(parts) > 1 else [(name, value)]
+        )
+    return [(name, value)]
 
 
 def _as_here(name: str, value: Tensor, wanted: Layout) -> Tensor:
