@@ -171,6 +171,11 @@ def regions_rounded():
     return abs(found - 4.3) < 1e-4
 
 
+def regions_stay():
+    said = RoIEstimates(torch.ones(1, 1, 4), torch.zeros(1, 2), torch.tensor([[0.0, 2, 2, 6, 6]]))
+    return not torch.equal(cascade_rcnn.corrected(said, boxes.Deltas(), (9, 9)), said.rois)
+
+
 def anchors_equal():
     shapes = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 50 + 4
     first = boxes.k_means(shapes, 3)
