@@ -31,7 +31,7 @@ from labs.ablation.study import Study
 from labs.data import augment
 from labs.data.scenes import Scenes
 from labs.ddp.parity import GradientParity, ParameterParity
-from labs.models import RoIFeatures, blocks, resnet, yolo_v3
+from labs.models import RoIEstimates, RoIFeatures, blocks, cascade_rcnn, resnet, yolo_v3
 from labs.train import fit
 from tools.faults import FAULTS, plant
 
