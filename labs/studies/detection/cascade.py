@@ -68,10 +68,10 @@ def train_recipe(recipe: str, scenes: int, steps: int, judged: int) -> Iterator[
     """
     seen, val = judged_scenes(judged)
     train, order = drawn(lambda seed: (KeptWhenDrawn(scenes_of("train", scenes, seed)), seed))
-    detector = build(WHOLE, shared=True) if recipe == "detectron2" else build()
+    detector = detector_of(recipe)
     network = detector.network.to(device())
     assert isinstance(network, CascadeRCNN)
-    descent = torch.optim.SGD(_groups(network, recipe), RATE, momentum=0.9, weight_decay=1e-4)
+    descent = torch.optim.SGD(groups_of(network, recipe), RATE, momentum=0.9, weight_decay=1e-4)
     rates = [group["lr"] for group in descent.param_groups]
     cycle = OneCycleLR(descent, rates, total_steps=steps, pct_start=0.15, cycle_momentum=False)
 
@@ -92,8 +92,17 @@ RATE = 0.05
 """The highest learning rate of the study."""
 
 
-def _groups(network: CascadeRCNN, recipe: str) -> list[dict[str, Any]]:
-    """Give each head a learning rate; only the authors' recipe makes them differ."""
+def detector_of(recipe: str) -> Detector:
+    """Build the detector with fresh weights, and with the losses of a recipe."""
+    return build(WHOLE, shared=True) if recipe == "detectron2" else build()
+
+
+def groups_of(network: CascadeRCNN, recipe: str) -> list[dict[str, Any]]:
+    """Give each head a learning rate, behind all else; only the authors' recipe makes them differ.
+
+    Returns:
+        Groups of parameters, as optimisers take them.
+    """
     heads = list(network.heads)
     within = {id(p) for head in heads for p in head.parameters()}
     rest = [p for p in network.parameters() if id(p) not in within]
