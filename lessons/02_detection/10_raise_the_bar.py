@@ -543,7 +543,7 @@ plot.slide(
 #
 # ### What does the work?
 #
-# A cascade differs from a single head in three things: a region is corrected three times, each time by a head that learnt from such regions, and each time with a higher bar. Add them one by one:
+# A cascade differs from a single head in three things: a region is corrected three times, each time by a head that learnt from such regions, and each head has a higher bar. Add them one by one:
 #
 # | plan | heads | bars |
 # |---|---|---|
@@ -613,7 +613,7 @@ for plan, name in {
 
 # %% [markdown]
 # The verdicts compare each plan with `equal`. Asking one head again gains a little on the mean: its second input is not like the proposals that it learnt from. Three heads, each trained on what it will be given, are ahead of both, most of all at strict IoUs. Rising bars are not told apart from equal
-# ones, and the line above each verdict says how large a difference these seeds would have found. So on these digits the cascade works because each head learns from the boxes that it will meet, not because the bar rises.
+# ones, and the line above each verdict says how large a difference these seeds would have found. So on these digits the work is done by heads of their own, each trained on the boxes that it will meet; the bars may be equal. (`equal` also has three times as many weights as `repeated`. This experiment does not separate the two.)
 #
 # A likely reason lies in the labels. A bar at 0.7 in the place of 0.5 changes the label of a region only if its IoU lies between the two. Which share of the objects is that, for each head?
 
@@ -687,7 +687,7 @@ claim(
 )
 
 # %% [markdown]
-# The second head adds most, and the more the tighter the boxes have to be; at an IoU of 0.5 there was little left to gain. The third is not told apart from the second, as its histogram above foretold. On COCO the third stage of the paper still helps, and [a fourth brought its authors no clear gain](https://github.com/zhaoweicai/cascade-rcnn/issues/76). Where a cascade should end depends on how good the boxes already are.
+# The second head adds most, and the more the tighter the boxes have to be; at an IoU of 0.5 there was little left to gain. The third is not told apart from the second, as its histogram above foretold. On COCO the third stage of the paper still helps a little, and [a fourth brought its authors no clear gain](https://github.com/zhaoweicai/cascade-rcnn/issues/76). Where a cascade should end depends on how good the boxes already are.
 
 # %% [markdown]
 # ### Three programs, three recipes
@@ -700,7 +700,7 @@ claim(
 # | MMDetection | × 1, 1/2, 1/4 | one rate: in effect 1, 1/2, 1/4 | 1, 1/2, 1/4 |
 # | Detectron2 | × 1 | one rate: whole | 1/3 of each |
 #
-# MMDetection took over the weights, and not the learning rates that made up for them; asked why, a maintainer calls the weights [tuned](https://github.com/open-mmlab/mmdetection/issues/2050). So each of the two differs from the authors in one thing. Does it matter? For this the pyramid has to learn together with the heads, which takes longer than a lesson has. It is a recorded study, by gradient descent with momentum as in all three programs, with
+# MMDetection has the weights, and not the learning rates that make up for them; asked why, a maintainer calls the weights [tuned](https://github.com/open-mmlab/mmdetection/issues/2050). So each of the two differs from the authors in one thing. Does it matter? For this the pyramid has to learn together with the heads, which takes longer than a lesson has. It is a recorded study, by gradient descent with momentum as in all three programs (exercise 2 asks why not by Adam), with
 # fresh weights and other scenes for every seed. The first points of one run are made again here.
 
 # %%
@@ -758,7 +758,7 @@ claim(
 # %% [markdown]
 # All three detect well, so that they can be compared. Dividing the gradient as Detectron2 does is not told apart from the authors' shares by any measure; read beside it how large a difference would have been found. MMDetection's recipe has the higher AP90, told apart, and no other measure differs.
 #
-# Do not conclude that the later heads should learn slowly. All recipes had one learning rate, and one that is a little high for the last head would show in just this way. What carries over is this: for all that only one loss reaches, its weight is a learning rate. The same three numbers meant two recipes, and the difference was in a line that was not carried over.
+# Do not conclude that the later heads should learn slowly. All recipes had one learning rate, and one that is a little high for the last head would show in just this way. What carries over is this: for all that only one loss reaches, its weight is a learning rate. The same three numbers are two recipes, and the difference stands in the learning rates.
 
 # %% [markdown]
 # ## Reproduce: a high bar alone is not enough
@@ -800,7 +800,7 @@ claim(
 # %% [markdown]
 # The first half of the paper's argument is here. The head at 0.7 corrects tight boxes better, and yet it detects worse at each of the three IoUs, because proposals are not tight. The head at 0.6 is not told apart from the one at 0.5. The second half is here in part: three heads at 0.5 improve on one, rising bars add nothing that four seeds could find.
 #
-# **Why they differ.** COCO has eighty classes, small objects and crowds, and its first heads leave many regions between 0.5 and 0.7. There a bar has something to decide. Digits are large and few, and you counted how little is left between the bars. These heads also learn for a few seconds on maps that are frozen; those of the paper shape their maps as well.
+# **Why they differ.** COCO has eighty classes, small objects and crowds, so its first heads probably leave more regions between 0.5 and 0.7. There a bar has something to decide. Digits are large and few, and you counted how little is left between the bars. These heads also learn for a few seconds on maps that are frozen; those of the paper shape their maps as well.
 
 # %% [markdown]
 # ## Bug hunt: where background is moved to

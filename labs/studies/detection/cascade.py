@@ -32,7 +32,7 @@ from labs.models import (
 )
 from labs.postprocess import CascadeRCNNPostprocess
 from labs.recipes import trained
-from labs.repro import device
+from labs.repro import device, random_state_kept
 from labs.studies.detection.learning import drawn
 from labs.studies.experiment import Experiment
 from labs.train import fit
@@ -195,7 +195,8 @@ def _laid(images: Tensor) -> Tensor:
 
 @cache
 def _backbone() -> nn.Module:
-    network = trained("yolo_v8").detector.network.eval()
+    with random_state_kept():  # a run must not depend on whether it is the first of its process
+        network = trained("yolo_v8").detector.network.eval()
     assert isinstance(network, YOLOv8)
     return network.backbone
 
