@@ -798,7 +798,7 @@ claim(
 )
 
 # %% [markdown]
-# The first half of the paper's argument is here. The head at 0.7 corrects tight boxes better, and yet it detects worse at each of the three IoUs, because proposals are not tight. The head at 0.6 is not told apart from the one at 0.5. The second half is here in part: three heads at 0.5 improve on one, rising bars add nothing that four seeds could find.
+# The first half of the paper's argument is here. The head at 0.7 corrects tight boxes better, and yet it detects worse at each of the three IoUs, because proposals are not tight. The mean AP of the head at 0.6 lies between the two, and these four seeds do not tell it from the head at 0.5. The second half is here in part: three heads at 0.5 improve on one, rising bars add nothing that four seeds could find.
 #
 # **Why they differ.** COCO has eighty classes, small objects and crowds, so its first heads probably leave more regions between 0.5 and 0.7. There a bar has something to decide. Digits are large and few, and you counted how little is left between the bars. These heads also learn for a few seconds on maps that are frozen; those of the paper shape their maps as well.
 
