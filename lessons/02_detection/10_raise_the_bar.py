@@ -49,9 +49,7 @@ from labs.repro import device, seed_everything
 from labs.train import fit
 
 seed_everything(0)
-single = small.build(
-    CASCADE_STAGES[:1]
-)  # one head: from an IoU of 0.5 it is an object
+single = small.build(CASCADE_STAGES[:1])  # one head, with its bar at 0.5
 network = single.network.to(device())
 steps = budget(cpu=200, gpu=1000)
 adam, cycle = adam_for(network.parameters(), steps)
@@ -615,7 +613,7 @@ for plan, name in {
 # The verdicts compare each plan with `equal`. Asking one head again gains a little on the mean: its second input is not like the proposals that it learnt from. Three heads, each trained on what it will be given, are ahead of both in AP and in AP90, told apart. Rising bars are not told apart from equal
 # ones, and the line above each verdict says how large a difference these seeds would have found. So on these digits the work is done by heads of their own, each trained on the boxes that it will meet; the bars may be equal. (`equal` also has three times as many weights as `again`. This experiment does not separate the two.)
 #
-# A likely reason lies in the labels. A bar at 0.7 in the place of 0.5 changes the label of a region only if its IoU lies between the two. Which share of the objects is that, for each head?
+# What can a rising bar change? Labels, and nothing else. A bar at 0.7 in the place of 0.5 changes the label of a region only if its IoU lies between the two. Which share of the objects is that, for each head?
 
 # %%
 given = [torch.stack([best_iou(r)[real] for r in v[:3]]) for v in visited]
@@ -633,7 +631,7 @@ claim(
 )
 
 # %% [markdown]
-# At the first head a bar of 0.7 would turn most of these regions into background. At the third it does so to about a tenth, because two heads have tightened the rest: the two plans train on nearly the same labels. Count this for your own detector before you move a bar.
+# At the first head a bar of 0.7 would turn most of these regions into background. At the third it does so to about a tenth, because two heads have tightened the rest: the plans `equal` and `rising` train on nearly the same labels. Count this for your own detector before you move a bar.
 
 # %% [markdown]
 # ### What does each stage add?
@@ -756,9 +754,7 @@ claim(
 )
 
 # %% [markdown]
-# All three detect well, so that they can be compared. Dividing the gradient as Detectron2 does is not told apart from the authors' shares by any measure; read beside it how large a difference would have been found. MMDetection's recipe has the higher AP90, told apart, and no other measure differs.
-#
-# Do not conclude that the later heads should learn slowly. All recipes had one learning rate, and one that is a little high for the last head would show in just this way. What carries over is this: for all that only one loss reaches, its weight is a learning rate. The same three numbers are two recipes, and the difference stands in the learning rates.
+# All three detect well, so that they can be compared. Dividing the gradient as Detectron2 does is not told apart from the authors' shares by any measure; read beside it how large a difference would have been found. MMDetection's recipe has the higher AP90, told apart, and no other measure differs. Do not conclude that the later heads should learn slowly. All recipes had one learning rate, and one that is a little high for the last head would show in just this way. What carries over is this: for all that only one loss reaches, its weight is a learning rate. The same three numbers are two recipes, and the difference stands in the learning rates.
 
 # %% [markdown]
 # ## Reproduce: a high bar alone is not enough
