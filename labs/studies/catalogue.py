@@ -9,6 +9,7 @@ from labs.near_miss import did_you_mean
 from labs.studies.experiment import Experiment
 
 STUDIES: Mapping[str, str] = {
+    "cascade": "labs.studies.detection.cascade",
     "levels": "labs.studies.detection.levels",
     "one_to_one": "labs.studies.detection.one_to_one",
     "parts": "labs.studies.detection.parts",

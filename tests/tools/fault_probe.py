@@ -31,7 +31,7 @@ from labs.ablation.study import Study
 from labs.data import augment
 from labs.data.scenes import Scenes
 from labs.ddp.parity import GradientParity, ParameterParity
-from labs.models import RoIFeatures, blocks, resnet, yolo_v3
+from labs.models import RoIEstimates, RoIFeatures, blocks, cascade_rcnn, resnet, yolo_v3
 from labs.train import fit
 from tools.faults import FAULTS, plant
 
@@ -169,6 +169,11 @@ def regions_rounded():
     region = torch.tensor([[0.0, 1.3, 1, 7.3, 7]])
     found = RoIFeatures((1,), size=1)([ramp], region).item()
     return abs(found - 4.3) < 1e-4
+
+
+def regions_stay():
+    said = RoIEstimates(torch.ones(1, 1, 4), torch.zeros(1, 2), torch.tensor([[0.0, 2, 2, 6, 6]]))
+    return not torch.equal(cascade_rcnn.corrected(said, boxes.Deltas(), (9, 9)), said.rois)
 
 
 def anchors_equal():

@@ -11,6 +11,7 @@ from labs.hunts.detection.fused_bias import check_fused_conv
 from labs.hunts.detection.ignore_band import check_objectness_targets
 from labs.hunts.detection.mish import check_mish
 from labs.hunts.detection.moving_average import check_moving_average
+from labs.hunts.detection.refined_regions import check_refined_regions
 
 __all__ = [
     "check_anchor_order",
@@ -24,4 +25,5 @@ __all__ = [
     "check_moving_average",
     "check_multibox_loss",
     "check_objectness_targets",
+    "check_refined_regions",
 ]
