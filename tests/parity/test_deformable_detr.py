@@ -326,3 +326,20 @@ def test_the_authors_file_says_the_same(kind):
 def test_what_does_not_belong_together_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_begins_with_rare_objects_and_boxes_at_their_references(kind):
+    torch.manual_seed(0)
+    refine, two_stage = KINDS[kind]
+    network = build(refine, two_stage).eval()
+    with torch.no_grad():
+        raw = network(batch()[0].float())
+    assert 0.003 < raw.logits.sigmoid().median() < 0.03  # focal loss: 0.01 on the whole
+    assert torch.allclose(raw.boxes_norm[0], raw.boxes_norm[-1], atol=1e-5)  # nothing is corrected
+    if two_stage:
+        return
+    eighth = torch.full_like(raw.boxes_norm[..., 2:], -2.0).sigmoid()
+    torch.testing.assert_close(raw.boxes_norm[..., 2:], eighth)
+    centres = network.references(network.queries.chunk(2, -1)[0]).sigmoid()
+    torch.testing.assert_close(raw.boxes_norm[0, 0, :, :2], centres)

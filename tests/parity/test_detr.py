@@ -357,3 +357,12 @@ def test_the_authors_file_says_the_same():
 def test_what_does_not_belong_together_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_matrices_begin_as_the_authors_draw_them():
+    torch.manual_seed(0)
+    ours = DETR(nn.Identity(), 8, CLASSES, 64, 4, 1, 1, 256)
+    for part in (ours.encoder.layers[0], ours.decoder.layers[0]):
+        for layer in (part.feed_forward.linear1, part.feed_forward.linear2, part.self_attn.out):
+            edge = (6 / sum(layer.weight.shape)) ** 0.5  # Glorot and Bengio 2010
+            assert 0.97 * edge < layer.weight.abs().max() <= edge
