@@ -113,7 +113,7 @@ WRONG = {
     exact_tall: "✓✗✓✓✓✓✓✓",
     knows_only_squares: "✓✓✗✓✓✓✓✓",
     never_enlarges: "✓✓✓✗✓✓✓✓",
-    rounds_half_up: "✓✓✓✓✗✗✓✓",
+    rounds_half_up: "✓✓✓✓✗✓✓✓",
     halves_of_what_is_exact: "✓✓✓✓✓✗✓✓",
     never_clips: "✓✓✓✓✓✓✗✓",
     works_in_place: "✓✓✓✓✓✓✓✗",

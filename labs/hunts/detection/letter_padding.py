@@ -98,8 +98,8 @@ def _odd(back: Back) -> str:
 
 
 def _rounded(back: Back) -> str:
-    _fits(back, (73, 200), (64, 64))  # 23.36 rows become 23, 41 are grey
-    return _fits(back, (200, 59), (64, 64))  # 18.88 columns become 19
+    _fits(back, (70, 200), (64, 64))  # 22.4 rows become 22, 42 are grey
+    return _fits(back, (200, 69), (64, 64))  # 22.08 columns become 22
 
 
 def _clipped(back: Back) -> str:
