@@ -595,7 +595,11 @@ FAULTS = (
     Fault("clipping ignored", clipping_ignored, "02/2 02/3 02/7 06/1 06/5"),
     Fault("moving average off", average_off, "02/7"),
     Fault("tested in train mode", tested_in_train_mode, "01/1 01/6 01/7 02/2 02/3 02/6 06/2 06/3"),
-    Fault("weights not loaded", weights_not_loaded, "02/1 02/3 02/5 02/6 02/7 02/8 02/12 02/13 06/1"),
+    Fault(
+        "weights not loaded",
+        weights_not_loaded,
+        "02/1 02/3 02/5 02/6 02/7 02/8 02/12 02/13 06/1",
+    ),
     Fault("shortcut off", shortcut_off, "01/6 01/7 02/3 02/4 02/5 02/7 06/2 06/3"),
     Fault("overlap without penalty", overlap_without_penalty, "02/1 02/4 02/5 02/6 02/7"),
     Fault(
