@@ -123,8 +123,9 @@ def train_cut(part: str, scenes: int, steps: int, judged: int) -> Iterator[dict[
         steps: Of 16 scenes each.
         judged: Scenes of the validation split that are scored.
     """
-    shipped, network = _shipped()
-    train, val = _seen("train", scenes, 5), _seen("val", judged, 0)
+    with torch.random.fork_rng(devices=[]):  # a network draws weights before it is given others
+        shipped, network = _shipped()
+        train, val = _seen("train", scenes, 5), _seen("val", judged, 0)
     channels = [level.shape[1] for level in train.maps]
     model = NeckOfV4(channels, network.anchors, network.num_classes)
     cut(model.neck, part)
