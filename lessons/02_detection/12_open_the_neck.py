@@ -39,6 +39,7 @@ def only_fine(module, inputs):
     return torch.cat([torch.zeros_like(coarse), fine], 1)
 
 
+# %%
 def cut(part):
     """Return a copy of the shipped network without a part of its neck."""
     network = copy.deepcopy(shipped.network).eval()
@@ -103,7 +104,7 @@ claim(
 )
 
 # %% [markdown]
-# Without the way up half of the AP is gone, of small and of large digits alike: boxes are displaced, and some digits have two. Without the way down nearly nothing happens. So the way up is the important part, and the way down could be left out? Keep this conclusion in mind. Both halves of it are wrong, as you will see.
+# Without the way up half of the AP is gone, of small and of large digits alike: boxes are displaced, and some digits have two. Without the way down nearly nothing happens. So the way up is the important part, and the way down could be left out? Keep this conclusion in mind: the debugging and the experiment below will test both halves of it.
 
 # %% [markdown]
 # ## The idea
@@ -125,6 +126,7 @@ def fold(x):
     return blocks.permute(2, 4, 0, 1, 3).reshape(4 * c, h // 2, w // 2)
 
 
+# %%
 def fold_as_darknet(x):
     """Fold as the layer "reorg" of the authors' program does."""
     c, h, w = x.shape
@@ -166,12 +168,14 @@ torch.manual_seed(0)
 fine_map = torch.randn(64, 26, 26)
 ours, theirs = fold(fine_map), pixel_unshuffle(fine_map, 2)
 reordered = theirs.view(64, 4, 13, 13).transpose(0, 1).reshape(256, 13, 13)
+tuple(ours.shape)
+
+# %%
 rows = torch.arange(26.0)[:, None].expand(64, 26, 26).contiguous()  # values are rows
 own = torch.arange(13)[:, None].expand(13, 13)
 at_home = {
     name: (way(rows) // 2 == own).float().mean().item() for name, way in ways.items()
 }
-print(tuple(ours.shape))
 pd.Series(
     at_home, name="share of values that come from the cell's own rows"
 ).to_frame().round(2)
@@ -216,6 +220,8 @@ spp, sppf = SPP(8, 8).eval(), SPPF(8, 8).eval()
 weights = spp.state_dict()
 turned = weights["mix.conv.weight"].view(8, 4, 4, 1, 1).flip(1)  # a pool at a time
 sppf.load_state_dict(weights | {"mix.conv.weight": turned.reshape(8, 16, 1, 1)})
+
+# %%
 with torch.no_grad():
     apart = (spp(x) - sppf(x)).abs().max().item()
     unturned = copy.deepcopy(sppf)
@@ -246,6 +252,8 @@ from labs import diagram
 from labs.recipes import mini_yolo_v4
 
 small = mini_yolo_v4(10).network.eval()
+
+# %%
 BOXES = {"image": "input", "SPP": "neck.top"}
 for k, stride in enumerate((8, 16)):
     BOXES |= {
@@ -393,7 +401,7 @@ with capture(whole, "neck.narrow.0", "neck.down.0", "backbone.pool") as kept:
 kept.table()[["layer", "shape", "mean", "std", "zeros"]].round(2)
 
 # %% [markdown]
-# Both carry maps of 8 by 8 cells with 64 channels, alive and of similar size. So it is not that one of them has died in training: their numbers alone do not tell why one cut hurts and the other one does not.
+# Both carry maps of 8 by 8 cells with 64 channels, and neither is full of zeros. So it is not that one of them has died in training: their numbers alone do not tell why one cut hurts and the other one does not.
 #
 # ### How far a cell sees
 #
@@ -569,7 +577,7 @@ claim(
 )
 
 # %% [markdown]
-# Without the way down the coarse level is blind. Nobody noticed, because the fine level says the same digits, and a level that is silent does no harm. Without the way up the coarse level still works; it is the fine level that gives displaced boxes with high scores, and these push good boxes out. Silence the fine level too, and most of the loss is gone. So the table of the symptom compared a part that fails in silence with one that fails aloud.
+# Without the way down the coarse level is blind. Nobody noticed, because the fine level says the same digits, and a level that is silent does no harm. Without the way up the coarse level still works; it is the fine level whose boxes are displaced, and they do harm. Silence the fine level too, and most of the loss is gone. So the table of the symptom compared a part that fails in silence with one that fails aloud.
 #
 # ### A picture of another shape
 #
@@ -729,7 +737,7 @@ claim(
 )
 
 # %% [markdown]
-# Nearly all of it comes back; what is still missing is small, though three orders of the same batches tell it apart from nothing. The cut had shown that the network *relied* on the way up, not that it *needed* all of that: neck and head find nearly as much without it, once they may learn to. To silence a part of a trained network measures reliance. To know what a part is worth, train without it.
+# Nearly all of it comes back; what is still missing is small, though three orders of the same batches tell it apart from nothing. The cut had shown that the network *relied* on the way up, not that it *needed* all of that: neck and head find nearly as much without it, once they may learn to. The little that SPP was worth does not come back in these steps. To silence a part of a trained network measures reliance. To know what a part is worth, train without it.
 #
 # ### From fresh weights
 #
@@ -762,7 +770,7 @@ claim(
 # %% [markdown]
 # All four have learnt, and no cut is told apart from the whole, neither in AP50 nor in AP75; without the way down the mean of AP50 is even higher. The line below each verdict says how large a difference these seeds would have found. So on these scenes no part of this neck is needed for more than that. The loss does tell one arm apart: without the way down it is higher, and yet AP is not lower. Do not carry this over to other data. The digits differ in size by a factor of two, and the backbone that all arms share was trained with a neck. On COCO, where objects of ten pixels stand beside objects of five hundred, there is more for a neck to do; and the healed network above, which is ahead of all of these, did lose a little.
 #
-# Three questions, three answers: silence the way up, and half of the AP is gone; let the network heal, and nearly all is back; never have it, and no loss is seen.
+# Three questions, three answers: silence the way up, and half of the AP is gone; let the network heal, and nearly all is back; never have it, and no loss is seen. And the way down, which seemed to do nothing, made the coarse level see; nobody missed it, because the fine level answers for both.
 
 # %% tags=["nbval-check-output"]
 least = recorded["AP50"].min()
