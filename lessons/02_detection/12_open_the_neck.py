@@ -219,9 +219,9 @@ nine, thirteen = pool(five, 5), pool(pool(five, 5), 5)
 spp, sppf = SPP(8, 8).eval(), SPPF(8, 8).eval()
 weights = spp.state_dict()
 turned = weights["mix.conv.weight"].view(8, 4, 4, 1, 1).flip(1)  # a pool at a time
-sppf.load_state_dict(weights | {"mix.conv.weight": turned.reshape(8, 16, 1, 1)})
 
 # %%
+sppf.load_state_dict(weights | {"mix.conv.weight": turned.reshape(8, 16, 1, 1)})
 with torch.no_grad():
     apart = (spp(x) - sppf(x)).abs().max().item()
     unturned = copy.deepcopy(sppf)
