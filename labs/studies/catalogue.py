@@ -11,6 +11,7 @@ from labs.studies.experiment import Experiment
 STUDIES: Mapping[str, str] = {
     "cascade": "labs.studies.detection.cascade",
     "levels": "labs.studies.detection.levels",
+    "neck": "labs.studies.detection.neck",
     "one_to_one": "labs.studies.detection.one_to_one",
     "parts": "labs.studies.detection.parts",
     "transfer": "labs.studies.detection.transfer",
