@@ -43,7 +43,8 @@ CASCADE_STAGES = tuple(
     CascadeStage(iou, deltas, weight)
     for iou, deltas, weight in zip((0.5, 0.6, 0.7), CASCADE_DELTAS, (1.0, 0.5, 0.25), strict=True)
 )
-"""As in the paper and in MMDetection."""
+"""The bars of the paper, with the weights of the authors' program and of MMDetection. The authors'
+also lets the second and the third head learn two and four times as fast."""
 
 
 @dataclass(frozen=True)

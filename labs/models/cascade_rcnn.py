@@ -82,7 +82,7 @@ class CascadeRCNN(nn.Module):
         std: The same.
         shared: Whether the maps take the gradient of each of H heads divided by H, as in
             detectron2. Otherwise they take it whole, and the criterion weights the stages, as in
-            the paper and in MMDetection.
+            the authors' program and in MMDetection.
 
     Raises:
         ValueError: When there is no head.
