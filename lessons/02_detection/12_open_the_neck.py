@@ -797,11 +797,6 @@ claim(
 # **The paper says.** {cite:t}`redmon2017yolo9000` have only convolutions and pools in their network, so it takes pictures of any size. They change the size during training, every ten batches, from 320 to 608 pixels. The same weights then reach an mAP of 69.0 on VOC at 288 pixels, 73.7 at 352, 76.8 at 416, 77.8 at 480 and 78.6 at 544: larger pictures are slower and better.
 #
 # **We measured** the shipped YOLOv5, which has only convolutions and pools too, but was trained at one size, 128 pixels. Resize the same scenes.
-#
-# :::{admonition} Predict
-# :class: predict
-# Does AP go on rising above 128 pixels, where the network sees more pixels of each digit?
-# :::
 
 # %%
 SIDES = (64, 96, 128, 160, 192)
@@ -823,6 +818,11 @@ at_size = {
 
 # %% [markdown]
 # A picture of 192 pixels differs in two ways from one of 128: the map has more cells, and the digits are larger. Tell the two apart: give the network 192 pixels of which only 128 are the picture, at its own scale, and the rest is grey.
+#
+# :::{admonition} Predict
+# :class: predict
+# Does AP go on rising above 128 pixels, where the network sees more pixels of each digit?
+# :::
 
 # %%
 from torch.nn.functional import pad
