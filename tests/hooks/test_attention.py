@@ -43,7 +43,7 @@ def test_every_layer_of_a_vit_is_seen_and_rows_add_up_to_one():
 
 def test_torchvisions_vit_says_the_same_and_computes_what_it_did():
     torch.manual_seed(0)
-    network, images = VisionTransformer(32, 8, 2, 4, 32, 64, dropout=0.5), pictures()
+    network, images = VisionTransformer(32, 8, 2, 4, 32, 64, 0.5, 0.5), pictures()
     for mode in (True, False):
         network.train(mode)
         torch.manual_seed(3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labs.hunts.detection import check_refined_regions
-from labs.hunts.detection.refined_regions import DELTAS
+from labs.hunts.detection.refined_regions import _DELTAS
 from tests.hunts.lesson_cells import run_cell
 from tests.hunts.refusals import marks, when
 
@@ -17,7 +17,7 @@ def moving_by(choose, constant=True):
     def refine(rois, logits, deltas):
         with torch.set_grad_enabled(not constant and torch.is_grad_enabled()):
             label = choose(logits)
-            return DELTAS.decode(deltas[torch.arange(len(rois)), label], rois)
+            return _DELTAS.decode(deltas[torch.arange(len(rois)), label], rois)
 
     return refine
 
@@ -51,7 +51,7 @@ def by_gather(rois, logits, deltas):
     """Do the same in another way."""
     scores = logits.detach().softmax(1)[:, 1:]
     place = scores.argmax(1)[:, None, None].expand(-1, 1, 4)
-    return DELTAS.decode(deltas.detach()[:, 1:].gather(1, place)[:, 0], rois)
+    return _DELTAS.decode(deltas.detach()[:, 1:].gather(1, place)[:, 0], rois)
 
 
 RIGHT = moving_by(likeliest_object)
@@ -68,7 +68,7 @@ def dropped(rois, logits, deltas):
 
 def by_the_mean(rois, logits, deltas):
     mean = (logits.softmax(1)[:, 1:, None] * deltas[:, 1:]).sum(1)
-    return DELTAS.decode(mean, rois).detach()
+    return _DELTAS.decode(mean, rois).detach()
 
 
 def one_class(rois, logits, deltas):

@@ -13,7 +13,7 @@ from labs.hunts.answer import tensor_of
 
 Refine = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
+_DELTAS = Deltas((10.0, 10.0, 5.0, 5.0))
 
 
 def check_refined_regions(refine: Refine) -> Verdict:
@@ -54,7 +54,7 @@ def _said(regions: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor
 
 def _expected(rois: Tensor, logits: Tensor, deltas: Tensor) -> Tensor:
     label = logits[:, 1:].argmax(1) + 1
-    return DELTAS.decode(deltas[torch.arange(len(rois)), label], rois)
+    return _DELTAS.decode(deltas[torch.arange(len(rois)), label], rois)
 
 
 def _asked(refine: Refine, said: tuple[Tensor, Tensor, Tensor]) -> tuple[int, int]:
