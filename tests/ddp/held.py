@@ -4,6 +4,7 @@ HOLD="5 FILE" python -m tests.ddp.held ...    # labs.ddp_train, held after step 
 """
 
 import os
+import signal
 from pathlib import Path
 
 from labs.ddp_train import loop
@@ -12,7 +13,11 @@ from tests.waiting import until
 
 
 def hold():
-    """Let the loop wait after it saved the step, until the file is there; HOLD names the two."""
+    """Let the loop wait after it saved the step, until the file is there; HOLD names the two.
+
+    A file that says SIGINT comes with the signal, and may be seen before it: then the loop waits
+    for that, too. Whoever takes the wish to stop gives the handler back that was there before.
+    """
     if "HOLD" not in os.environ:
         return
     step, release = os.environ["HOLD"].split(maxsplit=1)
@@ -21,9 +26,19 @@ def hold():
     def save(run, *others):
         real(run, *others)
         if run.step == int(step):
+            asked = signal.getsignal(signal.SIGINT)
             until(Path(release).exists)
+            if Path(release).read_text() == "SIGINT":
+                until(lambda: signal.getsignal(signal.SIGINT) is not asked)
 
     loop.save = save
+
+
+def let_go(release, number):
+    """Write the file that ends the waiting, whole at once: which signal was sent."""
+    part = release.with_name(f"{release.name}.part")
+    part.write_text(signal.Signals(number).name)
+    part.replace(release)
 
 
 if __name__ == "__main__":

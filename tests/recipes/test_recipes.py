@@ -30,6 +30,7 @@ from labs.recipes import (
     write,
 )
 from labs.recipes.__main__ import main
+from tests.ddp.held import let_go
 from tests.recipes import sharing
 from tests.recipes.sharing import ALONE
 from tests.recipes.tiny import tiny
@@ -89,7 +90,7 @@ def interrupted(number, after, held, folder, *options):
     process = start(["-m", "tests.recipes.tiny"], *options, HOLD=f"{held} {release}")
     until(lambda: step_of(folder) >= after or process.poll() is not None)
     process.send_signal(number)
-    release.touch()
+    let_go(release, number)
     _, errors = process.communicate(timeout=HANG)
     return process.returncode, errors
 

@@ -28,6 +28,7 @@ from labs.recipes import (
 )
 from labs.recipes.__main__ import main
 from labs.recipes.tuning import _Learnable, _Vary
+from tests.ddp.held import let_go
 from tests.recipes.sharing import ALONE
 from tests.recipes.test_own_pictures import ROW, broken_yolo, yolo
 from tests.recipes.test_recipes import known, start, step_of  # noqa: F401
@@ -188,7 +189,7 @@ def stopped(folder, step, options):
         lambda: step in (step_of(folder / "frozen"), step_of(folder)) or process.poll() is not None
     )
     process.send_signal(signal.SIGINT)
-    release.touch()
+    let_go(release, signal.SIGINT)
     _, errors = process.communicate(timeout=HANG)
     assert "the same command with --resume" in errors, errors
     return process.returncode
