@@ -24,9 +24,9 @@ def hold():
     real = loop.save
 
     def save(run, *others):
+        asked = signal.getsignal(signal.SIGINT)  # before anybody can see that the step is done
         real(run, *others)
         if run.step == int(step):
-            asked = signal.getsignal(signal.SIGINT)
             until(Path(release).exists)
             if Path(release).read_text() == "SIGINT":
                 until(lambda: signal.getsignal(signal.SIGINT) is not asked)
