@@ -7,7 +7,7 @@
 # **You will be able to** say what an IoU threshold in training does to the boxes of a head · write the heads of a Cascade R-CNN and train
 # them · see, stage by stage, whether boxes get better, and whether a later stage earns its cost.
 #
-# **You need** IoU and mAP from [Measure boxes and mAP](01_measure_boxes_and_map). A two-stage detector first proposes regions and then judges
+# **You need** IoU and mAP from [Measure boxes and mAP](01_measure_boxes_and_map), and regions, corrections and heads from [Propose, then refine](09_propose_then_refine). A two-stage detector first proposes regions and then judges
 # each of them; the parts are explained where they are used.
 #
 # **Time** read 30 min · debug 35 min · experiment 25 min · reproduce 15 min · hunt 20 min · exercises 25 min
@@ -20,7 +20,7 @@
 # detector is a small Faster R-CNN {cite:p}`ren2015faster`: a first stage proposes regions, and one head calls each of them digit or background and corrects its box.
 #
 # Its backbone comes from the YOLOv8 that ships with the book, and stays as it is. So the maps of every scene are computed once and kept; what learns is
-# a feature pyramid on them, the first stage and the head. All digits are one class here, because this lesson is about boxes.
+# a feature pyramid on them, the first stage and the head. All digits are one class here, because this lesson is about boxes. The maps are kept in the shape of a picture, so that everything that takes pictures takes them.
 
 # %%
 from labs.repro import budget
@@ -29,7 +29,7 @@ from labs.studies.detection import cascade as small
 train = small.scenes_of("train", budget(cpu=400, gpu=2000), 0)
 seen = small.kept_maps(train)
 seen_val, val = small.judged_scenes(150)
-tuple(seen.pictures.shape)  # two maps of each scene, laid out as two channels
+tuple(seen.pictures.shape)  # two maps of each scene, laid out like a picture
 
 # %%
 import torch
@@ -124,9 +124,9 @@ claim(
 # ## The idea
 #
 # A head sees a region, says what is in it, and says four numbers that correct its box. While it learns, a threshold $u$ splits the regions: with an IoU
-# of $u$ or more they are objects, below it background. A low $u$ gives many examples, most of them loose. A high one gives tight examples, and few. {cite:t}`cai2018cascade` ask for
+# of $u$ or more they are objects, below it background. From here on *bar* means this threshold of training, $u$, and a *head at 0.5* is one that was trained with a bar of 0.5. The IoU from which a box counts as found is another number, and belongs to the judge. A low $u$ gives many examples, most of them loose. A high one gives tight examples, and few. {cite:t}`cai2018cascade` ask for
 # both: a head at 0.5 first; its corrected boxes go to a second head at 0.6, and those of the second to a third at 0.7. Each head learns from
-# the boxes that the one before it made, and for those a higher bar is no longer rare.
+# the boxes that the one before it made, and for those a higher bar is no longer rare. To draw all heads at once, let one module ask them in turn.
 
 # %%
 from torch import nn
@@ -166,7 +166,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Every head looks at the same maps, but at other places. The boxes are those of the last head. The scores are the mean over all three.
+# Every head looks at the same maps, but at other places. The boxes are those of the last head. The scores are the softmax of the mean of their logits, each head asked about the region that it was given, as in MMDetection; the paper asks all heads about the last regions.
 #
 # How are corrections written? As fractions of the region's size, times a weight. Take a region of 40 pixels whose object is as large and lies
 # some pixels to the right:
@@ -223,7 +223,7 @@ def cascade_losses(judges, rois, objects, stages):
         box = smooth_l1_loss(said.deltas[positive, 0], wanted, reduction="sum")
         losses.append(stage.weight * cross_entropy(said.logits, positive.long()))
         losses.append(stage.weight * box / len(given))
-        rois = corrected(said, stage.deltas, EDGES)[: len(rois)]
+        rois = corrected(said, stage.deltas, EDGES)[: len(rois)]  # not the true
     return losses
 
 
@@ -338,7 +338,7 @@ def detect(rois, logits):
 
 
 # %% [markdown]
-# First single heads, at three bars, four seeds each. `trained` keeps what it trains, because you will ask the same heads several questions.
+# First single heads, at three bars, four seeds each. A seed here decides the first weights of the heads and the order of the scenes; scenes, maps and proposals are the same for all. So the verdicts speak of heads on this first stage, not of detectors in general. `trained` keeps what it trains, because you will ask the same heads several questions.
 
 # %%
 from labs.criteria.cascade_rcnn import CascadeStage
@@ -451,7 +451,7 @@ claim(
 )
 
 # %% [markdown]
-# Each head is good at what it has seen. The head at 0.7 never learnt to correct a loose box, because for it such a box is background; a tight box it moves less. So a high bar asks for tight boxes *at the input*. And no head improves a box without end: where its curve meets
+# Each head is good at what it has seen. The head at 0.7 never learnt to correct a loose box, because for it such a box is background. These are true boxes that were moved at random; proposals err in ways of their own, so read the order of the curves and not their height. So a high bar asks for tight boxes *at the input*. And no head improves a box without end: where its curve meets
 # the dotted diagonal, one more look by this head gains nothing.
 
 # %% [markdown]
@@ -532,8 +532,8 @@ for name, boxes in boxes_after.items():
 plot.slide(
     frames,
     "stage",
-    "The regions of each digit draw together on its true box, which is dotted, from "
-    "head to head; the suppression leaves one.",
+    "The regions of each digit draw together from head to head, though not always "
+    "on the true box, which is dotted; the suppression leaves one.",
 )
 
 # %% [markdown]
@@ -611,7 +611,32 @@ for plan, name in {
 
 # %% [markdown]
 # The verdicts compare each plan with `equal`. Asking one head again gains a little on the mean: its second input is not like the proposals that it learnt from. Three heads, each trained on what it will be given, are ahead of both in AP and in AP90, told apart. Rising bars are not told apart from equal
-# ones, and the line above each verdict says how large a difference these seeds would have found. So on these digits the work is done by heads of their own, each trained on the boxes that it will meet; the bars may be equal. (`equal` also has three times as many weights as `again`. This experiment does not separate the two.)
+# ones, and the line above each verdict says how large a difference these seeds would have found. So on these digits the work is done by what `equal` adds to `again`; the bars may be equal. More than one thing is added: each head has weights of its own, learns from corrected boxes, writes corrections in a unit of its own, and has an opinion of its own on the score. The last can be taken away without training: let the last head alone score.
+#
+# And the pooled line is coarse, because the other plans scatter more. Look at the difference of the last two plans alone, seed by seed.
+
+# %%
+from scipy.stats import t
+
+alone = []
+for seed in SEEDS:
+    seed_everything(seed)
+    rois, logits = visit(trained(EQUAL), CASCADE_DELTAS)
+    alone.append(small.precisions(detect(rois[-1], logits[-1:]), val))
+by_plan = plans.frame().pivot(index="seed", columns="plan", values=["AP", "AP90"])
+pairs = {m: by_plan[m, "rising"] - by_plan[m, "equal"] for m in ("AP", "AP90")}
+reach = {m: t.ppf(0.975, len(SEEDS) - 1) * gap.sem() for m, gap in pairs.items()}
+
+# %%
+scored = pd.DataFrame(alone)[["AP", "AP90"]].mean()
+beside = pd.DataFrame({"scored by the last head": scored})
+beside["scored by all"] = [plans.table(m).loc["equal", "mean"] for m in pairs]
+beside["rising less equal, from"] = [pairs[m].mean() - reach[m] for m in pairs]
+beside["to"] = [pairs[m].mean() + reach[m] for m in pairs]
+beside.round(3)
+
+# %% [markdown]
+# Scored by the last head alone, the three heads keep a part of their lead over `again`: their opinions on the score are one thing that counts, and not all of it. The interval of the last two plans says what four seeds of this first stage can say: in AP it leaves no room for a gain as large as the paper's, and in AP90 it is too wide to tell.
 #
 # What can a rising bar change? Labels, and nothing else. A bar at 0.7 in the place of 0.5 changes the label of a region only if its IoU lies between the two. Which share of the objects is that, for each head?
 
@@ -631,7 +656,7 @@ claim(
 )
 
 # %% [markdown]
-# At the first head a bar of 0.7 would turn most of these regions into background. At the third it does so to about a tenth, because two heads have tightened the rest: the plans `equal` and `rising` train on nearly the same labels. Count this for your own detector before you move a bar.
+# At the first head a bar of 0.7 would turn most of these regions into background. At the third, once all are trained, it does so to about a tenth, because two heads have tightened the rest. So at the end of training the two plans see nearly the same labels; at its beginning, when no head corrects anything yet, they do not. Count this for your own detector before you move a bar.
 
 # %% [markdown]
 # ### What does each stage add?
@@ -685,7 +710,7 @@ claim(
 )
 
 # %% [markdown]
-# The second head adds most, and the more the tighter the boxes have to be; at an IoU of 0.5 there was little left to gain. The third is not told apart from the second, as its histogram above foretold. On COCO the third stage of the paper still helps a little, and [a fourth brought its authors no clear gain](https://github.com/zhaoweicai/cascade-rcnn/issues/76). Where a cascade should end depends on how good the boxes already are.
+# The second head adds most, and the more the tighter the boxes have to be; at an IoU of 0.5 there was little left to gain. The third is not told apart from the second, as its histogram above foretold. On COCO the third stage of the paper still helps a little, and its authors stop there, since a fourth did not. Where a cascade should end depends on how good the boxes already are.
 
 # %% [markdown]
 # ### Three programs, three recipes
@@ -794,7 +819,7 @@ claim(
 )
 
 # %% [markdown]
-# The first half of the paper's argument is here. The head at 0.7 corrects tight boxes better, and yet it detects worse at each of the three IoUs, because proposals are not tight. The mean AP of the head at 0.6 lies between the two, and these four seeds do not tell it from the head at 0.5. The second half is here in part: three heads at 0.5 improve on one, rising bars add nothing that four seeds could find.
+# The first half of the paper's argument is here. The head at 0.7 corrects tight boxes better, and yet it detects worse at each of the three IoUs. Whether its boxes lose, or the objects that it calls background, is not separated here. The mean AP of the head at 0.6 lies between the two, and these four seeds do not tell it from the head at 0.5. The second half is here in part: three heads at 0.5 improve on one, rising bars add nothing that four seeds could find.
 #
 # **Why they differ.** COCO has eighty classes, small objects and crowds, so its first heads probably leave more regions between 0.5 and 0.7. There a bar has something to decide. Digits are large and few, and you counted how little is left between the bars. These heads also learn for a few seconds on maps that are frozen; those of the paper shape their maps as well.
 
@@ -803,7 +828,7 @@ claim(
 #
 # **Difficulty** 2 of 3 · **Importance** 2 of 3 · **Time** 20 min
 #
-# Until now a head had one correction for all classes. Many detectors have one for each class, as Faster R-CNN does. Then a cascade has to choose a correction before it can move a region.
+# Until now a head had one correction for all classes. Many detectors have one for each class, as Faster R-CNN has in its paper; ours has one. Then a cascade has to choose a correction before it can move a region.
 # This function does so. Its owner finds that the second and third head get worse, not better, and that the first is fine. It was met in
 # [open-mmlab/mmdetection#3244](https://github.com/open-mmlab/mmdetection/pull/3244). Edit the function in this cell until the check below it passes.
 
@@ -905,7 +930,7 @@ pd.Series(counts, name="objects per picture").round(2).to_frame()
 # %% [markdown]
 # ## In practice
 #
-# - Plot IoU in against IoU out before you add a stage. Where the curve meets the diagonal, a further stage like this one has nothing to give.
+# - Plot IoU in against IoU out before you add a stage. Where the curve meets the diagonal, the same head has nothing more to give; a new head, trained on the boxes of the first, may have: compare `again` and `equal`.
 # - Before you raise the bar of a stage, count the regions between the old bar and the new one. If there are none, the bar does nothing.
 # - Regions are constants for the head that reads them. Where they are not, each head is trained to please the next, and memory grows with every stage.
 # - Each stage decodes its corrections with the weights it was trained with. With those of another stage they are two or three times too large or too small.
